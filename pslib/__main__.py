@@ -1,0 +1,201 @@
+"""The command line: `python -m pslib reproduce quick`, `python -m pslib notebook 06_train -p seed 2`, ...
+
+Errors are one sentence on standard error and exit code 1; earlier results are never touched by a command that fails.
+"""
+
+import argparse
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]  # not from `runs`: this file stays light to import
+
+
+def _typed(name, given, default):
+    """A parameter's text as the type of its default in the notebook; ValueError if it is not one."""
+    kind = type(default)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[given.lower()]
+        return kind(given)
+    except (ValueError, KeyError):
+        raise ValueError(f"parameter {name} must be {kind.__name__}, like {default!r}; got {given!r}") from None
+
+
+def notebook(name, out, given):
+    """Execute a notebook of the chain with parameters (a dict of texts), each checked by name and type first."""
+    import ast
+
+    import papermill
+
+    path = ROOT / "notebooks" / f"{Path(name).stem}.ipynb"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.ipynb")))
+        raise ValueError(f"no notebook is called {name!r}; there are {known}")
+    known = {p["name"]: ast.literal_eval(p["default"]) for p in papermill.inspect_notebook(str(path)).values()}
+    for key in given:
+        if key not in known:
+            raise ValueError(f"{path.stem} has no parameter {key!r}; it has {', '.join(known)}")
+    values = {key: _typed(key, text, known[key]) for key, text in given.items()}
+    out = Path(out or f"{path.stem}-executed.ipynb")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(str(path), str(out), values, log_output=True, progress_bar=False, kernel_name="python3",
+                                   cwd=str(ROOT))
+    except papermill.PapermillExecutionError as error:
+        reason = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
+        raise RuntimeError(f"{path.stem} stopped with {reason} (the notebook up to there is {out})") from None
+
+
+def _left(seconds):
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+class Watch:
+    """Follows a chain from outside by its files: share of the work done, and the latest word of each job's log."""
+
+    BASE, EVALUATION, SPLIT = 40, 6, 1.7  # a job's cost in training steps of GRPO; roughly, for the estimate alone
+
+    def __init__(self, profile):
+        self.profile, self.begun, self.told = profile, time.time(), {}
+        self.at_start = self.done()[0]
+
+    def done(self):
+        """(cost done, cost in all), in training steps of GRPO."""
+        from pslib import runs
+
+        p, done, total = self.profile, 0.0, 0.0
+        for size in p.sizes:
+            total += self.BASE
+            done += self.BASE * (p.folder / "base" / size / "manifest.json").exists()
+            for method in p.methods:
+                for seed in p.seeds:
+                    folder = runs.run_folder(p, method, size, seed)
+                    modes = len(p.method(method).sampling)
+                    total += self.EVALUATION * modes
+                    done += self.EVALUATION * modes * (folder / "evaluation.csv").exists()
+                    if p.method(method).training:
+                        weight = self.SPLIT if modes > 1 else 1.0
+                        total += weight * p.train.steps
+                        metrics = folder / "metrics.csv"
+                        done += weight * max(0, metrics.read_text().count("\n") - 1 if metrics.exists() else 0)
+        return done, total
+
+    def say(self):
+        """Print how far the chain is, and for each running job its newest line."""
+        done, total = self.done()
+        spent, new = time.time() - self.begun, done - self.at_start
+        rest = f"about {_left(spent / new * (total - done))} left" if new > 0 else "time left known after the first job"
+        print(f"[{time.strftime('%H:%M:%S')}] {self.profile.name}: {100 * done / total:.0f}% done, {rest}", flush=True)
+        for path in sorted((self.profile.folder / "logs").glob("*.log")):
+            lines = [line for line in path.read_text(errors="replace").splitlines() if " s left" in line]
+            if lines and self.told.get(path) != lines[-1] and path.stat().st_mtime > self.begun:
+                self.told[path] = lines[-1]
+                print("    " + lines[-1].strip(), flush=True)
+
+
+def reproduce(name, cores):
+    """Run a profile's whole chain, then show this machine's table beside the committed one and the paper's."""
+    from pslib import runs
+
+    profile = runs.load_profile(name)
+    with runs.owned(profile.folder):
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "notebooks" / "Snakefile"), "--cores", str(cores),
+                   "--directory", str(profile.folder), "--config", f"profile={name}", f"results={runs.results_root()}",
+                   "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--quiet", "rules", "--keep-going"]
+        print(f"profile {name}: results go to {profile.folder}; stopping and running again continues", flush=True)
+        watch, said = Watch(profile), 0.0
+        chain_log = profile.folder / "chain.log"
+        with open(chain_log, "w") as log:
+            chain = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT,
+                                     env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"})
+            try:
+                while chain.poll() is None:
+                    time.sleep(0.5)
+                    if time.time() - said > 15:
+                        watch.say()
+                        said = time.time()
+            except KeyboardInterrupt:
+                chain.wait()
+                raise
+        if chain.returncode:
+            reasons = [line for path in sorted((profile.folder / "logs").glob("*.log")) if path.stat().st_mtime > watch.begun
+                       for line in path.read_text(errors="replace").splitlines() if line.startswith("pslib: ")]
+            raise RuntimeError("a step failed; what was finished before it is kept. "
+                               + (reasons[0] if reasons else f"See {chain_log}"))
+    compare(profile)
+    print(f"\nreproduced in {_left(time.time() - watch.begun)}; tables, figures and executed notebooks are in {profile.folder}")
+
+
+def compare(profile):
+    """Print this machine's averages beside the committed ones and the paper's."""
+    import pandas as pd
+
+    from pslib import runs, tables
+
+    committed = runs.ROOT / "results" / profile.name / "tables" / "table1_general.csv"
+    ours = pd.read_csv(profile.folder / "tables" / "table1_general.csv")
+    old = pd.read_csv(committed) if committed.exists() else ours.iloc[:0]
+    print("\nTable 1, average of the four suites: accuracy in %, entropy in bits a token, mean ± 95% interval over "
+          f"{len(profile.seeds)} seeds\n")
+    print(tables.beside(ours, old, tables.reported_table1()).to_markdown(index=False, disable_numparse=True))
+
+
+def publish(profile):
+    """Copy a profile's small results from results/local/<profile> to results/<profile>, where they can be committed."""
+    from pslib import runs
+
+    target = runs.ROOT / "results" / profile.name
+    for kind in ("tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*", "runs/*/*.yaml", "runs/*/*.json", "runs/*/*.csv",
+                 "runs/*/*.parquet"):
+        for path in sorted(profile.folder.glob(kind)):
+            if path.name.startswith("."):
+                continue
+            to = target / path.relative_to(profile.folder)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, to)
+    print(f"published to {target}")
+
+
+def main(argv=None):
+    """Parse the command line and run it; -> exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pslib", description="Policy Split on a laptop.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("reproduce", help="run a profile's whole chain, up to table 1")
+    one.add_argument("profile")
+    one.add_argument("--cores", type=int, default=os.cpu_count(), help="how many runs at once (default: all cores)")
+    two = commands.add_parser("notebook", help="execute one notebook with checked parameters")
+    two.add_argument("name")
+    two.add_argument("--out", help="where the executed notebook goes")
+    two.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    for name, help_text in (("compare", "show table 1: this machine's, the committed and the paper's"),
+                            ("publish", "copy a profile's small results to where they are committed")):
+        commands.add_parser(name, help=help_text).add_argument("profile")
+    args = parser.parse_args(argv)
+    try:
+        if args.command == "reproduce":
+            reproduce(args.profile, args.cores)
+        elif args.command == "notebook":
+            notebook(args.name, args.out, dict(args.p))
+        else:
+            from pslib import runs
+
+            {"compare": compare, "publish": publish}[args.command](runs.load_profile(args.profile))
+    except KeyboardInterrupt:
+        print("pslib: stopped; run the same command again to continue", file=sys.stderr)
+        return 130
+    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            error = f"the disk is full ({error.filename}); free some space and run again, nothing earlier was changed"
+        print(f"pslib: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

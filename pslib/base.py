@@ -1,0 +1,130 @@
+"""The base model of the nano world: Qwen3's architecture, trained from nothing on a corpus of worked sums.
+
+Reinforcement learning starts from it, as the paper's starts from Qwen3's post-trained models.
+"""
+
+import random
+import time
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from pslib import modes, nano
+
+# name -> (hidden, layers, feed-forward, heads, key-value heads, head dimension)
+SIZES = {"0.2m": (64, 3, 192, 4, 2, 16), "0.6m": (96, 5, 288, 4, 2, 32), "2m": (192, 5, 512, 6, 2, 32)}
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIALS = ["<|pad|>", "<|end|>", "<|unk|>", "<|system|>", "<|user|>", "<|assistant|>"]
+# A number, the opening of a box, a word with the space before it, or any other character; words and signs also take
+# the space after them where a number follows, so that a number is one token wherever it stands.
+PIECES = r"\d{1,2}| ?\\boxed\{| ?\p{L}+(?: (?=\d))?|[^\s\d](?: (?=\d))?|\s"
+
+
+def build_tokenizer(texts, vocab_size=512):
+    """A byte-pair tokenizer with a chat template, learned from texts; numbers to 99 are one token where frequent."""
+    bpe = Tokenizer(models.BPE(unk_token="<|unk|>"))
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(PIECES), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    bpe.decoder = decoders.ByteLevel()
+    ascii_bytes = [chr(code) for code in range(33, 127)] + ["\u0120", "\u010a"]  # and the byte-level space and newline
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIALS, initial_alphabet=ascii_bytes, show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|end|>",
+                                   unk_token="<|unk|>", chat_template=CHAT_TEMPLATE)
+
+
+def build_model(size, tokenizer, seed):
+    """An untrained Qwen3 model of a size in SIZES, its weights drawn from `seed`."""
+    if size not in SIZES:
+        raise ValueError(f"no nano size is called {size!r}; there are {', '.join(SIZES)}")
+    hidden, layers, feed_forward, heads, kv_heads, head_dim = SIZES[size]
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, intermediate_size=feed_forward,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, tie_word_embeddings=True,
+        max_position_embeddings=512, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(config)
+
+
+def encode(tokenizer, examples):
+    """Corpus examples as (prompt ids, response ids with the end token) pairs."""
+    rendered = tokenizer([
+        tokenizer.apply_chat_template(
+            [*([{"role": "system", "content": s}] if s else []), {"role": "user", "content": q}],
+            tokenize=False, add_generation_prompt=True)
+        for s, q, _ in examples])["input_ids"]
+    responses = tokenizer([r + tokenizer.eos_token for _, _, r in examples])["input_ids"]
+    return list(zip(rendered, responses))
+
+
+def _batches(pairs, size, seed):
+    """Batches of like lengths, in random order, as (tokens, labels) tensors; labels are -100 off the responses."""
+    rng, batches = random.Random(seed), []
+    for first in range(0, len(pairs), 16 * size):
+        pool = sorted(pairs[first : first + 16 * size], key=lambda pair: len(pair[0]) + len(pair[1]))
+        pool = [pool[k : k + size] for k in range(0, len(pool), size)]
+        rng.shuffle(pool)
+        batches += pool
+    for batch in batches:
+        width = max(len(p) + len(r) for p, r in batch)
+        tokens, labels = torch.zeros(len(batch), width, dtype=torch.long), torch.full((len(batch), width), -100)
+        for row, (prompt, response) in enumerate(batch):
+            end = len(prompt) + len(response)
+            tokens[row, :end] = torch.tensor(prompt + response)
+            labels[row, len(prompt) - 1 : end - 1] = torch.tensor(response)
+        yield tokens, labels
+
+
+def optimisers(model, steps, lr, matrix_lr):
+    """Muon for the matrices between embeddings, AdamW for the rest, each with a one-cycle schedule.
+
+    Muon halves the steps that AdamW alone needs here; it ships with torch.
+    """
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    pair = [torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    schedules = [torch.optim.lr_scheduler.OneCycleLR(o, o.param_groups[0]["lr"], total_steps=max(steps, 2), pct_start=0.1,
+                                                     div_factor=10, final_div_factor=100, cycle_momentum=False)
+                 for o in pair]
+    return pair, schedules
+
+
+def train(size, world, steps, batch_size=64, lr=5e-3, matrix_lr=6e-3, seed=0, report=None):
+    """Train a base model on a corpus of `steps * batch_size` examples of a world.
+
+    -> (model in eval mode, tokenizer, losses in nats a token, one a step). `report(step, steps, loss)` is called
+    after each step.
+    """
+    examples = nano.corpus(nano.WORLDS[world], steps * batch_size, seed)
+    # The tokenizer, as a real one, knows the words of the mode prompts; the model never sees them put together.
+    words = [text for example in examples[:4000] for text in example if text]
+    tokenizer = build_tokenizer(words + 20 * list(modes.prompts()["modes"].values()))
+    model = build_model(size, tokenizer, seed).train()
+    pair, schedules = optimisers(model, steps, lr, matrix_lr)
+    pairs, losses = encode(tokenizer, examples), []
+    # Batches hold responses of like length: dividing by each batch's own tokens would teach short ones too well.
+    usual = batch_size * sum(len(response) for _, response in pairs) / len(pairs)
+    for step, (tokens, labels) in enumerate(_batches(pairs, batch_size, seed)):
+        keep = labels >= 0
+        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[keep]
+        total = torch.nn.functional.cross_entropy(model.lm_head(hidden), labels[keep], reduction="sum")
+        (total / usual).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for part in (*pair, *schedules):
+            part.step()
+        model.zero_grad(set_to_none=True)
+        losses.append(total.item() / int(keep.sum()))
+        if report:
+            report(step + 1, steps, losses[-1])
+    return model.eval(), tokenizer, losses

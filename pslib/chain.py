@@ -1,0 +1,244 @@
+"""The steps that the notebooks of the chain call, each from a profile's settings to files in results/local/<profile>.
+
+A step that is done is not done again; a training run that was stopped goes on from its last checkpoint; a file is
+there whole or not at all.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+
+from pslib import base, checkpoint, evaluate, figures, modes, nano, policy, runs, tables, tasks, train
+
+
+class Progress:
+    """Says how far a long job is and how long it will still take: a line at most every `every` seconds."""
+
+    def __init__(self, name, every=5.0):
+        self.name, self.every, self.begun, self.said, self.first = name, every, time.time(), 0.0, None
+
+    def __call__(self, done, total, note=""):
+        """Report `done` of `total` steps."""
+        now = time.time()
+        self.first = done - 1 if self.first is None else self.first
+        if now - self.said < self.every and done < total:
+            return
+        self.said, pace = now, (now - self.begun) / (done - self.first)
+        print(f"{self.name}: step {done}/{total}, {pace:.2f} s a step, {pace * (total - done):.0f} s left{note}",
+              file=sys.stderr, flush=True)
+
+
+def _hash(folder):
+    """One SHA-256 over a folder's model and tokenizer files."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*")):
+        if path.suffix in (".safetensors", ".json", ".jinja"):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _save_model(folder, model, tokenizer):
+    """Save a Hugging Face folder so that it is there whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def _write_json(path, content):
+    checkpoint.write(path, json.dumps(content, indent=1))
+
+
+def _finished(folder, params):
+    """Whether a folder holds a finished step made with these parameters; ValueError if it holds another's."""
+    path = folder / "params.yaml"
+    if path.exists() and yaml.safe_load(path.read_text()) != params:
+        raise ValueError(f"{folder} was made with other settings (see its params.yaml); move it away, or set the profile "
+                         "back, before running with these")
+    return (folder / "manifest.json").exists()
+
+
+def make_base(profile, size):
+    """The model that reinforcement learning starts from, as (model, tokenizer, losses).
+
+    For a nano profile it is trained once and kept in base/<size>; losses is its training curve, in nats a token. For
+    any other model the profile names it, and losses is empty.
+    """
+    if profile.model != "nano":
+        return *policy.load(profile.model), []
+    folder = profile.folder / "base" / size
+    params = json.loads(json.dumps({"size": size, **asdict(profile.base)}))
+    with runs.owned(folder):
+        if not _finished(folder, params):
+            begun, progress = time.time(), Progress(f"base {size}")
+            model, tokenizer, losses = base.train(size, **asdict(profile.base), report=lambda s, n, loss: progress(s, n))
+            _save_model(folder / "model", model, tokenizer)
+            checkpoint.write(folder / "losses.csv", pd.DataFrame({"loss": losses}).round(4).to_csv(index=False))
+            checkpoint.write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
+            _write_json(folder / "manifest.json", runs.manifest(profile.base.seed, time.time() - begun,
+                                                                {"model": _hash(folder / "model")}))
+        return *policy.load(folder / "model"), pd.read_csv(folder / "losses.csv").loss.tolist()
+
+
+def measure_base(profile, size):
+    """What makes the base model a fair stand-in, measured on tuning questions at temperature 1; -> DataFrame.
+
+    Rows by `measure`: "suite" (accuracy and entropy_bits of each suite), "default" (share and accuracy of each
+    derivation without a system prompt), "named" (the same under a prompt that names it: share says how well it obeys,
+    kl in nats a token how far that prompt moves the model), "prompt" (the KL under each of the paper's mode prompts).
+    Also written to measured.csv beside the model.
+    """
+    model, tokenizer, _ = make_base(profile, size)
+    settings = replace(profile.evaluate, temperature=1.0, top_k=0, top_p=1.0)
+    generator, rows = torch.Generator().manual_seed(profile.base.seed), []
+
+    def answered(mode, suite):
+        questions = tasks.load(suite, settings.questions, "tuning")
+        return questions, evaluate.evaluate(model, tokenizer, mode, questions, settings, generator, suite)[0]
+
+    def moved(mode, questions):
+        return evaluate.inter_mode_kl(model, tokenizer, mode, modes.NORMAL, questions, settings, generator)
+
+    for suite in tasks.TEST_SUITES:
+        questions, table = answered(modes.NORMAL, suite)
+        totals = evaluate.summary(table).iloc[0]
+        rows.append({"measure": "suite", "name": suite, "accuracy": totals.accuracy, "entropy_bits": totals.entropy_bits})
+    questions, default = answered(modes.NORMAL, "train")
+    for derivation in nano.DERIVATIONS:
+        used = default[default.derivation == derivation]
+        rows.append({"measure": "default", "derivation": derivation, "share": len(used) / len(default),
+                     "accuracy": used.correct.mean()})
+        mode = modes.Mode("he", nano.NAMED_PROMPTS[derivation][0])
+        table = answered(mode, "train")[1]
+        used = table[table.derivation == derivation]
+        rows.append({"measure": "named", "name": mode.system, "derivation": derivation, "share": len(used) / len(table),
+                     "accuracy": used.correct.mean(), "kl": moved(mode, questions)})
+    for name in modes.prompts()["modes"]:
+        mode = modes.he_mode(name)
+        totals = evaluate.summary(answered(mode, "train")[1]).iloc[0]
+        rows.append({"measure": "prompt", "name": name, "accuracy": totals.accuracy, "entropy_bits": totals.entropy_bits,
+                     "kl": moved(mode, questions)})
+    measured = pd.DataFrame(rows).round(4)
+    if profile.model == "nano":
+        checkpoint.write(profile.folder / "base" / size / "measured.csv", measured.to_csv(index=False))
+    return measured
+
+
+def base_verdict(measured):
+    """The properties of a fair stand-in, each with the figure that decides it, as text."""
+    default = measured[measured.measure == "default"].set_index("derivation")
+    named = measured[measured.measure == "named"].set_index("derivation")
+    prompt = measured[measured.measure == "prompt"].set_index("name")
+    suites = measured[measured.measure == "suite"]
+    best, common = named.accuracy.fillna(0).idxmax(), default.share.fillna(0).idxmax()
+    lines = [
+        f"average accuracy {suites.accuracy.mean():.2f}, entropy {suites.entropy_bits.mean():.2f} bits a token",
+        f"most reliable derivation: {best}, right {named.accuracy[best]:.2f} of the time, used {default.share[best]:.2f}",
+        f"most common derivation: {common}, right {default.accuracy[common]:.2f} of the time, used {default.share[common]:.2f}",
+        f"short cut glance: right {default.accuracy['glance']:.2f} of the time, used {default.share['glance']:.2f}",
+        f"obeys prompts that name a derivation: {named.share.min():.2f} of the time or more",
+        "KL under the paper's high-entropy prompt, nats a token: "
+        f"{prompt.kl['high_entropy']:.3f} in full, {prompt.kl['high_entropy_short']:.3f} shortened (aim: below 0.03); "
+        f"under prompts that name a derivation up to {named.kl.max():.3f}",
+    ]
+    return "\n".join(lines)
+
+
+def train_run(profile, method, size, seed, split="train"):
+    """Train one run to its end and return its metrics, a row a step; a run that is done is read, not repeated.
+
+    Writes params.yaml, metrics.csv, rollouts.parquet (the last step's), manifest.json, and model/ for evaluation.
+    """
+    recipe, folder = profile.method(method), runs.run_folder(profile, method, size, seed)
+    params = {"method": method, "size": size, "seed": seed, "split": split, "he_prompt": profile.he_prompt,
+              "coefficients": dict(recipe.coefficients), "train": asdict(profile.train), "base": asdict(profile.base)}
+    with runs.owned(folder):
+        if _finished(folder, params):
+            return pd.read_csv(folder / "metrics.csv")
+        begun, (model, tokenizer, _) = time.time(), make_base(profile, size)
+        state = train.Run(model, tokenizer, recipe, profile.modes, profile.train, seed)
+        checkpoint.write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
+        rows, progress = [], Progress(runs.run_id(method, size, seed))
+        if (folder / "metrics.csv").exists():
+            rows = pd.read_csv(folder / "metrics.csv").to_dict("records")
+        last = {}
+
+        def record(metrics, rollouts):
+            rows[metrics["step"] - 1 :] = [metrics]
+            last["rollouts"] = rollouts
+            checkpoint.write(folder / "metrics.csv", pd.DataFrame(rows).round(6).to_csv(index=False))
+            progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
+
+        train.run(state, tasks.load("train", profile.train.pool, split), folder / "checkpoints", record)
+        _save_model(folder / "model", state.model.eval(), tokenizer)
+        if last:
+            r = last["rollouts"]
+            pd.DataFrame({"question_id": r.question_ids, "mode": r.modes, "response": r.texts,
+                          "reward": r.rewards.int().tolist()}).to_parquet(folder / "rollouts.parquet")
+        _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, {"model": _hash(folder / "model")}))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        return pd.read_csv(folder / "metrics.csv")
+
+
+def trained_model(profile, method, size, seed):
+    """The model of a finished run, or the base model for "original", as (model, tokenizer)."""
+    if not profile.method(method).training:
+        return make_base(profile, size)[:2]
+    folder = runs.run_folder(profile, method, size, seed)
+    if not (folder / "manifest.json").exists():
+        raise FileNotFoundError(f"run {folder.name} of profile {profile.name} is not trained yet; run 06_train with "
+                                f"method={method}, size={size} and seed={seed} first")
+    return policy.load(folder / "model")
+
+
+def evaluate_run(profile, method, size, seed, split="test"):
+    """Evaluate a run (or the original) on the four suites in each of its modes; writes and returns evaluation.csv.
+
+    The normal mode alone for methods that have one mode.
+    """
+    folder = runs.run_folder(profile, method, size, seed)
+    path, settings = folder / f"evaluation{'' if split == 'test' else '_' + split}.csv", profile.evaluate
+    with runs.owned(folder):
+        if path.exists():
+            return pd.read_csv(path)
+        model, tokenizer = trained_model(profile, method, size, seed)
+        generator, parts = torch.Generator().manual_seed(seed), []
+        progress = Progress(f"evaluate {folder.name}")
+        wanted = [mode for mode in profile.modes if mode.name in profile.method(method).sampling]
+        for mode in wanted:
+            for suite in tasks.TEST_SUITES:
+                table, _, _ = evaluate.evaluate(model, tokenizer, mode, tasks.load(suite, settings.questions, split),
+                                                settings, generator, suite)
+                parts.append(table)
+                progress(len(parts), len(wanted) * len(tasks.TEST_SUITES))
+        table = pd.concat(parts).round({"entropy_bits": 4})
+        checkpoint.write(path, table.to_csv(index=False))
+        return table
+
+
+def sample_of_rollouts(profile, method, size, seed, count=3):
+    """The first `count` responses in each mode of a run's last step."""
+    kept = pd.read_parquet(runs.run_folder(profile, method, size, seed) / "rollouts.parquet")
+    return kept.groupby("mode", sort=False).head(count)[["mode", "reward", "response"]]
+
+
+def write_table1(profile):
+    """Write tables/table1_general.csv and .md, their effects, and both figures; -> the table (see tables.table1)."""
+    ours, folder = tables.table1(profile), profile.folder
+    for name, table, shown in (("table1_general", ours, tables.as_shown(ours)),
+                               ("table1_effects", tables.effects(profile), tables.effects(profile))):
+        checkpoint.write(folder / "tables" / f"{name}.md", shown.to_markdown(index=False, disable_numparse=True) + "\n")
+        checkpoint.write(folder / "tables" / f"{name}.csv", table.round(4).to_csv(index=False))
+    figures.save(figures.accuracy_against_entropy(profile), folder / "figures", "table1")
+    figures.save(figures.training_curves(profile, profile.sizes[0]), folder / "figures", "training")
+    return ours

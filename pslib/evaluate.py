@@ -1,0 +1,91 @@
+"""Evaluation: sampled answers to a suite under a mode, graded, with the entropy of the policy that gave them."""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from pslib import nano
+from pslib.policy import Policy, pack
+from pslib.rollouts import Decoding, engine_for, render_all, sample
+
+BITS = 1 / math.log(2)
+COLUMNS = ["suite", "mode", "question_id", "sample", "correct", "tokens", "entropy_bits", "derivation"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How models are evaluated; a profile's `evaluate` section."""
+
+    questions: int  # of each suite
+    samples: int  # responses to a question
+    temperature: float
+    top_k: int
+    top_p: float
+    max_new_tokens: int
+
+    @property
+    def decoding(self):
+        """The settings that concern sampling."""
+        return Decoding(self.temperature, self.top_k, self.top_p, self.max_new_tokens)
+
+
+@torch.no_grad()
+def score(model, prompts, tokens, lengths, rows=128):
+    """Log-probs and entropies (N, T) in nats of responses under prompts, `rows` at a time and without gradients."""
+    policy, width = Policy(model), tokens.shape[1]
+    logp, entropy = torch.zeros(len(tokens), width), torch.zeros(len(tokens), width)
+    for first in range(0, len(tokens), rows):
+        part = slice(first, first + rows)
+        packed, starts = pack(prompts[part], tokens[part], lengths[part])
+        out = policy(*(t.to(model.device) for t in (packed, starts, lengths[part])))
+        for whole, piece in zip((logp, entropy), out):
+            whole[part, : piece.shape[1]] = piece.cpu()
+    return logp, entropy
+
+
+def evaluate(model, tokenizer, mode, questions, settings, generator, suite=""):
+    """Draw `settings.samples` responses to each question in a mode and grade them -> (DataFrame, Rollouts, prompts).
+
+    A row a response, columns COLUMNS: correct is 0 or 1; entropy_bits is the full-vocabulary Shannon entropy of the
+    policy at temperature 1, averaged over the response's tokens; derivation is how a nano question was worked.
+    """
+    rows = list(questions)
+    prompts = render_all(tokenizer, mode, rows, settings.decoding, model.config.max_position_embeddings)
+    rollouts = sample(engine_for(model, tokenizer), tokenizer, rows, {mode.name: prompts}, settings.samples,
+                      settings.decoding, generator)
+    groups = rollouts.group_ids.tolist()
+    _, entropy = score(model, [prompts[g] for g in groups], rollouts.tokens, rollouts.lengths)
+    table = pd.DataFrame({
+        "suite": suite, "mode": mode.name, "question_id": rollouts.question_ids,
+        "sample": [k % settings.samples for k in range(len(groups))], "correct": rollouts.rewards.int().tolist(),
+        "tokens": rollouts.lengths.tolist(), "entropy_bits": (entropy.sum(1) / rollouts.lengths * BITS).tolist(),
+        "derivation": [nano.derivation_of(rows[g]["question"], text) for g, text in zip(groups, rollouts.texts)],
+    }, columns=COLUMNS)
+    return table, rollouts, [prompts[g] for g in groups]
+
+
+def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator):
+    """KL(pi_HE || pi) in nats a token, estimated on the high-entropy mode's own responses.
+
+    mean over sampled tokens of log pi_HE(o_t) - log pi(o_t); settings must sample at temperature 1 from the whole
+    vocabulary, or the estimate is of another policy.
+    """
+    if (settings.temperature, settings.top_k, settings.top_p) != (1.0, 0, 1.0):
+        raise ValueError("the inter-mode KL is estimated on samples at temperature 1, top_k 0 and top_p 1; got "
+                         f"{settings.temperature}, {settings.top_k} and {settings.top_p}")
+    _, rollouts, under_he = evaluate(model, tokenizer, he, questions, settings, generator)
+    rows = list(questions)
+    plain = render_all(tokenizer, normal, rows, settings.decoding, model.config.max_position_embeddings)
+    logp_he, _ = score(model, under_he, rollouts.tokens, rollouts.lengths)
+    logp, _ = score(model, [plain[g] for g in rollouts.group_ids.tolist()], rollouts.tokens, rollouts.lengths)
+    return float((logp_he - logp).sum() / rollouts.lengths.sum())
+
+
+def summary(table):
+    """Accuracy (share) and token-averaged entropy (bits) of an evaluation table, a row for each suite and mode."""
+    weighed = table.assign(bits=table.entropy_bits * table.tokens)
+    by = weighed.groupby(["suite", "mode"], sort=False)
+    out = by.agg(accuracy=("correct", "mean"), bits=("bits", "sum"), tokens=("tokens", "sum")).reset_index()
+    return out.assign(entropy_bits=out.bits / out.tokens).drop(columns=["bits", "tokens"])

@@ -1,0 +1,74 @@
+"""Losses and token masks, as pure functions of tensors.
+
+The training loop minimises token_mean(clipped_surrogate(...)). Equation numbers are those of Policy Split.
+"""
+
+import torch
+
+
+def clipped_surrogate(logp, old_logp, adv, eps_low=0.2, eps_high=0.2):
+    """PPO's pessimistic surrogate, per token, to be minimised.
+
+    -min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A), rho = exp(logp - old_logp) (eq. 7, 8)
+
+    logp, old_logp, adv (N, T) -> (N, T). Both log-probs must be taken under the prompt of the mode that is trained.
+    Padding must be finite in all three (a mask applied later does not stop NaN gradients).
+    """
+    if not logp.shape == old_logp.shape == adv.shape:
+        raise ValueError(f"logp, old_logp and adv must have one shape; got "
+                         f"{tuple(logp.shape)}, {tuple(old_logp.shape)}, {tuple(adv.shape)}")
+    ratio = torch.exp(logp - old_logp.detach())
+    return -torch.minimum(ratio * adv, ratio.clamp(1 - eps_low, 1 + eps_high) * adv)
+
+
+def token_mean(per_token, mask, total=None):
+    """The sum over unmasked tokens divided by `total`, the number of valid tokens of the whole batch.
+
+    (1 / total) sum_{i,t} mask_it x_it
+
+    per_token, mask bool (N, T) -> (). With `total` given, the parts of a split batch add up to the loss of the whole,
+    whatever the split; without, the mask's own count is used.
+    """
+    if per_token.shape != mask.shape:
+        raise ValueError(f"per_token is {tuple(per_token.shape)} but mask is {tuple(mask.shape)}")
+    total = mask.sum().clamp(min=1) if total is None else total
+    return torch.where(mask, per_token, 0.0).sum() / total
+
+
+def forking_mask(entropy, mask, keep=0.2):
+    """The forking tokens: the `keep` share of valid tokens with the highest entropy in the batch.
+
+    {(i, t): H_it >= the (1 - keep) quantile of H} (Wang et al. 2025, arXiv 2506.01939, eq. 6)
+
+    entropy (N, T), mask bool (N, T) -> bool (N, T), True = train on it. Exactly round(keep * valid) tokens, at least
+    one, the earlier ones first among equals. The loss is divided by the number of kept tokens.
+    """
+    chosen = torch.zeros_like(mask)
+    valid = mask.flatten().nonzero().squeeze(1)
+    if len(valid):
+        count = max(1, round(keep * len(valid)))
+        order = entropy.detach().flatten()[valid].argsort(descending=True, stable=True)
+        chosen.view(-1)[valid[order[:count]]] = True
+    return chosen
+
+
+def clip_cov_mask(logp, old_logp, adv, mask, ratio=2e-4, lower=1.0, upper=5.0, generator=None, eps=0.2):
+    """Clip-Cov (Cui et al. 2025, arXiv 2505.22617): leave out a few tokens whose log-prob and advantage rise together.
+
+    cov_it = (A_it - mean A)(logp_it - mean logp), means over the valid tokens. Candidates have lower < cov < upper
+    and are not clipped by PPO already; max(1, floor(ratio * valid)) of them, or all if fewer, are drawn at random.
+
+    logp, old_logp, adv, mask (N, T) -> bool (N, T), True = keep. Dropped tokens stay in the loss's denominator.
+    """
+    keep = mask.clone()
+    if not mask.any():
+        return keep
+    logp, old_logp = logp.detach(), old_logp.detach()
+    cov = (adv - adv[mask].mean()) * (logp - logp[mask].mean())
+    rho = torch.exp(torch.where(mask, logp - old_logp, 0.0))
+    clipped = ((rho > 1 + eps) & (adv > 0)) | ((rho < 1 - eps) & (adv < 0))
+    candidates = (mask & ~clipped & (cov > lower) & (cov < upper)).flatten().nonzero().squeeze(1)
+    count = min(len(candidates), max(1, int(ratio * int(mask.sum()))))
+    order = torch.randperm(len(candidates), generator=generator)
+    keep.view(-1)[candidates[order[:count]]] = False
+    return keep

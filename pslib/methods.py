@@ -1,0 +1,113 @@
+"""Methods: every row of the paper's table 1 is a row of METHODS, and the training loop knows only its columns.
+
+A method says which modes sample, which modes train and with which advantage, which tokens count, and its
+coefficients. Rollout sharing (eq. 10) is the rule that every training mode learns from every response, whichever mode
+drew it: Policy Split's four terms are two sampling modes times two training modes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from pslib import advantages, losses
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What an advantage may look at: a step's responses as each training mode sees them."""
+
+    rewards: torch.Tensor  # (R,)
+    group_ids: torch.Tensor  # (R,)
+    mask: torch.Tensor  # bool (R, T)
+    logp: dict  # training mode -> (R, T) nats, before the update
+    entropy: dict  # training mode -> (R, T) nats, before the update
+
+
+def _relative(scored):
+    return advantages.group_relative(scored.rewards, scored.group_ids)
+
+
+def _grpo(scored, c):
+    return _relative(scored)[:, None].expand(scored.mask.shape)
+
+
+def _entropy_driven(scored, c):
+    return advantages.entropy_driven(_relative(scored), scored.entropy["normal"], scored.mask,
+                                     scored.group_ids)[:, None].expand(scored.mask.shape)
+
+
+def _entropy_advantage(scored, c):
+    return advantages.entropy_advantage(_grpo(scored, c), scored.entropy["normal"], c["alpha"], c["kappa"])
+
+
+def _high_entropy(scored, c):
+    signal = advantages.exploration_signal(scored.logp["he"], scored.logp["normal"], c["alpha"])
+    bonus = advantages.standardize_in_group(signal, scored.mask, scored.group_ids)
+    return advantages.high_entropy(_relative(scored), bonus, c["eta"], c["kappa"], c["variant"])
+
+
+def _every_token(logp, adv, entropy, mask, c, generator):
+    return mask
+
+
+def _forking(logp, adv, entropy, mask, c, generator):
+    return losses.forking_mask(entropy, mask, c["keep"])
+
+
+def _clip_cov(logp, adv, entropy, mask, c, generator):
+    return losses.clip_cov_mask(logp, logp, adv, mask, c["ratio"], c["lower"], c["upper"], generator)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table of methods."""
+
+    label: str  # as in table 1
+    advantage: dict = field(default_factory=lambda: {"normal": _grpo})  # training mode -> (Scored, coefficients) -> (R, T)
+    sampling: tuple = ("normal",)
+    keep: Callable = _every_token  # (logp, adv, entropy, mask, coefficients, generator) -> bool (N, T)
+    divide_by_kept: bool = False  # the loss's denominator: kept tokens, or all valid ones
+    entropy_coef: str = ""  # which coefficient weighs the differentiable entropy term; none where empty
+    coefficients: dict = field(default_factory=dict)
+
+    @property
+    def training(self):
+        """The modes that train; none for the original model."""
+        return tuple(self.advantage)
+
+    def having(self, **coefficients):
+        """The same method with other coefficients; ValueError names one that the method does not have."""
+        for name, value in coefficients.items():
+            if name not in self.coefficients:
+                known = ", ".join(self.coefficients) or "none"
+                raise ValueError(f"{self.label} has no coefficient {name!r}; it has {known}")
+            if isinstance(value, str) != isinstance(self.coefficients[name], str):
+                raise ValueError(f"coefficient {name} of {self.label} is {value!r}, of the wrong type; "
+                                 f"its default is {self.coefficients[name]!r}")
+        return replace(self, coefficients={**self.coefficients, **coefficients})
+
+
+_SPLIT = Method("Policy Split", {"normal": _grpo, "he": _high_entropy}, sampling=("normal", "he"),
+                coefficients={"eta": 0.03, "kappa": 2.0, "alpha": 0.5, "variant": "paper"})
+
+METHODS = {
+    "original": Method("Original", advantage={}),
+    "grpo": Method("GRPO"),
+    "forking": Method("GRPO w/ Forking Token Only", keep=_forking, divide_by_kept=True, coefficients={"keep": 0.2}),
+    "clip_cov": Method("GRPO w/ Clip-Cov", keep=_clip_cov,
+                       coefficients={"ratio": 2e-4, "lower": 1.0, "upper": 5.0}),
+    "entropy_driven": Method("GRPO w/ Ent Driven Adv", {"normal": _entropy_driven}),
+    "entropy_regularization": Method("GRPO w/ Ent Regularization", entropy_coef="coef", coefficients={"coef": 3e-3}),
+    "entropy_advantage": Method("GRPO w/ Ent Advantage", {"normal": _entropy_advantage},
+                                coefficients={"alpha": 0.4, "kappa": 2.0}),
+    "policy_split": _SPLIT,
+    "policy_split_released": replace(_SPLIT, label="Policy Split (released code's bonus)").having(variant="released"),
+}
+
+
+def get(name, **coefficients):
+    """A method by name, with some coefficients set; ValueError names the methods there are."""
+    if name not in METHODS:
+        raise ValueError(f"no method is called {name!r}; there are {', '.join(METHODS)}")
+    return METHODS[name].having(**coefficients)

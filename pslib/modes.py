@@ -1,0 +1,49 @@
+"""Modes: one model, two policies, told apart by a system prompt alone.
+
+pi_HE(. | q) = pi(. | s, q) (eq. 1): the normal mode has no system prompt, the high-entropy mode has s.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A name and the system prompt that makes it; None for no system turn."""
+
+    name: str
+    system: str | None = None
+
+
+NORMAL = Mode("normal")
+
+
+@cache
+def prompts():
+    """The paper's prompts (appendix C), as data: {"modes": {name: text}, "questions": ..., "stories": ...}."""
+    return yaml.safe_load((Path(__file__).parent / "prompts.yaml").read_text(encoding="utf-8"))
+
+
+def he_mode(prompt="high_entropy"):
+    """The high-entropy mode under one of the prompts in prompts.yaml; ValueError names those there are."""
+    texts = prompts()["modes"]
+    if prompt not in texts:
+        raise ValueError(f"no mode prompt is called {prompt!r}; there are {', '.join(texts)}")
+    return Mode("he", texts[prompt])
+
+
+def render(tokenizer, mode, question):
+    """The token ids of a question under a mode, by the tokenizer's chat template, up to where the response starts.
+
+    -> list of int. ValueError if the tokenizer has no chat template: without one there is no system turn, and so no
+    second mode.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError("the tokenizer has no chat template, so it has no system turn to tell the modes apart; "
+                         "use an instruction-tuned model or set tokenizer.chat_template")
+    turns = [{"role": "system", "content": mode.system}] if mode.system else []
+    return tokenizer.apply_chat_template([*turns, {"role": "user", "content": question}], tokenize=True,
+                                         add_generation_prompt=True, return_dict=False)

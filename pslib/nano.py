@@ -1,0 +1,224 @@
+"""The nano world: sums worked out in words, in which the forces of Policy Split act at laptop scale.
+
+A question is a sum of one-digit numbers, bare or with lettered options. Its answer can be reached by several
+*derivations*: in steps (one number at a time), in pairs, in halves (several numbers at once) or at a glance (the total
+at once). The more is added at once, the shorter the response and the less reliable: a glance is a short cut that
+mostly fails. How common each derivation is without a system prompt is a setting of the world, apart from how well it
+is practised: all are also practised under system prompts that name them. The wording around the sums is free.
+
+Everything here is text; the model that learns it is made in `base`.
+"""
+
+import random
+import re
+import zlib
+from dataclasses import dataclass
+from itertools import accumulate
+from math import fsum
+
+DERIVATIONS = ("steps", "pairs", "halves", "glance")
+
+
+@dataclass(frozen=True)
+class World:
+    """How common each derivation is without a system prompt, and how often it is practised under its own.
+
+    Both are shares over DERIVATIONS and sum to 1; `named` is the share of the corpus with a derivation's system
+    prompt, `neutral` the share with a system prompt that says nothing of derivations.
+    """
+
+    shares: dict
+    practice: dict
+    named: float = 0.6
+    neutral: float = 0.15
+    choice: float = 0.2
+    story: float = 0.06
+
+    def __post_init__(self):
+        for name in ("shares", "practice"):
+            given = getattr(self, name)
+            if set(given) != set(DERIVATIONS) or abs(fsum(given.values()) - 1) > 1e-9:
+                raise ValueError(f"{name} must give each of {DERIVATIONS} a share, summing to 1; got {given}")
+
+
+_PRACTICE = {"steps": 0.60, "pairs": 0.15, "halves": 0.10, "glance": 0.15}
+WORLDS = {
+    # Exploration has something to find: the most reliable derivation is rare at the start.
+    "rare": World({"steps": 0.07, "pairs": 0.13, "halves": 0.65, "glance": 0.15}, _PRACTICE),
+    # The control: the common derivation is the most reliable one already.
+    "common": World({"steps": 0.65, "pairs": 0.13, "halves": 0.07, "glance": 0.15}, _PRACTICE),
+}
+
+# A response says first how it will go about it, so the choice of derivation is one token.
+PLANS = {"steps": "stepwise:", "pairs": "pairwise:", "halves": "halves:", "glance": "glance:"}
+NAMED_PROMPTS = {
+    "steps": ("Add one number at a time.", "Go from left to right in small steps."),
+    "pairs": ("Add in pairs.", "Put the numbers into pairs and add the pairs."),
+    "halves": ("Add each half at once.", "Split the numbers in two and add the halves."),
+    "glance": ("Give the total at a glance.", "Say the total at once, with no steps."),
+}
+# Words of the system prompts that say nothing of derivations: any of them in any order, so that the model has met
+# long and varied system prompts before it meets the high-entropy one.
+NEUTRAL_WORDS = """
+you are now in the a mode of your is to and that with for on at this one who can will be not do as it from or an
+helpful assistant careful student teacher guide friend expert kind clear calm quiet polite honest patient short long
+answer question problem task text word user test room box goal rule step way path idea mind view time day work world
+think solve explain write read keep give make find check help explore follow start finish speak learn look arrive
+final first second usual normal general direct unique new different typical possible precise true simple deep
+before after while still always never also instead rather only most more than each every when where how why
+thought process perspective reasoning approach directive primary answer space energy high low level even mean
+""".split()
+
+# Free wording: any of these may stand in its place; the weights fall by rank.
+OPENERS = ("", "Okay,", "Well,", "Let me see,", "Right,", "Now,", "Sure,", "Hm,")
+JOINS = (",", " then", " so", ";", " next", " and", " now", " with that")
+CLOSERS = ("The total is", "That makes", "So we get", "Answer:", "In all", "Thus")
+
+
+def _ranked(rng, items, decay=0.6):
+    return rng.choices(items, weights=[decay**k for k in range(len(items))])[0]
+
+
+def split_of(numbers):
+    """Which of train, tuning and test a sum belongs to, by a hash of its numbers; the three never meet."""
+    return ("test", "tuning", "train", "train")[zlib.crc32(repr(numbers).encode()) % 4]
+
+
+@dataclass(frozen=True)
+class Sum:
+    """One question: the numbers to add and, for multiple choice, the totals offered (one of them right).
+
+    A choice is answered by its value, not by a letter: binding totals to letters takes a model of this size longer
+    to learn than all the rest of the world.
+    """
+
+    numbers: tuple
+    options: tuple = ()
+
+    @property
+    def text(self):
+        """The question as it is put to the model, e.g. `7+8+6` or `7+8+6: 31 or 21 or 11`."""
+        offered = " or ".join(map(str, self.options))
+        return "+".join(map(str, self.numbers)) + (f": {offered}" if offered else "")
+
+    @property
+    def answer(self):
+        """The total."""
+        return str(sum(self.numbers))
+
+
+def draw_sum(rng, terms, options=0, split="train"):
+    """A random sum of `terms` numbers from 1 to 9 within a split; with `options` > 0, that many choices."""
+    while True:
+        numbers = tuple(rng.randint(1, 9) for _ in range(terms))
+        if split_of(numbers) == split:
+            break
+    if not options:
+        return Sum(numbers)
+    total, near = sum(numbers), set()
+    while len(near) < options - 1:
+        near.add(total + rng.choice((-10, -3, -2, -1, 1, 2, 3, 10)))
+    offered = [total, *sorted(near)]
+    rng.shuffle(offered)
+    return Sum(numbers, tuple(offered))
+
+
+def _running(parts):
+    """The running additions that join up parts: [[3], [4], [5]] -> [[3, 4], [7, 5]]."""
+    totals = list(accumulate(sum(p) for p in parts))
+    return [[total, sum(part)] for total, part in zip(totals, parts[1:])]
+
+
+def steps_of(numbers, derivation):
+    """The worked steps of a sum under a derivation, as texts; a glance has none."""
+    if derivation == "glance":
+        return []
+    if derivation == "steps":
+        steps = _running([[n] for n in numbers])
+    else:
+        size = 2 if derivation == "pairs" else (len(numbers) + 1) // 2
+        parts = [numbers[k : k + size] for k in range(0, len(numbers), size)]
+        steps = [p for p in parts if len(p) > 1] + _running([[sum(p)] for p in parts])
+    return ["+".join(map(str, step)) + f"={sum(step)}" for step in steps]
+
+
+def respond(question, derivation, rng):
+    """A correct response to a question by a derivation, in freely drawn wording, ending in \\boxed{answer}."""
+    words = [_ranked(rng, OPENERS), PLANS[derivation]]
+    steps = steps_of(question.numbers, derivation)
+    for k, step in enumerate(steps):
+        words.append(step + (_ranked(rng, JOINS) if k < len(steps) - 1 else "."))
+    words += [_ranked(rng, CLOSERS), question.answer]
+    return " ".join(w for w in words if w) + f" \\boxed{{{question.answer}}}"
+
+
+def derivation_of(question, response):
+    """Which derivation a response follows, by the left-hand sides of its steps: one of DERIVATIONS, or "other"."""
+    numbers = [int(n) for n in re.findall(r"\d+", question.split(":")[0])]
+    written = re.findall(r"([\d+]+)=", response)
+    best, most = "other", 0
+    for derivation in DERIVATIONS:
+        ideal = [step.split("=")[0] for step in steps_of(numbers, derivation)]
+        if [s.count("+") for s in written] != [s.count("+") for s in ideal]:
+            continue
+        if not ideal:
+            return derivation if "\\boxed{" in response else "other"
+        same = sum(a == b for a, b in zip(written, ideal))
+        best, most = (derivation, same) if same > most else (best, most)
+    return best
+
+
+# --- stories: a small grammar with many more continuations than any response shows -------------------------------
+HEROES = ("a fox", "a king", "a small bird", "an old man", "a girl", "a robot", "a ghost", "a sailor")
+PLACES = ("in the forest", "by the sea", "in a city", "on a hill", "under the ground", "in a quiet room")
+THINGS = ("a door", "a clock", "a stone", "a letter", "a star", "a song", "a book", "a shadow")
+DEEDS = ("found", "lost", "heard", "saw", "made", "hid", "stole", "dreamed of")
+MOODS = ("It was cold.", "It was late.", "No one knew why.", "The wind was strong.", "All was still.")
+ENDS = ("So it stayed.", "Then it was gone.", "And the night fell.", "That was the end.", "They were glad.")
+
+
+def story_prompts():
+    """The story questions of the nano world, one for each hero and thing."""
+    return [f"Write a story about {hero} and {thing}." for hero in HEROES for thing in THINGS]
+
+
+def story(prompt, rng):
+    """A short story to a prompt of `story_prompts`, drawn from the grammar."""
+    hero, thing = re.fullmatch(r"Write a story about (an? .+) and (a .+)\.", prompt).groups()
+    lines = [f"Once {_ranked(rng, PLACES)} lived {hero}."]
+    for k in range(rng.randint(2, 4)):
+        thing = thing if k == 0 else _ranked(rng, THINGS)
+        lines.append(f"The {hero.split(' ', 1)[1]} {_ranked(rng, DEEDS)} {thing} {_ranked(rng, PLACES)}.")
+        if rng.random() < 0.5:
+            lines.append(_ranked(rng, MOODS))
+    return " ".join([*lines, _ranked(rng, ENDS)])
+
+
+def neutral_prompt(rng):
+    """A system prompt of 4 to 120 random words, mostly few, with full stops and capitals here and there."""
+    longest = rng.choices((12, 32, 120), (6, 3, 1))[0]
+    words = [rng.choice(NEUTRAL_WORDS) for _ in range(rng.randint(4, longest))]
+    words = [w.title() if rng.random() < 0.15 else w for w in words]
+    return " ".join(f"{w}." if rng.random() < 0.1 else f'"{w}"' if rng.random() < 0.05 else w for w in words)
+
+
+def corpus(world, size, seed):
+    """Training examples for the base model: a list of (system prompt or None, question, response) texts."""
+    rng, out = random.Random(seed), []
+    for _ in range(size):
+        if rng.random() < world.story:
+            prompt = rng.choice(story_prompts())
+            out.append((None, prompt, story(prompt, rng)))
+            continue
+        offered = rng.choice((3, 4, 5, 6)) if rng.random() < world.choice else 0
+        question = draw_sum(rng, rng.choices((6, 7, 8), (1, 2, 1))[0], offered)
+        kind, system, shares = rng.random(), None, world.shares
+        if kind < world.named:
+            shares = world.practice
+        derivation = rng.choices(DERIVATIONS, [shares[d] for d in DERIVATIONS])[0]
+        if kind < world.named:
+            system = rng.choice(NAMED_PROMPTS[derivation])
+        elif kind < world.named + world.neutral:
+            system = neutral_prompt(rng)
+        out.append((system, question.text, respond(question, derivation, rng)))
+    return out

@@ -1,0 +1,180 @@
+"""Runs: profiles, the folder of a run, its manifest, and who owns it."""
+
+import dataclasses
+import os
+import platform
+import re
+import subprocess
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import filelock
+import psutil
+import yaml
+
+from pslib import base, checkpoint, evaluate, methods, modes, nano, train
+
+ROOT = Path(__file__).resolve().parents[1]
+PROFILES = Path(__file__).parent / "profiles"
+
+
+@dataclass(frozen=True)
+class BaseSettings:
+    """How the nano base model is made; a profile's `base` section."""
+
+    world: str
+    steps: int
+    batch_size: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One YAML file: which models, methods and seeds, and how they are trained and evaluated."""
+
+    name: str
+    model: str  # "nano", or a folder or hub id of a causal language model
+    sizes: list  # nano sizes; for another model, one name for it
+    methods: list
+    seeds: list
+    he_prompt: str  # which prompt of prompts.yaml makes the high-entropy mode
+    base: BaseSettings
+    train: train.Settings
+    evaluate: evaluate.Settings
+    coefficients: dict = field(default_factory=dict)  # method -> coefficients that differ from the paper's
+
+    def method(self, name):
+        """A method with this profile's coefficients."""
+        return methods.get(name, **self.coefficients.get(name, {}))
+
+    @property
+    def modes(self):
+        """The normal and the high-entropy mode."""
+        return modes.NORMAL, modes.he_mode(self.he_prompt)
+
+    @property
+    def folder(self):
+        """Where this machine's results of the profile go: results/local/<profile>."""
+        return results_root() / "local" / self.name
+
+
+def results_root():
+    """The results folder: of this checkout, or PSLIB_RESULTS where that is set."""
+    return Path(os.environ.get("PSLIB_RESULTS", ROOT / "results"))
+
+
+_TYPES = {int: (int,), float: (int, float), str: (str,), list: (list,), dict: (dict,)}
+
+
+def build(cls, given, where):
+    """A dataclass from a mapping; ValueError in one sentence names an unknown, missing or mistyped key."""
+    if not isinstance(given, dict):
+        raise ValueError(f"{where} must be a mapping; got {given!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(set(given) - set(fields))
+    if unknown:
+        raise ValueError(f"{where} has no setting {unknown[0]!r}; it has {', '.join(fields)}")
+    values = {}
+    for name, f in fields.items():
+        if name not in given:
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                raise ValueError(f"{where} lacks the setting {name!r}")
+        elif dataclasses.is_dataclass(f.type):
+            values[name] = build(f.type, given[name], f"{where}, section {name}")
+        elif isinstance(given[name], bool) or not isinstance(given[name], _TYPES[f.type]):
+            raise ValueError(f"{where}: {name} must be {f.type.__name__}; got {given[name]!r}")
+        else:
+            values[name] = f.type(given[name])
+    return cls(**values)
+
+
+def load_profile(name):
+    """A profile by name, every setting checked; ValueError in one sentence for what is unknown or unreadable."""
+    known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+    if name not in known:
+        raise ValueError(f"no profile is called {name!r}; there are {', '.join(known)}")
+    path = PROFILES / f"{name}.yaml"
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"profile {path} is not readable YAML: {' '.join(str(error).split())}") from error
+    profile = build(Profile, {"name": name, **given} if isinstance(given, dict) else given, f"profile {name}")
+    for method in (*profile.methods, *profile.coefficients):
+        profile.method(method)
+    for mode in profile.modes:
+        if profile.train.group_size % 2:
+            raise ValueError(f"profile {name}: group_size must be even, so that Policy Split can draw half of each group "
+                             f"in each mode; got {profile.train.group_size}")
+    if profile.model == "nano" and profile.base.world not in nano.WORLDS:
+        raise ValueError(f"no nano world is called {profile.base.world!r}; there are {', '.join(nano.WORLDS)}")
+    for size in profile.sizes:
+        if profile.model == "nano" and size not in base.SIZES:
+            raise ValueError(f"no nano size is called {size!r}; there are {', '.join(base.SIZES)}")
+    return profile
+
+
+def run_id(method, size, seed):
+    """The name of a run's folder; ValueError for parts that could lead out of it."""
+    name = f"{method}-{size}-s{seed}"
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or ".." in name:
+        raise ValueError(f"a run id may hold letters, digits, '.', '_' and '-'; got {name!r}")
+    return name
+
+
+def run_folder(profile, method, size, seed):
+    """The folder of one run of a profile."""
+    return profile.folder / "runs" / run_id(method, size, seed)
+
+
+@contextmanager
+def owned(folder):
+    """Own a run's folder while the block runs; BlockingIOError says so if another process has it.
+
+    The lock is the operating system's, so a dead owner's is free at once.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        owner = (folder / ".owner").read_text() if (folder / ".owner").exists() else "another process"
+        raise BlockingIOError(f"{folder} is in use by {owner}; wait for it to end, or stop it") from None
+    try:
+        checkpoint.write(folder / ".owner", f"process {os.getpid()} on {platform.node()}")
+        yield folder
+    finally:
+        lock.release()
+
+
+def manifest(seed, seconds, inputs):
+    """What a run's numbers depend on: commit, versions, hardware, seed, wall time, peak memory, hashes of inputs."""
+    def git(*args):
+        try:
+            return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+    memory = psutil.Process().memory_info()
+    return {
+        "commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "accelerate", "datasets")},
+        "python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count(),
+        "processor": _processor(), "seed": seed, "seconds": round(seconds, 1),
+        "peak_memory_mb": round(getattr(memory, "peak_wset", 0) / 2**20 or _peak_mb()), "inputs": inputs,
+    }
+
+
+def _peak_mb():
+    import resource  # not on Windows
+
+    scale = 2**20 if platform.system() == "Darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+
+
+def _processor():
+    try:
+        return re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1]
+    except (OSError, TypeError):
+        return platform.processor()

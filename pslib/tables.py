@@ -1,0 +1,138 @@
+"""Tables: each function reads results and returns a DataFrame; a missing run is a blank."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pslib import evaluate, runs, tasks
+from pslib.stats import mean_interval
+
+ROLES = {"like": "math500", "long": "aime", "choice": "gpqa", "mixed": "mmlu_pro"}  # our suite -> the paper's column
+MEASURES = [f"{suite}_{what}" for suite in (*tasks.TEST_SUITES, "average") for what in ("acc", "ent")]
+
+
+def per_seed(profile, folder=None):
+    """Accuracy (percent) and entropy (bits) of every run found: a row a size, method, mode and seed.
+
+    Columns size, method, label, mode, seed, run, and MEASURES (suite by suite and their plain average).
+    """
+    root, rows = Path(folder or profile.folder) / "runs", []
+    for size in profile.sizes:
+        for name in profile.methods:
+            method = profile.method(name)
+            for seed in profile.seeds:
+                run = runs.run_id(name, size, seed)
+                path = root / run / "evaluation.csv"
+                if not path.exists():
+                    continue
+                means = evaluate.summary(pd.read_csv(path)).set_index(["mode", "suite"])
+                for mode in method.sampling:
+                    row = {}
+                    for suite in tasks.TEST_SUITES:
+                        row[f"{suite}_acc"] = 100 * means.accuracy[mode, suite]
+                        row[f"{suite}_ent"] = means.entropy_bits[mode, suite]
+                    for what in ("acc", "ent"):
+                        row[f"average_{what}"] = sum(row[f"{s}_{what}"] for s in tasks.TEST_SUITES) / len(tasks.TEST_SUITES)
+                    label = method.label + (" + HE prompt" if mode == "he" else "")
+                    rows.append({"size": size, "method": name, "label": label, "mode": mode, "seed": seed, "run": run, **row})
+    return pd.DataFrame(rows, columns=["size", "method", "label", "mode", "seed", "run", *MEASURES])
+
+
+def table1(profile, folder=None):
+    """Table 1, ours: a row a size and method, for each measure its mean over seeds and the 95% interval's half-width.
+
+    Columns size, label, seeds, runs, and for each of MEASURES the mean and `<measure>_ci`; NaN where there is no run.
+    """
+    found, rows = per_seed(profile, folder), []
+    for size in profile.sizes:
+        for name in profile.methods:
+            method = profile.method(name)
+            for mode in method.sampling:
+                own = found[(found["size"] == size) & (found.method == name) & (found["mode"] == mode)]
+                row = {"size": size, "label": method.label + (" + HE prompt" if mode == "he" else ""),
+                       "seeds": len(own), "runs": " ".join(own.run)}
+                for measure in MEASURES:
+                    row[measure], row[f"{measure}_ci"] = mean_interval(own[measure])
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def reported_table1():
+    """Table 1 as the paper reports it, with this project's names for the columns."""
+    renamed = {f"{theirs}_{what}": f"{ours}_{what}" for ours, theirs in ROLES.items() for what in ("acc", "ent")}
+    return pd.read_csv(runs.ROOT / "results" / "paper" / "table1_general.csv").rename(
+        columns={"model": "size", "method": "label", **renamed})
+
+
+def _cell(row, measure, digits):
+    value, half = row.get(measure), row.get(f"{measure}_ci")
+    if pd.isna(value):
+        return ""
+    return f"{value:.{digits}f}" + ("" if half is None or pd.isna(half) else f" ± {half:.{digits}f}")
+
+
+def as_shown(table):
+    """A table 1 as people read it: accuracy in percent and entropy in bits, mean ± half-width of the 95% interval."""
+    headings = {suite: f"{role.upper().replace('_', '-')} role" for suite, role in ROLES.items()}
+    shown = pd.DataFrame({"model": table["size"], "method": table.label})
+    for suite in (*tasks.TEST_SUITES, "average"):
+        for what, unit, digits in (("acc", "acc %", 1), ("ent", "bits", 2)):
+            shown[f"{headings.get(suite, 'average')} {unit}"] = [
+                _cell(row, f"{suite}_{what}", digits) for row in table.to_dict("records")]
+    if "seeds" in table:
+        shown["seeds"] = table.seeds
+    return shown
+
+
+# What the paper says of its own table 1, as differences between two of its rows: (claim, first, second, measure).
+COMPARISONS = (
+    ("GRPO is more accurate than the original", "GRPO", "Original", "average_acc"),
+    ("GRPO has less entropy than the original", "GRPO", "Original", "average_ent"),
+    ("Policy Split is more accurate than the original", "Policy Split", "Original", "average_acc"),
+    ("Policy Split is more accurate than GRPO", "Policy Split", "GRPO", "average_acc"),
+    ("Policy Split is more accurate than Ent Advantage", "Policy Split", "GRPO w/ Ent Advantage", "average_acc"),
+    ("Policy Split has more entropy than the original", "Policy Split", "Original", "average_ent"),
+    ("Policy Split has more entropy than GRPO", "Policy Split", "GRPO", "average_ent"),
+    ("HE mode has more entropy than the normal mode", "Policy Split + HE prompt", "Policy Split", "average_ent"),
+    ("HE mode is less accurate than the normal mode", "Policy Split + HE prompt", "Policy Split", "average_acc"),
+)
+
+
+def effects(profile, folder=None):
+    """Differences between rows of table 1, paired by seed: mean and 95% interval over seeds, beside the paper's three.
+
+    Accuracy differences in points, entropy differences in bits a token; a row a size and comparison.
+    """
+    found, reported, rows = per_seed(profile, folder), reported_table1(), []
+    for size in profile.sizes:
+        own = found[found["size"] == size].pivot(index="seed", columns="label", values=["average_acc", "average_ent"])
+        for claim, first, second, measure in COMPARISONS:
+            there = (measure, first) in own and (measure, second) in own
+            differences = (own[measure, first] - own[measure, second]).dropna() if there else pd.Series(dtype=float)
+            mean, half = mean_interval(differences)
+            digits = 1 if measure.endswith("acc") else 3
+            theirs = reported.pivot(index="size", columns="label", values=measure)
+            rows.append({
+                "model": size, "comparison": claim, "unit": "points" if digits == 1 else "bits",
+                "ours": _cell({"d": mean, "d_ci": half}, "d", digits), "seeds": len(differences),
+                "reported 1.7B / 4B / 8B": " / ".join(f"{v:+.2f}" for v in (theirs[first] - theirs[second])),
+            })
+    return pd.DataFrame(rows)
+
+
+def beside(ours, committed, reported, model="Qwen3-1.7B"):
+    """The averages of table 1 three ways: this machine's, the committed results', and the paper's for one model.
+
+    A row a method, in our order. Accuracies of a nano model and of Qwen3 are not comparable; directions are.
+    """
+    theirs = reported[reported["size"] == model].set_index("label")
+    mine, old = ours.set_index(["size", "label"]), committed.set_index(["size", "label"])
+    rows = []
+    for key in mine.index:
+        row = {"model": key[0], "method": key[1]}
+        for where, table, at in (("this machine", mine, key), ("committed", old, key), (f"paper, {model}", theirs, key[1])):
+            for what, digits in (("acc", 1), ("ent", 2)):
+                row[f"{where}: {'acc %' if what == 'acc' else 'bits'}"] = (
+                    _cell(table.loc[at], f"average_{what}", digits) if at in table.index else "")
+        rows.append(row)
+    return pd.DataFrame(rows)

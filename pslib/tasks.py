@@ -1,0 +1,62 @@
+"""Questions with ids and answers: the nano suites, each a `datasets.Dataset` with columns id, question, answer.
+
+The four test suites stand in the roles of the paper's benchmarks. A question's split (train, tuning, test) is a hash
+of its numbers, so that no sum is in two of them.
+"""
+
+import random
+from functools import lru_cache
+
+from datasets import Dataset
+
+from pslib import nano
+
+# suite -> (role in the paper, numbers to add, options offered)
+SUITES = {
+    "train": ("DeepMath-103K", (7,), (0,)),
+    "like": ("MATH-500", (7,), (0,)),
+    "long": ("AIME-24/25", (8,), (0,)),
+    "choice": ("GPQA-Diamond", (7,), (4,)),
+    "mixed": ("MMLU-Pro", (6, 7, 8), (3, 4, 5, 6)),
+}
+TEST_SUITES = ("like", "long", "choice", "mixed")
+
+
+def load(suite, count, split="test", seed=0):
+    """The first `count` questions of a nano suite in a split; the same for the same arguments, on any machine.
+
+    -> Dataset with id (unique, names suite, split, seed and place), question, answer. ValueError for an unknown suite.
+    """
+    if suite not in SUITES:
+        raise ValueError(f"no suite is called {suite!r}; there are {', '.join(SUITES)}")
+    _, terms, options = SUITES[suite]
+    rng = random.Random(f"{suite}/{split}/{seed}")
+    rows, seen = [], set()
+    while len(rows) < count:
+        question = nano.draw_sum(rng, rng.choice(terms), rng.choice(options), split)
+        if question.numbers in seen:
+            continue
+        seen.add(question.numbers)
+        rows.append({"id": f"{suite}-{split}-{seed}-{len(rows)}", "question": question.text, "answer": question.answer})
+    return Dataset.from_list(rows)
+
+
+def batches(dataset, size, steps, seed):
+    """The questions of each of `steps` training steps: passes over the dataset, each in its own random order.
+
+    Yields lists of `size` rows. Determined by seed and place, so that a resumed run can skip to any step.
+    """
+    for step in range(steps):
+        first = step * size
+        rows = []
+        for place in range(first, first + size):
+            epoch, k = divmod(place, len(dataset))
+            rows.append(_order(len(dataset), seed, epoch)[k])
+        yield [dataset[k] for k in rows]
+
+
+@lru_cache(maxsize=2)
+def _order(count, seed, epoch):
+    order = list(range(count))
+    random.Random(f"order/{seed}/{epoch}").shuffle(order)
+    return order

@@ -1,0 +1,196 @@
+"""The training loop: sample, grade, share, score, advantage, update; the same for every method.
+
+Where this differs from what one may expect:
+- There is one update for each batch of rollouts, so the policy that is updated is the one that sampled: every ratio is
+  1 where the gradient is taken, and PPO's clip never binds. (The paper gives a batch size and no number of updates.)
+- A response that the other mode drew gets its old log-prob under the mode that trains on it, as in the released code:
+  its ratio starts at 1 too, with no correction for who drew it.
+- The loss is a mean over the valid tokens of the whole batch, whatever the micro-batches.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from pslib import checkpoint, losses, tasks
+from pslib.methods import Scored
+from pslib.policy import Policy, pack
+from pslib.rollouts import Decoding, engine_for, render_all, sample
+
+BITS = 1 / math.log(2)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run sets beside its method; a profile's `train` section."""
+
+    steps: int
+    questions: int  # to a step
+    group_size: int  # responses to a question, G
+    pool: int  # questions to draw from
+    learning_rate: float
+    max_new_tokens: int
+    weight_decay: float = 0.01
+    grad_clip_norm: float = 1.0
+    clip_eps: float = 0.2
+    temperature: float = 1.0
+    save_every: int = 10
+    micro_tokens: int = 8192  # prompt and response tokens to a forward pass
+    graph_tokens: int = 65536  # up to this many tokens a step, scoring and training share one forward pass
+
+
+class Run:
+    """A policy, its optimiser and its generators on the way through training; `step` is one update."""
+
+    def __init__(self, model, tokenizer, method, modes, settings, seed):
+        if not method.training:
+            raise ValueError(f"{method.label} is not trained; evaluate the base model instead")
+        self.tokenizer, self.method, self.settings, self.seed = tokenizer, method, settings, seed
+        self.modes = {mode.name: mode for mode in modes}
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self.model = model.train()
+        optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.policy, self.optimiser = self.accelerator.prepare(Policy(model), optimiser)
+        self.generators = {"sampling": torch.Generator().manual_seed(seed), "tokens": torch.Generator().manual_seed(seed)}
+        self.decoding = Decoding(settings.temperature, 0, 1.0, settings.max_new_tokens)
+        self.done = 0
+
+    def save(self, folder):
+        """Write a checkpoint from which `resume` goes on exactly."""
+        checkpoint.save(folder, self.done, checkpoint.state_of(self.model, self.optimiser, self.generators))
+
+    def resume(self, folder):
+        """Go on from the newest good checkpoint, if there is one."""
+        found = checkpoint.load_newest(folder)
+        if found:
+            self.done, tensors = found
+            checkpoint.restore(tensors, self.model, self.optimiser, self.generators)
+
+    def step(self, questions):
+        """One update on a list of questions (rows with id, question, answer) -> (metrics, Rollouts)."""
+        clock = [time.perf_counter()]
+        # 1. Sample: each sampling mode draws its part of every group. 2. Grade: inside `sample`.
+        context = self.model.config.max_position_embeddings
+        prompts = {name: render_all(self.tokenizer, self.modes[name], questions, self.decoding, context)
+                   for name in dict.fromkeys((*self.method.sampling, *self.method.training))}
+        rollouts = sample(engine_for(self.model, self.tokenizer), self.tokenizer, questions,
+                          {name: prompts[name] for name in self.method.sampling},
+                          self.settings.group_size, self.decoding, self.generators["sampling"])
+        clock.append(time.perf_counter())
+        # 3. Share: every response becomes a row under every training mode. 4. Score the rows.
+        rows = self._rows(rollouts, prompts)
+        parts = self._micro_batches(rows)
+        share_graph = sum(tokens.numel() for _, tokens, _, _ in parts) <= self.settings.graph_tokens
+        with torch.set_grad_enabled(share_graph):
+            outputs = [self.policy(tokens, starts, lengths) for _, tokens, starts, lengths in parts]
+        logp, entropy = self._gather(parts, outputs, rollouts)
+        self._check("log-probs", logp, rollouts)
+        clock.append(time.perf_counter())
+        # 5. Advantages, each of its training mode's kind; which tokens count.
+        mask = rollouts.mask
+        by_mode = {name: slice(k * len(mask), (k + 1) * len(mask)) for k, name in enumerate(self.method.training)}
+        scored = Scored(rollouts.rewards, rollouts.group_ids, mask,
+                        {name: logp[rows] for name, rows in by_mode.items()},
+                        {name: entropy[rows] for name, rows in by_mode.items()})
+        coefficients = self.method.coefficients
+        adv = torch.cat([advantage(scored, coefficients) for advantage in self.method.advantage.values()])
+        every = mask.repeat(len(by_mode), 1)
+        keep = self.method.keep(logp, adv, entropy, every, coefficients, self.generators["tokens"])
+        total = int((keep if self.method.divide_by_kept else every).sum())
+        # 6. Loss and gradient, a micro-batch at a time. 7. Update, unless something is not finite.
+        loss = self._backward(parts, outputs if share_graph else None, logp, adv, keep, total)
+        norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), self.settings.grad_clip_norm)
+        self._check("loss", torch.tensor(loss), rollouts)
+        self._check("gradient norm", norm, rollouts)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=False)
+        self.done += 1
+        clock.append(time.perf_counter())
+        return {"step": self.done, "loss": loss, "grad_norm": float(norm), **_measure(rollouts, scored),
+                **{f"seconds_{part}": b - a for part, a, b in zip(("sample", "score", "update"), clock, clock[1:])}
+                }, rollouts
+
+    def _rows(self, rollouts, prompts):
+        shared = [prompts[mode][g] for mode in self.method.training for g in rollouts.group_ids.tolist()]
+        times = len(self.method.training)
+        return shared, rollouts.tokens.repeat(times, 1), rollouts.lengths.repeat(times)
+
+    def _micro_batches(self, rows):
+        """Rows sorted by length and cut to micro_tokens: (row numbers, tokens, starts, lengths) of each part."""
+        prompts, responses, lengths = rows
+        ends = torch.tensor([len(p) for p in prompts]) + lengths
+        parts, order, first = [], ends.argsort(descending=True).tolist(), 0
+        while first < len(order):
+            count = max(1, self.settings.micro_tokens // int(ends[order[first]]))
+            chosen = order[first : first + count]
+            tokens, starts = pack([prompts[k] for k in chosen], responses[chosen], lengths[chosen])
+            parts.append((chosen, *(t.to(self.accelerator.device) for t in (tokens, starts, lengths[chosen]))))
+            first += count
+        return parts
+
+    def _gather(self, parts, outputs, rollouts):
+        """Log-probs and entropies of all rows (N, T), detached, from the micro-batches' outputs."""
+        shape = (len(rollouts.tokens) * len(self.method.training), rollouts.tokens.shape[1])
+        logp, entropy = torch.zeros(shape, dtype=outputs[0][0].dtype), torch.zeros(shape, dtype=outputs[0][0].dtype)
+        for (chosen, *_), (part_logp, part_entropy) in zip(parts, outputs):
+            logp[chosen, : part_logp.shape[1]] = part_logp.detach().cpu()
+            entropy[chosen, : part_entropy.shape[1]] = part_entropy.detach().cpu()
+        return logp, entropy
+
+    def _backward(self, parts, outputs, old_logp, adv, keep, total):
+        """Accumulate the gradient of the batch's loss over its micro-batches; -> the loss."""
+        weigh_entropy = self.method.coefficients.get(self.method.entropy_coef, 0.0)
+        eps, loss = self.settings.clip_eps, 0.0
+        for k, (chosen, tokens, starts, lengths) in enumerate(parts):
+            logp, entropy = outputs[k] if outputs else self.policy(tokens, starts, lengths)
+            old, a, kept = (t[chosen, : logp.shape[1]].to(logp.device) for t in (old_logp, adv, keep))
+            per_token = losses.clipped_surrogate(logp, old, a, eps, eps) - weigh_entropy * entropy
+            part = losses.token_mean(per_token, kept, total)
+            self.accelerator.backward(part)
+            loss += part.item()
+        return loss
+
+    def _check(self, what, values, rollouts):
+        if not torch.isfinite(values).all():
+            ids = ", ".join(dict.fromkeys(rollouts.question_ids))
+            self.optimiser.zero_grad()
+            raise FloatingPointError(f"{what} not finite at step {self.done + 1} of {self.method.label}; no weight was "
+                                     f"changed. Lower the learning rate, or look at the questions {ids}")
+
+
+def _measure(rollouts, scored):
+    """A step's metrics: by sampling mode, its accuracy; by training mode, the entropy of its own responses in bits."""
+    names, out = torch.tensor([hash(m) for m in rollouts.modes]), {}
+    groups = scored.rewards.new_zeros(int(scored.group_ids.max()) + 1)
+    mean = groups.scatter_reduce(0, scored.group_ids, scored.rewards, "mean", include_self=False)
+    out["reward"], out["live_groups"] = float(scored.rewards.mean()), float(((mean > 0) & (mean < 1)).float().mean())
+    out["response_tokens"] = float(rollouts.lengths.float().mean())
+    for mode in dict.fromkeys(rollouts.modes):
+        own = names == hash(mode)
+        tokens = scored.mask & own[:, None]
+        out[f"accuracy_{mode}"] = float(scored.rewards[own].mean())
+        out[f"entropy_bits_{mode}"] = float(scored.entropy[mode][tokens].mean()) * BITS
+        if mode == "he":
+            out["kl_he_from_normal"] = float((scored.logp["he"] - scored.logp["normal"])[tokens].mean())
+    return out
+
+
+def run(state, dataset, folder=None, record=None):
+    """Train to the end, from the newest checkpoint in `folder` if there is one, saving every `save_every` steps.
+
+    state: a Run; dataset: questions. `record(metrics, rollouts)` is called after each step.
+    """
+    settings = state.settings
+    if folder:
+        state.resume(folder)
+    for step, questions in enumerate(tasks.batches(dataset, settings.questions, settings.steps, state.seed)):
+        if step < state.done:
+            continue
+        metrics, rollouts = state.step(questions)
+        if record:
+            record(metrics, rollouts)
+        if folder and (state.done % settings.save_every == 0 or state.done == settings.steps):
+            state.save(folder)

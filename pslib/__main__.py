@@ -151,7 +151,7 @@ def publish(profile):
     from pslib import runs
 
     target = runs.ROOT / "results" / profile.name
-    for kind in ("tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*", "runs/*/*.yaml", "runs/*/*.json", "runs/*/*.csv",
+    for kind in ("tuning.csv", "tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*", "runs/*/*.yaml", "runs/*/*.json", "runs/*/*.csv",
                  "runs/*/*.parquet"):
         for path in sorted(profile.folder.glob(kind)):
             if path.name.startswith("."):
@@ -174,6 +174,7 @@ def main(argv=None):
     two.add_argument("--out", help="where the executed notebook goes")
     two.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
     for name, help_text in (("compare", "show table 1: this machine's, the committed and the paper's"),
+                            ("tune", "try every method's settings on tuning questions and seeds; writes tuning.csv"),
                             ("publish", "copy a profile's small results to where they are committed")):
         commands.add_parser(name, help=help_text).add_argument("profile")
     args = parser.parse_args(argv)
@@ -182,6 +183,10 @@ def main(argv=None):
             reproduce(args.profile, args.cores)
         elif args.command == "notebook":
             notebook(args.name, args.out, dict(args.p))
+        elif args.command == "tune":
+            from pslib import tuning
+
+            print(tuning.tune(args.profile, os.cpu_count()).to_markdown(index=False))
         else:
             from pslib import runs
 

@@ -78,8 +78,8 @@ def make_base(profile, size):
         return *policy.load(profile.model), []
     folder = profile.folder / "base" / size
     params = json.loads(json.dumps({"size": size, **asdict(profile.base)}))
-    with runs.owned(folder):
-        if not _finished(folder, params):
+    if not _finished(folder, params):  # a finished one is only read, by as many runs at once as there are
+        with runs.owned(folder):
             begun, progress = time.time(), Progress(f"base {size}")
             model, tokenizer, losses = base.train(size, **asdict(profile.base), report=lambda s, n, loss: progress(s, n))
             _save_model(folder / "model", model, tokenizer)
@@ -87,7 +87,7 @@ def make_base(profile, size):
             checkpoint.write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
             _write_json(folder / "manifest.json", runs.manifest(profile.base.seed, time.time() - begun,
                                                                 {"model": _hash(folder / "model")}))
-        return *policy.load(folder / "model"), pd.read_csv(folder / "losses.csv").loss.tolist()
+    return *policy.load(folder / "model"), pd.read_csv(folder / "losses.csv").loss.tolist()
 
 
 def measure_base(profile, size):
@@ -154,12 +154,13 @@ def base_verdict(measured):
     return "\n".join(lines)
 
 
-def train_run(profile, method, size, seed, split="train"):
+def train_run(profile, method, size, seed, split="train", folder=None):
     """Train one run to its end and return its metrics, a row a step; a run that is done is read, not repeated.
 
-    Writes params.yaml, metrics.csv, rollouts.parquet (the last step's), manifest.json, and model/ for evaluation.
+    Writes params.yaml, metrics.csv, rollouts.parquet (the last step's), manifest.json, and model/ for evaluation, to
+    `folder` or by default to the run's own.
     """
-    recipe, folder = profile.method(method), runs.run_folder(profile, method, size, seed)
+    recipe, folder = profile.method(method), folder or runs.run_folder(profile, method, size, seed)
     params = {"method": method, "size": size, "seed": seed, "split": split, "he_prompt": profile.he_prompt,
               "coefficients": dict(recipe.coefficients), "train": asdict(profile.train), "base": asdict(profile.base)}
     with runs.owned(folder):
@@ -168,7 +169,7 @@ def train_run(profile, method, size, seed, split="train"):
         begun, (model, tokenizer, _) = time.time(), make_base(profile, size)
         state = train.Run(model, tokenizer, recipe, profile.modes, profile.train, seed)
         checkpoint.write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
-        rows, progress = [], Progress(runs.run_id(method, size, seed))
+        rows, progress = [], Progress(folder.name)
         if (folder / "metrics.csv").exists():
             rows = pd.read_csv(folder / "metrics.csv").to_dict("records")
         last = {}
@@ -190,28 +191,28 @@ def train_run(profile, method, size, seed, split="train"):
         return pd.read_csv(folder / "metrics.csv")
 
 
-def trained_model(profile, method, size, seed):
+def trained_model(profile, method, size, seed, folder=None):
     """The model of a finished run, or the base model for "original", as (model, tokenizer)."""
     if not profile.method(method).training:
         return make_base(profile, size)[:2]
-    folder = runs.run_folder(profile, method, size, seed)
+    folder = folder or runs.run_folder(profile, method, size, seed)
     if not (folder / "manifest.json").exists():
         raise FileNotFoundError(f"run {folder.name} of profile {profile.name} is not trained yet; run 06_train with "
                                 f"method={method}, size={size} and seed={seed} first")
     return policy.load(folder / "model")
 
 
-def evaluate_run(profile, method, size, seed, split="test"):
+def evaluate_run(profile, method, size, seed, split="test", folder=None):
     """Evaluate a run (or the original) on the four suites in each of its modes; writes and returns evaluation.csv.
 
     The normal mode alone for methods that have one mode.
     """
-    folder = runs.run_folder(profile, method, size, seed)
-    path, settings = folder / f"evaluation{'' if split == 'test' else '_' + split}.csv", profile.evaluate
+    folder = folder or runs.run_folder(profile, method, size, seed)
+    path, settings = folder / "evaluation.csv", profile.evaluate
     with runs.owned(folder):
         if path.exists():
             return pd.read_csv(path)
-        model, tokenizer = trained_model(profile, method, size, seed)
+        model, tokenizer = trained_model(profile, method, size, seed, folder)
         generator, parts = torch.Generator().manual_seed(seed), []
         progress = Progress(f"evaluate {folder.name}")
         wanted = [mode for mode in profile.modes if mode.name in profile.method(method).sampling]

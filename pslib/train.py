@@ -6,6 +6,8 @@ Where this differs from what one may expect:
 - A response that the other mode drew gets its old log-prob under the mode that trains on it, as in the released code:
   its ratio starts at 1 too, with no correction for who drew it.
 - The loss is a mean over the valid tokens of the whole batch, whatever the micro-batches.
+- A dead group (all rewards equal) has no gradient in any method without an entropy term in the loss: its rows are
+  scored, for the metrics and for batch statistics, but not differentiated. This changes no weight.
 """
 
 import math
@@ -38,7 +40,7 @@ class Settings:
     clip_eps: float = 0.2
     temperature: float = 1.0
     save_every: int = 10
-    micro_tokens: int = 8192  # prompt and response tokens to a forward pass
+    micro_tokens: int = 4096  # prompt and response tokens to a forward pass
     graph_tokens: int = 65536  # up to this many tokens a step, scoring and training share one forward pass
 
 
@@ -82,11 +84,14 @@ class Run:
         clock.append(time.perf_counter())
         # 3. Share: every response becomes a row under every training mode. 4. Score the rows.
         rows = self._rows(rollouts, prompts)
-        parts = self._micro_batches(rows)
+        live = self._live(rollouts)
+        parts, dead = self._micro_batches(rows, live), self._micro_batches(rows, ~live)
         share_graph = sum(tokens.numel() for _, tokens, _, _ in parts) <= self.settings.graph_tokens
         with torch.set_grad_enabled(share_graph):
             outputs = [self.policy(tokens, starts, lengths) for _, tokens, starts, lengths in parts]
-        logp, entropy = self._gather(parts, outputs, rollouts)
+        with torch.no_grad():
+            unlearned = [self.policy(tokens, starts, lengths) for _, tokens, starts, lengths in dead]
+        logp, entropy = self._gather(parts + dead, outputs + unlearned, rollouts)
         self._check("log-probs", logp, rollouts)
         clock.append(time.perf_counter())
         # 5. Advantages, each of its training mode's kind; which tokens count.
@@ -118,11 +123,20 @@ class Run:
         times = len(self.method.training)
         return shared, rollouts.tokens.repeat(times, 1), rollouts.lengths.repeat(times)
 
-    def _micro_batches(self, rows):
-        """Rows sorted by length and cut to micro_tokens: (row numbers, tokens, starts, lengths) of each part."""
+    def _live(self, rollouts):
+        """bool (N,): the rows that have a gradient; all of them where the loss has an entropy term."""
+        rewards, groups = rollouts.rewards, rollouts.group_ids
+        first = torch.zeros(int(groups.max()) + 1).scatter_(0, groups, rewards)
+        mixed = torch.zeros_like(first).index_add_(0, groups, (rewards != first[groups]).float()) > 0
+        live = mixed[groups] | bool(self.method.entropy_coef)
+        return live.repeat(len(self.method.training))
+
+    def _micro_batches(self, rows, wanted):
+        """The wanted rows, sorted by length and cut to micro_tokens: (row numbers, tokens, starts, lengths) a part."""
         prompts, responses, lengths = rows
         ends = torch.tensor([len(p) for p in prompts]) + lengths
-        parts, order, first = [], ends.argsort(descending=True).tolist(), 0
+        parts, first = [], 0
+        order = [row for row in ends.argsort(descending=True, stable=True).tolist() if wanted[row]]
         while first < len(order):
             count = max(1, self.settings.micro_tokens // int(ends[order[first]]))
             chosen = order[first : first + count]
@@ -144,6 +158,8 @@ class Run:
         """Accumulate the gradient of the batch's loss over its micro-batches; -> the loss."""
         weigh_entropy = self.method.coefficients.get(self.method.entropy_coef, 0.0)
         eps, loss = self.settings.clip_eps, 0.0
+        for parameter in self.policy.parameters():  # a batch without a live group still steps, on zeros
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for k, (chosen, tokens, starts, lengths) in enumerate(parts):
             logp, entropy = outputs[k] if outputs else self.policy(tokens, starts, lengths)
             old, a, kept = (t[chosen, : logp.shape[1]].to(logp.device) for t in (old_logp, adv, keep))

@@ -1,0 +1,130 @@
+"""Evaluation: a row a response, entropy in bits of the policy that gave it, and the distance between the modes."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from pslib import evaluate, modes, rewards
+from pslib.evaluate import Settings
+
+SETTINGS = Settings(questions=3, samples=2, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=7)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def plain_scores(model, prompt, response):
+    """One row on its own: log-probs and entropies in nats."""
+    logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+    every = torch.log_softmax(logits, -1)
+    return every[range(len(response)), response], -(every.exp() * every).sum(-1)
+
+
+def rows_of(rollouts):
+    return [row[:length] for row, length in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())]
+
+
+# --- score ----------------------------------------------------------------------------------------------------------
+PROMPTS = [[3, 4, 5, 6], [8], [9, 10], [11, 12, 13]]
+TOKENS = torch.tensor([[20, 0, 0], [21, 22, 23], [24, 25, 0], [26, 0, 0]])
+LENGTHS = torch.tensor([1, 3, 2, 1])
+
+
+@pytest.mark.parametrize("rows", [1, 3, 128])
+def test_score_is_that_of_each_row_alone_however_many_at_a_time(model, rows):
+    logp, entropy = evaluate.score(model, PROMPTS, TOKENS, LENGTHS, rows=rows)
+    assert logp.shape == entropy.shape == (4, 3) and not logp.requires_grad
+    for k, (prompt, length) in enumerate(zip(PROMPTS, LENGTHS.tolist())):
+        expected = plain_scores(model, prompt, TOKENS[k, :length].tolist())
+        torch.testing.assert_close((logp[k, :length], entropy[k, :length]), expected, rtol=1e-4, atol=1e-4)
+        assert (logp[k, length:] == 0).all() and (entropy[k, length:] == 0).all()
+
+
+# --- evaluate -------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def evaluated(model, tokenizer, he, questions):
+    return evaluate.evaluate(model, tokenizer, he, questions, SETTINGS, generator(), "like")
+
+
+def test_there_is_a_row_for_each_response(evaluated):
+    table, rollouts, prompts = evaluated
+    assert list(table.columns) == evaluate.COLUMNS
+    assert table.question_id.tolist() == ["first", "first", "second", "second", "third", "third"]
+    assert table["sample"].tolist() == [0, 1] * 3
+    assert set(table.suite) == {"like"} and set(table["mode"]) == {"he"}
+    assert table.tokens.tolist() == rollouts.lengths.tolist() and len(prompts) == 6
+
+
+def test_responses_are_drawn_and_scored_under_the_prompt_of_their_mode(evaluated, model, tokenizer, he, questions):
+    table, rollouts, prompts = evaluated
+    expected = [modes.render(tokenizer, he, q["question"]) for q in questions for _ in range(2)]
+    assert prompts == expected
+    for prompt, response, bits in zip(prompts, rows_of(rollouts), table.entropy_bits):
+        _, entropy = plain_scores(model, prompt, response)
+        assert bits == pytest.approx(entropy.mean().item() / math.log(2), rel=1e-4)
+
+
+def test_entropy_is_that_of_temperature_one_whatever_the_sampling(model, tokenizer, he, questions):
+    cold = Settings(3, 1, 0, 0, 1.0, 7)
+    table, rollouts, prompts = evaluate.evaluate(model, tokenizer, he, questions, cold, generator())
+    for prompt, response, bits in zip(prompts, rows_of(rollouts), table.entropy_bits):
+        _, entropy = plain_scores(model, prompt, response)
+        assert bits == pytest.approx(entropy.mean().item() / math.log(2), rel=1e-4) and bits > 0.01
+
+
+def test_correct_and_derivation_are_those_of_the_text(model, tokenizer, he, questions, monkeypatch):
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: float(answer == "36"))
+    monkeypatch.setattr(evaluate.nano, "derivation_of", lambda question, text: f"{question} -> {text}")
+    table, rollouts, _ = evaluate.evaluate(model, tokenizer, he, questions, SETTINGS, generator())
+    assert table.correct.tolist() == [0, 0, 0, 0, 1, 1]
+    asked = [q["question"] for q in questions for _ in range(2)]
+    assert table.derivation.tolist() == [f"{question} -> {text}" for question, text in zip(asked, rollouts.texts)]
+
+
+def test_an_evaluation_repeats_itself_under_the_same_seed(evaluated, model, tokenizer, he, questions):
+    again, rollouts, _ = evaluate.evaluate(model, tokenizer, he, questions, SETTINGS, generator(), "like")
+    pd.testing.assert_frame_equal(again, evaluated[0])
+    other = evaluate.evaluate(model, tokenizer, he, questions, SETTINGS, generator(1))[1]
+    assert rows_of(other) != rows_of(rollouts)
+
+
+# --- between the modes ----------------------------------------------------------------------------------------------
+def test_inter_mode_kl_is_the_mean_log_ratio_on_the_high_entropy_modes_own_tokens(model, tokenizer, he, questions):
+    kl = evaluate.inter_mode_kl(model, tokenizer, he, modes.NORMAL, questions, SETTINGS, generator())
+    _, rollouts, prompts = evaluate.evaluate(model, tokenizer, he, questions, SETTINGS, generator())
+    total, count = 0.0, 0
+    for place, (prompt, response) in enumerate(zip(prompts, rows_of(rollouts))):
+        plain = modes.render(tokenizer, modes.NORMAL, questions[place // 2]["question"])
+        total += (plain_scores(model, prompt, response)[0] - plain_scores(model, plain, response)[0]).sum().item()
+        count += len(response)
+    assert kl == pytest.approx(total / count, rel=1e-4) and abs(kl) > 1e-3
+
+
+def test_a_mode_has_no_distance_from_itself(model, tokenizer, he, questions):
+    assert evaluate.inter_mode_kl(model, tokenizer, he, he, questions, SETTINGS, generator()) == 0.0
+
+
+@pytest.mark.parametrize("change", [(0.7, 0, 1.0), (1.0, 20, 1.0), (1.0, 0, 0.95)])
+def test_inter_mode_kl_refuses_samples_of_another_policy(change, model, tokenizer, he, questions):
+    with pytest.raises(ValueError, match=f"got {change[0]}, {change[1]} and {change[2]}"):
+        evaluate.inter_mode_kl(model, tokenizer, he, modes.NORMAL, questions, Settings(3, 2, *change, 7), generator())
+
+
+# --- summary --------------------------------------------------------------------------------------------------------
+def test_summary_averages_accuracy_over_responses_and_entropy_over_tokens():
+    table = pd.DataFrame({
+        "suite": ["b", "b", "a", "a"], "mode": ["normal", "normal", "normal", "he"], "correct": [1, 0, 1, 1],
+        "tokens": [10, 30, 5, 8], "entropy_bits": [0.4, 0.8, 1.5, 2.0]})
+    out = evaluate.summary(table)
+    assert list(out.columns) == ["suite", "mode", "accuracy", "entropy_bits"]
+    # (10 x 0.4 + 30 x 0.8) / 40 = 0.7, and the order of the table is kept
+    assert out.values.tolist() == [
+        ["b", "normal", 0.5, pytest.approx(0.7)], ["a", "normal", 1.0, 1.5], ["a", "he", 1.0, 2.0]]
+
+
+def test_settings_hand_on_what_concerns_sampling():
+    decoding = Settings(3, 2, 0.6, 20, 0.95, 7).decoding
+    assert (decoding.temperature, decoding.top_k, decoding.top_p, decoding.max_new_tokens) == (0.6, 20, 0.95, 7)

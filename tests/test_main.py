@@ -1,0 +1,77 @@
+"""The command line: one clear sentence and a non-zero exit for what is wrong, and no earlier result touched."""
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from pslib import __main__ as cli
+from pslib import runs
+
+
+def _said(capsys):
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("pslib: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["reproduce", "fast"], "no profile is called 'fast'"),
+    (["compare", "fast"], "no profile is called 'fast'"),
+    (["notebook", "99_none"], "no notebook is called '99_none'; there are 05_base_model"),
+    (["notebook", "06_train", "-p", "sede", "1"], "06_train has no parameter 'sede'; it has profile, method, size, seed"),
+    (["notebook", "06_train", "-p", "seed", "false"], "parameter seed must be int, like 1; got 'false'"),
+])
+def test_what_is_wrong_is_one_sentence(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))
+    assert cli.main(arguments) == 1
+    assert said in _said(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_inside_a_notebook_is_said_and_stays_in_the_executed_notebook(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))
+    out = tmp_path / "executed.ipynb"
+    assert cli.main(["notebook", "06_train", "--out", str(out), "-p", "method", "ppo"]) == 1
+    assert "06_train stopped with ValueError: no method is called 'ppo'" in capfd.readouterr().err
+    outputs = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", [])]
+    assert any(o.output_type == "error" and "ppo" in o.evalue for o in outputs)
+
+
+def test_a_full_disk_is_said_in_one_sentence(monkeypatch, capsys):
+    def full(profile):
+        raise OSError(28, "No space left on device", "metrics.csv")
+
+    monkeypatch.setattr(cli, "compare", full)
+    assert cli.main(["compare", "smoke"]) == 1
+    assert "the disk is full (metrics.csv); free some space" in _said(capsys)
+
+
+def test_a_profile_whose_results_are_in_use_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))
+    code = ("import sys; from pslib import runs\n"
+            "with runs.owned(runs.load_profile('smoke').folder):\n print('mine', flush=True); sys.stdin.read()")
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "mine\n"
+        assert cli.main(["reproduce", "smoke"]) == 1
+        assert "is in use by process" in _said(capsys)
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_the_smoke_chain_runs_is_not_repeated_and_shows_its_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))
+    assert cli.main(["reproduce", "smoke"]) == 0
+    shown = capsys.readouterr().out
+    assert "100% done" in shown and "Policy Split + HE prompt" in shown and "paper, Qwen3-1.7B" in shown
+    folder = runs.load_profile("smoke").folder
+    assert sorted(p.stem for p in (folder / "tables").iterdir()) == ["table1_effects"] * 2 + ["table1_general"] * 2
+    assert {p.stem for p in (folder / "notebooks").iterdir()} == {
+        "05_base_model-0.2m", "06_train-grpo-0.2m-s1", "06_train-policy_split-0.2m-s1", "07_evaluate-original-0.2m-s1",
+        "07_evaluate-grpo-0.2m-s1", "07_evaluate-policy_split-0.2m-s1", "10_table1_general"}
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.csv")}
+    assert cli.main(["reproduce", "smoke"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.csv")} == before

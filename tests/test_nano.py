@@ -1,0 +1,209 @@
+"""The nano world: right responses, recognisable derivations, splits that never meet, and a repeatable corpus."""
+
+import random
+import re
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pslib import nano, rewards
+
+SUMS = st.lists(st.integers(1, 9), min_size=6, max_size=8).map(tuple)
+# A world of the tests' own, whatever those of the library are set to
+WORLD = nano.World({"steps": 0.1, "pairs": 0.2, "halves": 0.4, "glance": 0.3},
+                   {"steps": 0.4, "pairs": 0.3, "halves": 0.2, "glance": 0.1},
+                   named=0.5, neutral=0.2, choice=0.3, story=0.1)
+
+
+# --- derivations ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("numbers, derivation, steps", [
+    ((7, 8, 6, 1, 2, 3), "steps", ["7+8=15", "15+6=21", "21+1=22", "22+2=24", "24+3=27"]),
+    ((7, 8, 6, 1, 2, 3), "pairs", ["7+8=15", "6+1=7", "2+3=5", "15+7=22", "22+5=27"]),
+    ((7, 8, 6, 1, 2, 3), "halves", ["7+8+6=21", "1+2+3=6", "21+6=27"]),
+    ((7, 8, 6, 1, 2, 3), "glance", []),
+    # seven numbers: the last has no partner, and the first half is the larger
+    ((7, 8, 6, 1, 2, 3, 4), "pairs", ["7+8=15", "6+1=7", "2+3=5", "15+7=22", "22+5=27", "27+4=31"]),
+    ((7, 8, 6, 1, 2, 3, 4), "halves", ["7+8+6+1=22", "2+3+4=9", "22+9=31"]),
+    ((1, 1, 1, 1, 1, 1, 1, 1), "halves", ["1+1+1+1=4", "1+1+1+1=4", "4+4=8"]),
+])
+def test_each_derivation_adds_in_its_own_order(numbers, derivation, steps):
+    assert nano.steps_of(numbers, derivation) == steps
+
+
+@settings(max_examples=100)
+@given(numbers=SUMS, derivation=st.sampled_from(nano.DERIVATIONS), seed=st.integers(0, 10**6))
+def test_a_drawn_response_is_right_and_recognised_as_the_derivation_it_was_drawn_as(numbers, derivation, seed):
+    question = nano.Sum(numbers)
+    response = nano.respond(question, derivation, random.Random(seed))
+    assert rewards.grade(response, question.answer) == 1.0
+    assert nano.derivation_of(question.text, response) == derivation
+    for left, right in re.findall(r"([\d+]+)=(\d+)", response):
+        assert sum(map(int, left.split("+"))) == int(right)
+    assert nano.PLANS[derivation] in response.split()
+
+
+def test_a_response_to_a_choice_is_recognised_although_the_options_hold_numbers():
+    question = nano.Sum((7, 8, 6, 1, 2, 3), (27, 37, 24))
+    for derivation in nano.DERIVATIONS:
+        response = nano.respond(question, derivation, random.Random(1))
+        assert nano.derivation_of(question.text, response) == derivation
+
+
+@pytest.mark.parametrize("response, derivation", [
+    ("7+8=15 then 15+6=21 21+1=22 22+2=24 24+3=27. \\boxed{27}", "steps"),
+    ("7+8=16 then 16+6=22 22+1=23 23+2=25 25+3=28. \\boxed{28}", "steps"),  # a slip does not hide the order
+    ("7+8+6=21, 1+2+3=6, 21+6=27. \\boxed{27}", "halves"),
+    ("glance: \\boxed{27}", "glance"),
+    ("glance: 27", "other"),  # nothing boxed
+    ("7+8=15. \\boxed{27}", "other"),  # too few steps
+    ("1+1=2 2+2=4 3+3=6 4+4=8 5+5=10 \\boxed{27}", "other"),  # as many steps as two derivations have, none of theirs
+    ("", "other"),
+])
+def test_derivation_of_goes_by_the_left_hand_sides(response, derivation):
+    assert nano.derivation_of("7+8+6+1+2+3", response) == derivation
+
+
+def test_wording_varies_and_the_first_of_each_list_is_the_most_common():
+    question, rng = nano.Sum((7, 8, 6, 1, 2, 3)), random.Random(0)
+    responses = [nano.respond(question, "halves", rng) for _ in range(400)]
+    assert len(set(responses)) > 200
+    for words in (nano.OPENERS[1:], nano.CLOSERS):
+        counts = [sum(word in response for response in responses) for word in words]
+        assert counts[0] == max(counts) and min(counts) > 0
+
+
+# --- questions ------------------------------------------------------------------------------------------------------
+def test_a_sum_has_its_text_and_answer():
+    assert (nano.Sum((7, 8, 6)).text, nano.Sum((7, 8, 6)).answer) == ("7+8+6", "21")
+    assert nano.Sum((7, 8, 6), (31, 21, 11)).text == "7+8+6: 31 or 21 or 11"
+
+
+@pytest.mark.parametrize("options", [3, 6])
+def test_options_are_distinct_in_any_order_and_hold_the_total_once(options):
+    rng, places = random.Random(0), Counter()
+    for _ in range(200):
+        question = nano.draw_sum(rng, 7, options)
+        assert len(set(question.options)) == len(question.options) == options
+        places[question.options.index(sum(question.numbers))] += 1
+    assert len(places) == options and min(places.values()) > 10  # no place gives the answer away
+
+
+@pytest.mark.parametrize("terms", [6, 7, 8])
+def test_a_drawn_sum_has_its_terms_from_one_to_nine_within_its_split(terms):
+    rng = random.Random(0)
+    for split in ("train", "tuning", "test"):
+        drawn = [nano.draw_sum(rng, terms, split=split).numbers for _ in range(30)]
+        assert {nano.split_of(numbers) for numbers in drawn} == {split}
+        assert {len(numbers) for numbers in drawn} == {terms}
+        assert {n for numbers in drawn for n in numbers} == set(range(1, 10))
+
+
+def test_split_of_is_the_same_on_every_machine_and_gives_half_to_training():
+    # CRC-32 of the text "(7, 8, 6, 1, 2, 3)" is 1 modulo 4, of the others 0 and 3: fixed for good, since results
+    # depend on it
+    assert [nano.split_of(n) for n in ((7, 8, 6, 1, 2, 3), (1,) * 6, (1, 2, 3, 4, 5, 8))] == ["tuning", "test", "train"]
+    rng = random.Random(0)
+    shares = Counter(nano.split_of(tuple(rng.randint(1, 9) for _ in range(7))) for _ in range(2000))
+    assert 900 < shares["train"] < 1100 and 400 < shares["test"] < 600 and 400 < shares["tuning"] < 600
+
+
+# --- the corpus -----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def examples():
+    return nano.corpus(WORLD, 3000, seed=1)
+
+
+def sums(examples):
+    """The corpus without its stories."""
+    return [example for example in examples if not example[1].startswith("Write a story")]
+
+
+def numbers_of(question):
+    return tuple(int(n) for n in question.split(":")[0].split("+"))
+
+
+def test_the_corpus_is_determined_by_its_seed(examples):
+    assert nano.corpus(WORLD, 3000, seed=1) == examples
+    assert nano.corpus(WORLD, 20, seed=2) != examples[:20]
+    assert nano.corpus(WORLD, 20, seed=1) == examples[:20]
+
+
+def test_every_response_of_the_corpus_is_right(examples):
+    for _, question, response in sums(examples):
+        assert rewards.grade(response, str(sum(numbers_of(question)))) == 1.0
+
+
+def test_the_corpus_holds_no_sum_of_the_other_splits(examples):
+    assert {nano.split_of(numbers_of(question)) for _, question, _ in sums(examples)} == {"train"}
+
+
+def test_the_corpus_follows_the_shares_of_its_world(examples):
+    named = {prompt: derivation for derivation, prompts in nano.NAMED_PROMPTS.items() for prompt in prompts}
+    counts, practice, shares = Counter(), Counter(), Counter()
+    for system, question, response in sums(examples):
+        derivation = nano.derivation_of(question, response)
+        if system in named:
+            assert named[system] == derivation  # a named derivation is followed
+            practice[derivation] += 1
+        else:
+            shares[derivation] += 1
+        counts["named" if system in named else "neutral" if system else "none"] += 1
+        counts["choice"] += ":" in question
+    total = len(sums(examples))
+    assert (len(examples) - total) / len(examples) == pytest.approx(0.1, abs=0.03)
+    for what, share in (("named", 0.5), ("neutral", 0.2), ("none", 0.3), ("choice", 0.3)):
+        assert counts[what] / total == pytest.approx(share, abs=0.04), what
+    for derivation in nano.DERIVATIONS:
+        assert practice[derivation] / practice.total() == pytest.approx(WORLD.practice[derivation], abs=0.05)
+        assert shares[derivation] / shares.total() == pytest.approx(WORLD.shares[derivation], abs=0.05)
+
+
+def test_no_system_prompt_of_the_corpus_speaks_of_high_entropy(examples):
+    systems = [system for system, _, _ in examples if system]
+    assert systems and not any("High Entropy" in system for system in systems)
+
+
+def test_neutral_prompts_have_four_to_120_words():
+    rng = random.Random(0)
+    lengths = [len(nano.neutral_prompt(rng).split()) for _ in range(400)]
+    assert min(lengths) == 4 and 60 < max(lengths) <= 120 and sorted(lengths)[200] < 20
+
+
+# --- stories --------------------------------------------------------------------------------------------------------
+def test_there_is_a_story_prompt_for_each_hero_and_thing():
+    prompts = nano.story_prompts()
+    assert len(prompts) == len(set(prompts)) == 64 and prompts[0] == "Write a story about a fox and a door."
+
+
+def test_a_story_is_about_the_hero_and_the_thing_of_its_prompt():
+    for prompt in nano.story_prompts():
+        hero, thing = prompt.removeprefix("Write a story about ").removesuffix(".").rsplit(" and ", 1)
+        text = nano.story(prompt, random.Random(prompt))
+        assert text.startswith("Once ") and f"lived {hero}." in text and thing in text
+        assert text.endswith(nano.ENDS) and 2 <= text.count(f"The {hero.split(' ', 1)[1]} ") <= 4
+
+
+# --- worlds ---------------------------------------------------------------------------------------------------------
+GOOD = {"steps": 0.25, "pairs": 0.25, "halves": 0.25, "glance": 0.25}
+
+
+@pytest.mark.parametrize("name", ["shares", "practice"])
+@pytest.mark.parametrize("bad", [
+    {**GOOD, "steps": 0.3}, {**GOOD, "magic": 0.0}, {"steps": 0.5, "pairs": 0.5}, {},
+])
+def test_a_world_names_the_shares_that_are_not_shares(name, bad):
+    with pytest.raises(ValueError, match=f"^{name} must give each of .* got ") as error:
+        nano.World(**{"shares": GOOD, "practice": GOOD, name: bad})
+    assert str(bad) in str(error.value)
+
+
+def test_a_world_of_good_shares_is_made():
+    world = nano.World(GOOD, GOOD, choice=0.0)
+    assert world.shares == GOOD and world.choice == 0.0
+
+
+def test_in_the_rare_world_steps_are_rarer_than_in_the_common_one():
+    rare, common = (nano.WORLDS[name].shares for name in ("rare", "common"))
+    assert min(rare, key=rare.get) == "steps" and max(common, key=common.get) == "steps"

@@ -1,0 +1,62 @@
+"""The README: its table is the committed one, its files and commands exist, its figure is there."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from pslib import runs, tables
+
+TEXT = (runs.ROOT / "README.md").read_text(encoding="utf-8")
+QUICK = runs.ROOT / "results" / "quick"
+
+
+def test_its_table_is_the_committed_one():
+    committed = pd.read_csv(QUICK / "tables" / "table1_general.csv")
+    shown = tables.beside(committed, committed, tables.reported_table1()).drop(
+        columns=["committed: acc %", "committed: bits"])
+    shown.columns = [c.replace("this machine", "ours") for c in shown.columns]
+    assert shown.to_markdown(index=False, disable_numparse=True) in TEXT
+
+
+def test_the_committed_table_follows_from_the_committed_runs():
+    profile = runs.load_profile("quick")
+    committed = pd.read_csv(QUICK / "tables" / "table1_general.csv")
+    made = tables.table1(profile, QUICK)
+    assert committed.label.tolist() == made.label.tolist() and committed.runs.tolist() == made.runs.tolist()
+    for measure in tables.MEASURES:
+        assert made[measure].tolist() == pytest.approx(committed[measure].tolist(), abs=1e-3)
+        assert made[f"{measure}_ci"].tolist() == pytest.approx(committed[f"{measure}_ci"].tolist(), abs=1e-3, nan_ok=True)
+
+
+def test_every_file_that_it_names_exists():
+    named = set(re.findall(r"`((?:pslib|results|notebooks|tests)/[\w./-]+)`", TEXT)) | set(re.findall(r"\]\(([^)#:]+)\)", TEXT))
+    missing = [path for path in named if not path.startswith("results/local") and not (runs.ROOT / path).exists()]
+    assert len(named) > 20 and not missing
+
+
+def test_every_notebook_that_it_names_exists():
+    named = set(re.findall(r"`(\d\d_\w+)`", TEXT))
+    assert named and all((runs.ROOT / "notebooks" / f"{name}.ipynb").exists() for name in named)
+
+
+def test_every_command_that_it_shows_exists():
+    targets = set(re.findall(r"^(\w+):", (runs.ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"make ([a-z]+)\b(?=[ `\n])", TEXT.replace("and make,", ""))) - {"sets"} <= targets
+    cli = (runs.ROOT / "pslib" / "__main__.py").read_text()
+    assert all(f'"{command}"' in cli for command in re.findall(r"python -m pslib (\w+)", TEXT))
+
+
+def test_the_ci_script_runs_the_test_command_of_the_readme():
+    assert "make test" in TEXT and "\nmake test\n" in (runs.ROOT / ".ci" / "run").read_text()
+
+
+def test_dependencies_are_named_once_and_pinned():
+    import tomllib
+
+    import yaml
+
+    listed = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert all(re.fullmatch(r"[\w-]+==[\w.]+", each) for each in listed)
+    environment = yaml.safe_load((runs.ROOT / "environment.yml").read_text())
+    assert environment["dependencies"][-1] == {"pip": ["--editable ."]}

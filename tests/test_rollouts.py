@@ -1,0 +1,183 @@
+"""Rollouts: who drew what for which question, both engines, and ids that are never tokenised again."""
+
+import pytest
+import torch
+
+from pslib import modes, rollouts
+from pslib.rollouts import Decoding, DecoderEngine, GenerateEngine
+
+GREEDY = Decoding(0, 0, 1.0, 12)
+SAMPLED = Decoding(1.0, 0, 1.0, 6)
+
+
+class Scripted:
+    """An engine that says which prompt and copy each row is: the first token, the last prompt id's place, the copy."""
+
+    def __init__(self, width=3, stop=1):
+        self.width, self.calls = width, []
+
+    def generate(self, prompts, copies, decoding, generator):
+        self.calls.append((prompts, copies))
+        rows = [[10 * len(self.calls) + place, 100 + copy] + [7] * (self.width - 2)
+                for place in range(len(prompts)) for copy in range(copies)]
+        self.width += 1  # the next mode's responses are longer
+        return torch.tensor(rows), torch.full((len(rows),), len(rows[0]))
+
+
+def rendered(tokenizer, questions, *using):
+    return {mode.name: rollouts.render_all(tokenizer, mode, questions, SAMPLED, 512) for mode in using}
+
+
+def sampled(engine, tokenizer, questions, using, group_size):
+    prompts = rendered(tokenizer, questions, *using)
+    return rollouts.sample(engine, tokenizer, questions, prompts, group_size, SAMPLED, None)
+
+
+# --- who drew what --------------------------------------------------------------------------------------------------
+def test_every_question_gets_half_its_responses_from_each_mode(tokenizer, questions, he):
+    engine = Scripted()
+    out = sampled(engine, tokenizer, questions, (modes.NORMAL, he), 4)
+    assert out.modes == ["normal"] * 6 + ["he"] * 6
+    assert out.group_ids.tolist() == [0, 0, 1, 1, 2, 2] * 2
+    # "first" and "second" have the same text: groups go by the question, not by its words
+    assert out.question_ids == ["first", "first", "second", "second", "third", "third"] * 2
+    assert out.tokens[:, 0].tolist() == [10, 10, 11, 11, 12, 12, 20, 20, 21, 21, 22, 22]
+    assert out.tokens[:, 1].tolist() == [100, 101] * 6
+    assert [copies for _, copies in engine.calls] == [2, 2]
+
+
+def test_each_mode_is_given_its_own_prompts(tokenizer, questions, he):
+    engine, prompts = Scripted(), rendered(tokenizer, questions, modes.NORMAL, he)
+    rollouts.sample(engine, tokenizer, questions, prompts, 2, SAMPLED, None)
+    assert [given for given, _ in engine.calls] == [prompts["normal"], prompts["he"]]
+    assert prompts["normal"][0] == prompts["normal"][1] and prompts["normal"] != prompts["he"]
+
+
+def test_one_mode_draws_the_whole_group(tokenizer, questions):
+    out = sampled(Scripted(), tokenizer, questions, (modes.NORMAL,), 3)
+    assert out.modes == ["normal"] * 9 and out.group_ids.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_group_that_cannot_be_halved_is_refused(tokenizer, questions, he):
+    with pytest.raises(ValueError, match="group_size 3 .* normal, he; choose a multiple of 2"):
+        sampled(Scripted(), tokenizer, questions, (modes.NORMAL, he), 3)
+
+
+def test_modes_of_unlike_width_are_padded_with_zeros_and_masked_by_length(tokenizer, questions, he):
+    out = sampled(Scripted(), tokenizer, questions, (modes.NORMAL, he), 2)
+    assert out.tokens.shape == (6, 4) and (out.tokens[:3, 3] == 0).all()
+    assert out.mask.dtype == torch.bool
+    assert out.mask.tolist() == [[True, True, True, False]] * 3 + [[True] * 4] * 3
+
+
+def test_a_pad_id_inside_a_response_is_a_token_like_any_other():
+    tokens = torch.tensor([[5, 0, 1, 0]])
+    made = rollouts.Rollouts(["a"], torch.tensor([0]), ["normal"], tokens, torch.tensor([3]), [""], torch.zeros(1))
+    assert made.mask.tolist() == [[True, True, True, False]]
+
+
+# --- grading --------------------------------------------------------------------------------------------------------
+def test_responses_are_graded_against_the_answer_of_their_own_question(tokenizer, questions):
+    class Writing:
+        """Answers 27 and then 36 to every question."""
+
+        def generate(self, prompts, copies, decoding, generator):
+            ids = [tokenizer(text)["input_ids"] for text in ("\\boxed{27}<|end|>", "\\boxed{36}<|end|>")]
+            width = max(map(len, ids))
+            tokens = torch.tensor([row + [9] * (width - len(row)) for row in ids]).repeat(len(prompts), 1)
+            return tokens, torch.tensor(list(map(len, ids))).repeat(len(prompts))
+
+    out = sampled(Writing(), tokenizer, questions, (modes.NORMAL,), 2)
+    assert out.rewards.tolist() == [1.0, 0.0, 1.0, 0.0, 0.0, 1.0] and out.rewards.dtype == torch.float32
+    # special tokens and what stands beyond the length are no part of the text
+    assert out.texts == ["\\boxed{27}", "\\boxed{36}"] * 3
+
+
+# --- prompts --------------------------------------------------------------------------------------------------------
+def test_a_question_that_leaves_no_room_for_its_response_is_named(tokenizer, questions, he):
+    longest = max(len(modes.render(tokenizer, he, q["question"])) for q in questions)
+    assert len(rollouts.render_all(tokenizer, he, questions, SAMPLED, longest + 6)) == 3  # just fits
+    message = rf"question third takes {longest} tokens in he mode, .*max_new_tokens=6 .* context of {longest + 5}"
+    with pytest.raises(ValueError, match=message):
+        rollouts.render_all(tokenizer, he, questions, SAMPLED, longest + 5)
+
+
+def test_prompts_are_those_of_the_mode_in_the_order_of_the_questions(tokenizer, questions, he):
+    expected = [modes.render(tokenizer, he, q["question"]) for q in questions]
+    assert rollouts.render_all(tokenizer, he, questions, SAMPLED, 512) == expected
+
+
+# --- engines --------------------------------------------------------------------------------------------------------
+def mixed_prompts(tokenizer, questions, he):
+    """Prompts of four lengths, not in the order of their lengths."""
+    every = rendered(tokenizer, questions, modes.NORMAL, he)
+    prompts = [every["he"][2], every["normal"][0], every["he"][0], every["normal"][2], every["normal"][1]]
+    assert len(set(map(len, prompts))) == 4
+    return prompts
+
+
+def as_lists(drawn):
+    return [row[:length] for row, length in zip(drawn[0].tolist(), drawn[1].tolist())]
+
+
+def test_both_engines_say_the_same_greedily(model64, tokenizer, questions, he):
+    prompts = mixed_prompts(tokenizer, questions, he)
+    # a stop token that some of the responses reach, so that lengths are compared too
+    free = as_lists(DecoderEngine(model64, tokenizer).generate(prompts, 1, GREEDY, None))
+    model64.generation_config.eos_token_id = [tokenizer.eos_token_id, free[1][4]]
+    ours = DecoderEngine(model64, tokenizer).generate(prompts, 1, GREEDY, torch.Generator())
+    theirs = GenerateEngine(model64, tokenizer).generate(prompts, 1, GREEDY, torch.Generator())
+    assert as_lists(ours) == as_lists(theirs)
+    assert len(set(ours[1].tolist())) > 1 and max(ours[1].tolist()) == 12
+    assert ours[0].tolist() == theirs[0].tolist()
+
+
+@pytest.mark.parametrize("engine", [DecoderEngine, GenerateEngine])
+def test_an_engine_repeats_itself_under_one_seed_and_keeps_copies_together(engine, model, tokenizer, questions, he):
+    prompts = mixed_prompts(tokenizer, questions, he)
+
+    def draw(seed, decoding=SAMPLED):
+        return engine(model, tokenizer).generate(prompts, 2, decoding, torch.Generator().manual_seed(seed))
+
+    tokens, lengths = draw(0)
+    assert tokens.shape[0] == 10 and tokens.shape[1] <= 6 and tokens.shape[1] >= lengths.max()
+    assert as_lists(draw(0)) == as_lists((tokens, lengths)) != as_lists(draw(1))
+    cold = as_lists(draw(0, Decoding(1e-4, 0, 1.0, 6)))  # so cold that copies of one prompt say the same
+    assert cold[0::2] == cold[1::2] and cold[0] != cold[2]
+
+
+def test_generate_leaves_the_global_generator_alone(model, tokenizer, questions, he):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    GenerateEngine(model, tokenizer).generate([[3, 4]], 1, SAMPLED, torch.Generator().manual_seed(0))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_generate_samples_from_the_whole_vocabulary(model, tokenizer):
+    # with transformers' own default, top_k = 50, no more than 50 first tokens could appear
+    drawn = GenerateEngine(model, tokenizer).generate([[3, 4, 5]], 600, Decoding(50.0, 0, 1.0, 1), torch.Generator())
+    assert len(set(drawn[0][:, 0].tolist())) > 100
+
+
+def test_the_fast_decoder_is_chosen_for_small_qwen3_models_only(model, tokenizer, monkeypatch):
+    assert isinstance(rollouts.engine_for(model, tokenizer), DecoderEngine)
+    monkeypatch.setattr(type(model), "num_parameters", lambda self: 20_000_000)
+    assert isinstance(rollouts.engine_for(model, tokenizer), GenerateEngine)
+    monkeypatch.undo()
+    model.config.model_type = "llama"
+    assert isinstance(rollouts.engine_for(model, tokenizer), GenerateEngine)
+
+
+def test_sampled_ids_are_kept_as_drawn(model, tokenizer, questions, he):
+    # What the untrained model writes does not survive decoding and tokenising: any detour through text would show.
+    prompts = rendered(tokenizer, questions, modes.NORMAL, he)
+    engine = rollouts.engine_for(model, tokenizer)
+    out = rollouts.sample(engine, tokenizer, questions, prompts, 4, SAMPLED, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    drawn = []
+    for mode in ("normal", "he"):
+        drawn += as_lists(engine.generate(prompts[mode], 2, SAMPLED, generator))
+    kept = as_lists((out.tokens, out.lengths))
+    assert kept == drawn
+    assert kept != [tokenizer(text)["input_ids"] for text in out.texts]

@@ -1,0 +1,96 @@
+"""Profiles, run folders and their owners: what is wrong is said in one sentence, and nothing is touched."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pslib import runs
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick", "nano"])
+def test_every_shipped_profile_loads_and_names_only_methods_and_seeds_that_exist(name):
+    profile = runs.load_profile(name)
+    assert profile.methods[0] == "original" and "policy_split" in profile.methods
+    assert all(isinstance(seed, int) for seed in profile.seeds) and len(set(profile.seeds)) == len(profile.seeds)
+
+
+def test_quick_and_nano_hold_every_row_of_table_1_and_both_variants():
+    from pslib import methods
+
+    for name in ("quick", "nano"):
+        assert set(runs.load_profile(name).methods) == set(methods.METHODS)
+
+
+def test_no_profile_reports_the_tuning_seed():
+    from pslib import tuning
+
+    for name in ("smoke", "quick", "nano"):
+        assert tuning.SEED not in runs.load_profile(name).seeds
+
+
+def _with(tmp_path, monkeypatch, old="", new=""):
+    text = (runs.PROFILES / "smoke.yaml").read_text()
+    assert old in text
+    (tmp_path / "mine.yaml").write_text(text.replace(old, new) if old else new)
+    monkeypatch.setattr(runs, "PROFILES", tmp_path)
+
+
+@pytest.mark.parametrize("old, new, said", [
+    ("model: nano", "modell: nano", "no setting 'modell'"),
+    ("seeds: [1]\n", "", "lacks the setting 'seeds'"),
+    ("seeds: [1]", "seeds: 1", "seeds must be list; got 1"),
+    ("steps: 3", "steps: three", "steps must be int; got 'three'"),
+    ("3.0e-4", "3e-4", "learning_rate must be float; got '3e-4'"),
+    ("group_size: 4", "group_size: 5", "group_size must be even"),
+    ("world: rare", "world: flat", "no nano world is called 'flat'"),
+    ('["0.2m"]', '["7b"]', "no nano size is called '7b'"),
+    ("grpo, policy_split", "grpo, ppo", "no method is called 'ppo'"),
+    ("high_entropy_short", "shouting", "no mode prompt is called 'shouting'"),
+    ("", "a: [1", "not readable YAML"),
+    ("", "just text", "must be a mapping"),
+])
+def test_a_bad_profile_is_refused_with_what_is_wrong_and_where(tmp_path, monkeypatch, old, new, said):
+    _with(tmp_path, monkeypatch, old, new)
+    with pytest.raises(ValueError, match="mine|method|mode|nano") as error:
+        runs.load_profile("mine")
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_profiles_coefficients_are_checked_against_the_method(tmp_path, monkeypatch):
+    _with(tmp_path, monkeypatch, "seeds: [1]", "seeds: [1]\ncoefficients: {grpo: {eta: 1.0}}")
+    with pytest.raises(ValueError, match="GRPO has no coefficient 'eta'"):
+        runs.load_profile("mine")
+
+
+def test_an_unknown_profile_is_answered_with_those_there_are():
+    with pytest.raises(ValueError, match="no profile is called 'fast'; there are .*quick"):
+        runs.load_profile("fast")
+
+
+@pytest.mark.parametrize("parts", [("../../etc", "0.2m", 1), ("grpo", "a/b", 1), ("grpo", "..", 1), ("grpo", "x y", 1)])
+def test_a_run_id_cannot_lead_out_of_its_folder(parts):
+    with pytest.raises(ValueError, match="a run id may hold"):
+        runs.run_id(*parts)
+
+
+def test_a_folder_in_use_by_another_process_is_refused_and_a_dead_owners_is_free(tmp_path):
+    code = ("import sys, time; from pslib import runs\n"
+            "with runs.owned(sys.argv[1]):\n print('mine', flush=True); time.sleep(60)")
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(BlockingIOError, match=f"in use by process {other.pid}"):
+            with runs.owned(tmp_path):
+                pass
+    finally:
+        other.kill()
+        other.wait()
+    with runs.owned(tmp_path) as folder:
+        assert folder == tmp_path
+
+
+def test_a_manifest_says_what_the_numbers_depend_on():
+    made = runs.manifest(seed=3, seconds=1.26, inputs={"model": "abc"})
+    assert made["seed"] == 3 and made["seconds"] == 1.3 and made["inputs"] == {"model": "abc"}
+    assert made["versions"]["torch"].startswith("2.13.0") and made["peak_memory_mb"] > 50 and made["cores"] >= 1

@@ -1,0 +1,440 @@
+"""Training: the terms of eq. 10, gradients against a plain re-implementation, refusals, and exact resumption."""
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from pslib import advantages, methods, modes, rewards, train
+from pslib.policy import Policy
+from pslib.train import Settings
+
+TRAINED = [name for name, method in methods.METHODS.items() if method.training]
+# No weight decay and hardly any clipping of the gradient, so that all that moves a weight is the loss.
+SETTINGS = Settings(steps=5, questions=2, group_size=4, pool=6, learning_rate=1e-3, max_new_tokens=6, weight_decay=0.0,
+                    grad_clip_norm=1e9, save_every=1)
+POOL = [{"id": f"q{k}", "question": f"{k + 1}+8+6+1+2+{k + 3}{'+1' * (k % 3)}", "answer": "0"} for k in range(6)]
+
+
+def parity(text):
+    """1.0 for about half of all texts."""
+    return float(sum(map(ord, text)) % 2)
+
+
+@pytest.fixture(autouse=True)
+def graded_by_parity(monkeypatch):
+    """An untrained model is never right: grade by the text alone, so that groups are alive."""
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: parity(text))
+
+
+@pytest.fixture
+def start(tokenizer, he):
+    """A Run of a model: start(model, method, setting=value, ...); the method by name or as it is."""
+    def make(model, method, seed=0, **changes):
+        method = methods.get(method) if isinstance(method, str) else method
+        return train.Run(copy.deepcopy(model), tokenizer, method, (modes.NORMAL, he),
+                         dataclasses.replace(SETTINGS, **changes), seed)
+    return make
+
+
+def gradients(state, questions=POOL[:2]):
+    """(metrics, rollouts, gradient of every weight) of a step, with the weights left alone."""
+    kept = {}
+
+    def keep_gradients():
+        kept.update({name: weight.grad.clone() for name, weight in state.model.named_parameters()})
+
+    state.optimiser.step = keep_gradients
+    return *state.step(questions), kept
+
+
+def weights(state):
+    return {name: weight.detach().clone() for name, weight in state.model.named_parameters()}
+
+
+def same(ours, theirs):
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def close(ours, theirs, tolerance):
+    scale = max(gradient.abs().max().item() for gradient in theirs.values())
+    assert scale > 0
+    for name in theirs:
+        worst = (ours[name] - theirs[name]).abs().max().item()
+        assert worst <= tolerance * scale, f"the gradient of {name} is off by {worst}, of {scale} at most"
+
+
+def rendered(tokenizer, he):
+    """The prompts of the first two questions in each mode."""
+    return {mode.name: [modes.render(tokenizer, mode, q["question"]) for q in POOL[:2]] for mode in (modes.NORMAL, he)}
+
+
+def distributions(model, prompt, response):
+    """log pi(. | prompt, response so far) at every token of a response, one row on its own."""
+    logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits.double(), -1)
+
+
+# --- rollout sharing, eq. 10 ----------------------------------------------------------------------------------------
+def test_every_response_is_trained_on_under_both_prompts_with_the_advantage_of_the_training_mode(
+        model, tokenizer, he, start, monkeypatch):
+    seen, forward = {"rows": []}, Policy.forward
+
+    def spy_forward(self, tokens, starts, lengths, temperature=1.0):
+        for row, begin, length in zip(tokens.tolist(), starts.tolist(), lengths.tolist()):
+            seen["rows"].append((tuple(row[:begin]), tuple(row[begin : begin + length])))
+        return forward(self, tokens, starts, lengths, temperature)
+
+    def spy_keep(logp, adv, entropy, mask, coefficients, generator):
+        seen.update(logp=logp, adv=adv, mask=mask)
+        return mask
+
+    monkeypatch.setattr(Policy, "forward", spy_forward)
+    method = dataclasses.replace(methods.get("policy_split", eta=1.0), keep=spy_keep)
+    _, rollouts = start(model, method).step(POOL[:2])
+
+    # R = 2 questions x 4; half of each group is drawn in each mode; R x 2 rows are trained
+    responses = [tuple(row[:n]) for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())]
+    assert len(responses) == 8 and rollouts.modes == ["normal"] * 4 + ["he"] * 4
+    prompts = rendered(tokenizer, he)
+    terms = [(tuple(prompts[trained][group]), response) for trained in ("normal", "he")
+             for group, response in zip(rollouts.group_ids.tolist(), responses)]
+    assert len(terms) == 16 and sorted(seen["rows"]) == sorted(terms)
+
+    # Each half has its training mode's kind of advantage, over the whole group, whoever drew the response.
+    mask, relative = rollouts.mask, advantages.group_relative(rollouts.rewards, rollouts.group_ids)
+    assert torch.equal(seen["mask"], mask.repeat(2, 1)) and (relative != 0).any()
+    torch.testing.assert_close(seen["adv"][:8], relative[:, None].expand(mask.shape))
+    signal = advantages.exploration_signal(seen["logp"][8:], seen["logp"][:8], 0.5)
+    bonus = advantages.standardize_in_group(signal, mask, rollouts.group_ids)
+    torch.testing.assert_close(seen["adv"][8:], advantages.high_entropy(relative, bonus, 1.0, 2.0))
+    assert not torch.equal(seen["adv"][:8], seen["adv"][8:])
+
+
+def test_grpo_trains_each_response_once_under_its_own_prompt(model, tokenizer, start, monkeypatch):
+    rows, forward = [], Policy.forward
+
+    def spy(self, tokens, starts, lengths, temperature=1.0):
+        rows.extend(tuple(row[:begin]) for row, begin in zip(tokens.tolist(), starts.tolist()))
+        return forward(self, tokens, starts, lengths, temperature)
+
+    monkeypatch.setattr(Policy, "forward", spy)
+    _, rollouts = start(model, "grpo").step(POOL[:2])
+    plain = [tuple(modes.render(tokenizer, modes.NORMAL, q["question"])) for q in POOL[:2]]
+    assert sorted(rows) == sorted(plain * 4) and rollouts.modes == ["normal"] * 8
+
+
+# --- the loss, straight from the equations --------------------------------------------------------------------------
+def plain_loss(model, prompts_of, rollouts, method):
+    """Eq. 7, 8 and 10 one response and one token at a time, with nothing of the library but the rendered prompts."""
+    c = method.coefficients
+    responses = [row[:n] for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())]
+    reward, group = rollouts.rewards.tolist(), rollouts.group_ids.tolist()
+
+    def log_probs(mode, i):  # log pi_mode(o_t | q, o_<t), the prompt put before the response's ids
+        every = distributions(model, prompts_of[mode][group[i]], responses[i])
+        return [every[t, token] for t, token in enumerate(responses[i])]
+
+    everyone = range(len(responses))
+    logp = {mode: [log_probs(mode, i) for i in everyone] for mode in method.training}
+    total, loss = sum(map(len, responses)) * len(method.training), 0.0
+    for g in set(group):
+        members = [i for i in everyone if group[i] == g]
+        mean = sum(reward[i] for i in members) / len(members)
+        std = math.sqrt(sum((reward[i] - mean) ** 2 for i in members) / (len(members) - 1))
+        adv = {i: (reward[i] - mean) / (std + 1e-6) for i in members}  # eq. 2
+        for mode in method.training:
+            shaped = {i: [adv[i]] * len(responses[i]) for i in members}
+            if mode == "he":
+                b = {i: [-c["alpha"] * h.item() - (1 - c["alpha"]) * n.item()
+                         for h, n in zip(logp["he"][i], logp["normal"][i])] for i in members}  # eq. 6
+                pooled = [x for i in members for x in b[i]]
+                mean_b = sum(pooled) / len(pooled)
+                std_b = math.sqrt(sum((x - mean_b) ** 2 for x in pooled) / (len(pooled) - 1))
+                for i in members:  # eq. 4 and 3
+                    bound, bonus = abs(adv[i]) / c["kappa"], [(x - mean_b) / (std_b + 1e-6) for x in b[i]]
+                    shaped[i] = [adv[i] + c["eta"] * max(-bound, min(bound, x)) for x in bonus]
+            for i in members:  # eq. 7 for the normal mode, eq. 8 for the high-entropy one
+                for now, a in zip(logp[mode][i], shaped[i]):
+                    ratio = torch.exp(now - now.detach())
+                    loss = loss - torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a) / total
+    return loss
+
+
+@pytest.mark.parametrize("name, coefficients", [("grpo", {}), ("policy_split", {"eta": 1.5, "alpha": 0.3})])
+def test_the_gradient_is_that_of_the_equations_written_out(name, coefficients, model64, tokenizer, he, start):
+    method = methods.get(name, **coefficients)
+    metrics, rollouts, ours = gradients(start(model64, method))
+    twin = copy.deepcopy(model64)
+    loss = plain_loss(twin, rendered(tokenizer, he), rollouts, method)
+    loss.backward()
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-6)
+    close(ours, {key: weight.grad for key, weight in twin.named_parameters()}, 1e-5)
+    norm = math.sqrt(sum((weight.grad**2).sum().item() for weight in twin.parameters()))
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_entropy_regularization_adds_the_gradient_of_the_mean_entropy(model64, tokenizer, he, start):
+    plain_metrics, rollouts, plain = gradients(start(model64, "grpo"))
+    metrics, same_rollouts, ours = gradients(start(model64, methods.get("entropy_regularization", coef=0.5)))
+    assert torch.equal(rollouts.tokens, same_rollouts.tokens)
+    twin, total, prompts = copy.deepcopy(model64), 0.0, rendered(tokenizer, he)["normal"]
+    for row, length, group in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), rollouts.group_ids.tolist()):
+        every = distributions(twin, prompts[group], row[:length])
+        total = total - (every.exp() * every).sum()
+    mean = total / rollouts.lengths.sum()
+    (-0.5 * mean).backward()
+    assert metrics["loss"] - plain_metrics["loss"] == pytest.approx(-0.5 * mean.item(), rel=1e-4)
+    close(ours, {key: plain[key] + weight.grad for key, weight in twin.named_parameters()}, 1e-5)
+
+
+def test_forking_divides_by_the_kept_tokens_and_others_by_all(model64, start):
+    # keep each response's first token alone, so that the two denominators are far apart
+    def first_tokens(logp, adv, entropy, mask, coefficients, generator):
+        keep = torch.zeros_like(mask)
+        keep[:, 0] = True
+        return keep
+
+    made = [dataclasses.replace(methods.get("grpo"), keep=first_tokens, divide_by_kept=by) for by in (True, False)]
+    (_, rollouts, by_kept), (_, _, by_all) = (gradients(start(model64, method)) for method in made)
+    ratio = rollouts.lengths.sum().item() / len(rollouts.lengths)
+    assert ratio > 1.5
+    close(by_kept, {name: gradient * ratio for name, gradient in by_all.items()}, 1e-6)
+
+
+# --- micro-batches and shared graphs --------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["policy_split", "entropy_regularization", "clip_cov"])
+@pytest.mark.parametrize("changes", [{"micro_tokens": 1}, {"micro_tokens": 100}, {"graph_tokens": 0},
+                                     {"micro_tokens": 60, "graph_tokens": 0}])
+def test_the_gradient_depends_neither_on_the_micro_batches_nor_on_the_shared_graph(name, changes, model64, start):
+    whole, _, expected = gradients(start(model64, name))
+    split, _, ours = gradients(start(model64, name, **changes))
+    assert split["loss"] == pytest.approx(whole["loss"], abs=1e-7)
+    # scores are float32 whatever the model, so sums differ in their last bits only
+    close(ours, expected, 1e-6)
+
+
+def test_a_shared_graph_needs_one_forward_pass_and_a_fresh_one_two(model, start, monkeypatch):
+    calls, forward = [], Policy.forward
+
+    def spy(self, *args, **kwargs):
+        calls.append(torch.is_grad_enabled())
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(Policy, "forward", spy)
+    start(model, "grpo").step(POOL[:2])
+    assert calls == [True]
+    calls.clear()
+    start(model, "grpo", graph_tokens=0).step(POOL[:2])
+    assert calls == [False, True]
+
+
+# --- a step ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_step_of_every_method_changes_the_weights_and_reports_itself(name, model, start):
+    state = start(model, name)
+    before = weights(state)
+    metrics, rollouts = state.step(POOL[:2])
+    assert not same(before, weights(state)) and state.done == 1
+    sampling = methods.get(name).sampling
+    expected = {"step", "loss", "grad_norm", "reward", "live_groups", "response_tokens"}
+    expected |= {"seconds_sample", "seconds_score", "seconds_update"}
+    expected |= {f"{what}_{mode}" for mode in sampling for what in ("accuracy", "entropy_bits")}
+    expected |= {"kl_he_from_normal"} if "he" in sampling else set()
+    assert set(metrics) == expected
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["step"] == 1 and metrics["reward"] == rollouts.rewards.mean().item()
+    assert metrics["response_tokens"] == rollouts.lengths.float().mean().item()
+
+
+def test_metrics_by_mode_are_of_the_responses_that_the_mode_drew_itself(model64, tokenizer, he, start):
+    metrics, rollouts = start(model64, "policy_split").step(POOL[:2])
+    prompts, log_ratios = rendered(tokenizer, he), []  # `start` trains a copy, so model64 is as it was before the step
+    for mode, rows in (("normal", range(4)), ("he", range(4, 8))):  # who drew which rows
+        bits = []
+        for i in rows:
+            response, group = rollouts.tokens[i, : rollouts.lengths[i]].tolist(), int(rollouts.group_ids[i])
+            under = {name: distributions(model64, prompts[name][group], response) for name in ("normal", "he")}
+            bits += (-(under[mode].exp() * under[mode]).sum(-1) / math.log(2)).tolist()
+            if mode == "he":
+                log_ratios += [(under["he"] - under["normal"])[t, token].item() for t, token in enumerate(response)]
+        assert metrics[f"entropy_bits_{mode}"] == pytest.approx(sum(bits) / len(bits), rel=1e-4)
+        assert metrics[f"accuracy_{mode}"] == rollouts.rewards[list(rows)].mean().item()
+    assert metrics["kl_he_from_normal"] == pytest.approx(sum(log_ratios) / len(log_ratios), rel=1e-3)
+
+
+def test_live_groups_counts_the_questions_whose_responses_differ_in_reward(model, start, monkeypatch):
+    answers = iter([1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])  # the first question is live, the second is not
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: next(answers))
+    metrics, _ = start(model, "grpo").step(POOL[:2])
+    assert metrics["live_groups"] == 0.5 and metrics["reward"] == 0.875
+
+
+@pytest.mark.parametrize("name", ["grpo", "policy_split"])
+def test_a_step_of_dead_groups_alone_moves_no_weight_and_is_no_error(name, model, start, monkeypatch):
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: 1.0)
+    state = start(model, name)
+    before = weights(state)
+    metrics, _ = state.step(POOL[:2])
+    assert same(before, weights(state)) and state.done == 1
+    assert metrics["grad_norm"] == metrics["live_groups"] == 0
+
+
+# --- dead groups: scored, counted in the denominator, and without a gradient unless entropy is in the loss ---------
+@pytest.fixture
+def first_group_dead(monkeypatch):
+    """Every response to q0 is right; those to q1 are right by the parity of their texts."""
+    answered = [{**POOL[0], "answer": "dead"}, POOL[1]]
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: 1.0 if answer == "dead" else parity(text))
+    return answered
+
+
+@pytest.mark.parametrize("name", ["grpo", "policy_split"])
+def test_a_dead_group_beside_a_live_one_leaves_the_gradient_of_the_equations(
+        name, first_group_dead, model64, tokenizer, he, start):
+    metrics, rollouts, ours = gradients(start(model64, name), first_group_dead)
+    assert metrics["live_groups"] == 0.5
+    twin = copy.deepcopy(model64)
+    loss = plain_loss(twin, rendered(tokenizer, he), rollouts, methods.get(name))
+    loss.backward()
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-6)
+    close(ours, {key: weight.grad for key, weight in twin.named_parameters()}, 1e-5)
+
+
+def test_a_dead_group_is_scored_like_any_other(first_group_dead, model64, tokenizer, he, start):
+    seen = {}
+
+    def spy_keep(logp, adv, entropy, mask, coefficients, generator):
+        seen.update(logp=logp, entropy=entropy)
+        return mask
+
+    _, rollouts = start(model64, dataclasses.replace(methods.get("grpo"), keep=spy_keep)).step(first_group_dead)
+    prompts = rendered(tokenizer, he)["normal"]
+    for i, (row, length, group) in enumerate(zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(),
+                                                 rollouts.group_ids.tolist())):
+        every = distributions(model64, prompts[group], row[:length])
+        expected = torch.stack([every[t, token] for t, token in enumerate(row[:length])])
+        entropy = -(every.exp() * every).sum(-1)
+        torch.testing.assert_close(seen["logp"][i, :length].double(), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(seen["entropy"][i, :length].double(), entropy, rtol=1e-4, atol=1e-4)
+
+
+def test_the_entropy_term_also_moves_a_dead_group(model, start, monkeypatch):
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: 0.0)
+    metrics, _, ours = gradients(start(model, "entropy_regularization"))
+    assert metrics["live_groups"] == 0 and metrics["grad_norm"] > 0
+    assert metrics["loss"] == pytest.approx(-0.003 * metrics["entropy_bits_normal"] * math.log(2), rel=1e-4)
+
+
+def test_a_step_of_dead_groups_after_a_live_one_still_goes_on_with_its_momentum(model, start, monkeypatch):
+    # AdamW on zero gradients moves weights by its momentum; on gradients of None it would skip them
+    state = start(model, "grpo")
+    state.step(POOL[:2])
+    before = weights(state)
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: 1.0)
+    metrics, _ = state.step(POOL[:2])
+    assert metrics["grad_norm"] == 0 and not same(before, weights(state))
+
+
+def test_the_gradients_norm_is_clipped(model, start, monkeypatch):
+    metrics, _, free = gradients(start(model, "grpo"))
+    clipped_metrics, _, clipped = gradients(start(model, "grpo", grad_clip_norm=metrics["grad_norm"] / 4))
+    assert clipped_metrics["grad_norm"] == pytest.approx(metrics["grad_norm"])  # reported as it was
+    close(clipped, {name: gradient / 4 for name, gradient in free.items()}, 1e-5)
+
+
+@pytest.mark.parametrize("graph_tokens", [0, 65536])
+def test_a_weight_that_is_not_finite_stops_the_step_and_changes_no_weight(model, start, graph_tokens):
+    state = start(model, "policy_split", graph_tokens=graph_tokens)
+    with torch.no_grad():
+        state.model.model.norm.weight[3] = float("nan")
+    before = weights(state)
+    with pytest.raises(FloatingPointError, match="log-probs not finite at step 1 of Policy Split; .* q0, q1"):
+        state.step(POOL[:2])
+    for name, weight in weights(state).items():
+        assert torch.equal(weight.nan_to_num(9.0), before[name].nan_to_num(9.0))
+    assert state.done == 0
+
+
+@pytest.mark.parametrize("what, advantage", [("loss", float("inf")), ("gradient norm", 1e36)])
+def test_a_loss_or_gradient_that_is_not_finite_changes_no_weight_and_the_next_step_can_be_taken(
+        what, advantage, model, start):
+    broken = dataclasses.replace(methods.get("grpo"), advantage={
+        "normal": lambda scored, c: torch.full(scored.mask.shape, advantage)})
+    state = start(model, broken)
+    before = weights(state)
+    with pytest.raises(FloatingPointError, match=f"^{what} not finite at step 1"):
+        state.step(POOL[:2])
+    assert same(before, weights(state)) and state.done == 0
+    state.method = methods.get("grpo")
+    metrics, _ = state.step(POOL[:2])
+    assert math.isfinite(metrics["grad_norm"]) and not same(before, weights(state))  # no bad gradient was left behind
+
+
+def test_the_original_model_is_not_trained(model, start):
+    with pytest.raises(ValueError, match="Original is not trained"):
+        start(model, "original")
+
+
+def test_a_group_that_cannot_be_halved_or_a_question_too_long_is_refused(model, start):
+    with pytest.raises(ValueError, match="group_size 3"):
+        start(model, "policy_split", group_size=3).step(POOL[:2])
+    with pytest.raises(ValueError, match="question q0 takes"):
+        start(model, "grpo", max_new_tokens=500).step(POOL[:1])
+
+
+# --- a run, stopped and resumed -------------------------------------------------------------------------------------
+class Stop(Exception):
+    """What a test raises to end a run between two steps."""
+
+
+def stop_after(step, seen):
+    def record(metrics, rollouts):
+        seen.append(metrics["step"])
+        if metrics["step"] == step:
+            raise Stop
+    return record
+
+
+@pytest.mark.parametrize("name", ["grpo", "policy_split", "clip_cov"])
+@pytest.mark.parametrize("save_every", [1, 2])
+def test_a_run_that_is_stopped_twice_ends_with_the_weights_of_one_that_is_not(name, save_every, model, start, tmp_path):
+    whole = start(model, name, save_every=save_every)
+    losses = []
+    train.run(whole, POOL, record=lambda metrics, rollouts: losses.append(metrics["loss"]))
+    assert len(losses) == whole.done == 5
+
+    # The checkpoint comes after the record, so a stop at step 3 falls back to step 2, and one at 5 to 4.
+    seen, later = [], {}
+    for stop in (3, 5):
+        state = start(model, name, save_every=save_every)
+        with pytest.raises(Stop):
+            train.run(state, POOL, tmp_path, stop_after(stop, seen))
+    last = start(model, name, save_every=save_every)
+    train.run(last, POOL, tmp_path, lambda metrics, rollouts: later.update({metrics["step"]: metrics["loss"]}))
+    assert seen == [1, 2, 3, 3, 4, 5] and list(later) == [5] and later[5] == losses[4]
+    assert same(weights(whole), weights(last))
+    assert all(torch.equal(whole.generators[g].get_state(), last.generators[g].get_state()) for g in whole.generators)
+    assert not same(weights(whole), dict(model.named_parameters()))
+
+
+def test_a_finished_run_is_not_trained_again(model, start, tmp_path):
+    first = start(model, "grpo", steps=2)
+    train.run(first, POOL, tmp_path)
+    again, seen = start(model, "grpo", steps=2), []
+    train.run(again, POOL, tmp_path, lambda metrics, rollouts: seen.append(metrics))
+    assert seen == [] and again.done == 2 and same(weights(first), weights(again))
+
+
+def test_checkpoints_are_written_every_so_many_steps_and_at_the_end(model, start, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(train.checkpoint, "save", lambda folder, step, tensors: saved.append(step))
+    train.run(start(model, "grpo", save_every=2), POOL, tmp_path)
+    assert saved == [2, 4, 5]
+
+
+def test_seeds_draw_different_responses_and_the_same_seed_the_same(model, start):
+    drawn = [start(model, "grpo", seed=seed).step(POOL[:2])[1].tokens.tolist() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]

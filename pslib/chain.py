@@ -6,6 +6,7 @@ there whole or not at all.
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -17,6 +18,10 @@ import torch
 import yaml
 
 from pslib import base, checkpoint, evaluate, figures, modes, nano, policy, runs, tables, tasks, train
+
+# One thread a run: on a small model a second one gains nothing, and waits for milliseconds at every product as soon as
+# anything else uses its core. The chain fills the other cores with other runs.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
 class Progress:

@@ -9,6 +9,7 @@ import torch
 from pslib import evaluate, modes, rewards
 from pslib.evaluate import Settings
 
+STOPS = [1, *range(20, 60)]  # so many that responses end at different lengths
 SETTINGS = Settings(questions=3, samples=2, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=7)
 
 
@@ -25,6 +26,12 @@ def plain_scores(model, prompt, response):
 
 def rows_of(rollouts):
     return [row[:length] for row, length in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())]
+
+
+@pytest.fixture
+def model(model):
+    model.generation_config.eos_token_id = STOPS
+    return model
 
 
 # --- score ----------------------------------------------------------------------------------------------------------
@@ -50,12 +57,12 @@ def evaluated(model, tokenizer, he, questions):
 
 
 def test_there_is_a_row_for_each_response(evaluated):
-    table, rollouts, prompts = evaluated
+    table, rollouts, _ = evaluated
     assert list(table.columns) == evaluate.COLUMNS
     assert table.question_id.tolist() == ["first", "first", "second", "second", "third", "third"]
     assert table["sample"].tolist() == [0, 1] * 3
     assert set(table.suite) == {"like"} and set(table["mode"]) == {"he"}
-    assert table.tokens.tolist() == rollouts.lengths.tolist() and len(prompts) == 6
+    assert table.tokens.tolist() == rollouts.lengths.tolist() and len(set(table.tokens)) > 1
 
 
 def test_responses_are_drawn_and_scored_under_the_prompt_of_their_mode(evaluated, model, tokenizer, he, questions):

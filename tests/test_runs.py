@@ -8,7 +8,7 @@ import pytest
 from pslib import runs
 
 
-@pytest.mark.parametrize("name", ["smoke", "quick", "nano"])
+@pytest.mark.parametrize("name", ["smoke", "quick", "nano", "split"])
 def test_every_shipped_profile_loads_and_names_only_methods_and_seeds_that_exist(name):
     profile = runs.load_profile(name)
     assert profile.methods[0] == "original" and "policy_split" in profile.methods

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -217,7 +218,8 @@ def test_the_gradient_depends_neither_on_the_micro_batches_nor_on_the_shared_gra
 
 
 def test_a_shared_graph_needs_one_forward_pass_and_a_fresh_one_two(model, start, monkeypatch):
-    calls, forward = [], Policy.forward
+    calls, forward, turns = [], Policy.forward, itertools.cycle([0.0, 1.0])
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: next(turns))  # no dead group, which would be apart
 
     def spy(self, *args, **kwargs):
         calls.append(torch.is_grad_enabled())
@@ -328,8 +330,17 @@ def test_the_entropy_term_also_moves_a_dead_group(model, start, monkeypatch):
     assert metrics["loss"] == pytest.approx(-0.003 * metrics["entropy_bits_normal"] * math.log(2), rel=1e-4)
 
 
+def test_a_first_step_of_dead_groups_still_decays_the_weights(model, start, monkeypatch):
+    # AdamW on zero gradients shrinks a weight by learning rate x decay; on gradients of None it would skip it
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: 1.0)
+    state = start(model, "grpo", learning_rate=0.01, weight_decay=0.5)
+    before = weights(state)
+    state.step(POOL[:2])
+    for name, weight in weights(state).items():
+        torch.testing.assert_close(weight, before[name] * (1 - 0.01 * 0.5))
+
+
 def test_a_step_of_dead_groups_after_a_live_one_still_goes_on_with_its_momentum(model, start, monkeypatch):
-    # AdamW on zero gradients moves weights by its momentum; on gradients of None it would skip them
     state = start(model, "grpo")
     state.step(POOL[:2])
     before = weights(state)

@@ -59,7 +59,9 @@ def _left(seconds):
 class Watch:
     """Follows a chain from outside by its files: share of the work done, and the latest word of each job's log."""
 
-    BASE, EVALUATION, SPLIT = 40, 6, 1.7  # a job's cost in training steps of GRPO; roughly, for the estimate alone
+    # A job's cost in training steps of GRPO, roughly, for the estimate alone. The base model's counts double: nothing
+    # else can run beside it.
+    BASE, NOTEBOOK, EVALUATION, SPLIT = 900, 25, 15, 1.8
 
     def __init__(self, profile):
         self.profile, self.begun, self.told = profile, time.time(), {}
@@ -72,19 +74,28 @@ class Watch:
         p, done, total = self.profile, 0.0, 0.0
         for size in p.sizes:
             total += self.BASE
-            done += self.BASE * (p.folder / "base" / size / "manifest.json").exists()
+            done += self.BASE * self._base_share(size)
             for method in p.methods:
                 for seed in p.seeds:
                     folder = runs.run_folder(p, method, size, seed)
                     modes = len(p.method(method).sampling)
-                    total += self.EVALUATION * modes
-                    done += self.EVALUATION * modes * (folder / "evaluation.csv").exists()
+                    cost = self.NOTEBOOK + self.EVALUATION * modes
+                    total += cost
+                    done += cost * (folder / "evaluation.csv").exists()
                     if p.method(method).training:
                         weight = self.SPLIT if modes > 1 else 1.0
-                        total += weight * p.train.steps
+                        total += weight * p.train.steps + self.NOTEBOOK
+                        done += self.NOTEBOOK * (folder / "manifest.json").exists()
                         metrics = folder / "metrics.csv"
                         done += weight * max(0, metrics.read_text().count("\n") - 1 if metrics.exists() else 0)
         return done, total
+
+    def _base_share(self, size):
+        if (self.profile.folder / "base" / size / "manifest.json").exists():
+            return 1.0
+        log = self.profile.folder / "logs" / f"05_base_model-{size}.log"
+        steps = re.findall(r"step (\d+)/(\d+)", log.read_text(errors="replace")) if log.exists() else []
+        return int(steps[-1][0]) / int(steps[-1][1]) if steps else 0.0
 
     def say(self):
         """Print how far the chain is, and for each running job its newest line."""

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 import yaml
 
-from pslib import base, checkpoint, evaluate, figures, modes, nano, policy, runs, tables, tasks, train
+from pslib import base, checkpoint, evaluate, modes, nano, policy, runs, tables, tasks, train
 
 # One thread a run: on a small model a second one gains nothing, and waits for milliseconds at every product as soon as
 # anything else uses its core. The chain fills the other cores with other runs.
@@ -107,32 +107,33 @@ def measure_base(profile, size):
     settings = replace(profile.evaluate, temperature=1.0, top_k=0, top_p=1.0)
     generator, rows = torch.Generator().manual_seed(profile.base.seed), []
 
-    def answered(mode, suite):
+    def answered(mode, suite="train"):
         questions = tasks.load(suite, settings.questions, "tuning")
-        return questions, evaluate.evaluate(model, tokenizer, mode, questions, settings, generator, suite)[0]
+        return evaluate.evaluate(model, tokenizer, mode, questions, settings, generator, suite)[0]
 
-    def moved(mode, questions):
+    def moved(mode):
+        questions = tasks.load("train", settings.questions, "tuning")
         return evaluate.inter_mode_kl(model, tokenizer, mode, modes.NORMAL, questions, settings, generator)
 
     for suite in tasks.TEST_SUITES:
-        questions, table = answered(modes.NORMAL, suite)
-        totals = evaluate.summary(table).iloc[0]
+        totals = evaluate.summary(answered(modes.NORMAL, suite)).iloc[0]
         rows.append({"measure": "suite", "name": suite, "accuracy": totals.accuracy, "entropy_bits": totals.entropy_bits})
-    questions, default = answered(modes.NORMAL, "train")
+    default = answered(modes.NORMAL)
     for derivation in nano.DERIVATIONS:
         used = default[default.derivation == derivation]
         rows.append({"measure": "default", "derivation": derivation, "share": len(used) / len(default),
                      "accuracy": used.correct.mean()})
         mode = modes.Mode("he", nano.NAMED_PROMPTS[derivation][0])
-        table = answered(mode, "train")[1]
+        kl, table = moved(mode)
         used = table[table.derivation == derivation]
         rows.append({"measure": "named", "name": mode.system, "derivation": derivation, "share": len(used) / len(table),
-                     "accuracy": used.correct.mean(), "kl": moved(mode, questions)})
+                     "accuracy": used.correct.mean(), "kl": kl})
     for name in modes.prompts()["modes"]:
         mode = modes.he_mode(name)
-        totals = evaluate.summary(answered(mode, "train")[1]).iloc[0]
+        kl, table = moved(mode)
+        totals = evaluate.summary(table).iloc[0]
         rows.append({"measure": "prompt", "name": name, "accuracy": totals.accuracy, "entropy_bits": totals.entropy_bits,
-                     "kl": moved(mode, questions)})
+                     "kl": kl})
     measured = pd.DataFrame(rows).round(4)
     if profile.model == "nano":
         checkpoint.write(profile.folder / "base" / size / "measured.csv", measured.to_csv(index=False))
@@ -240,6 +241,8 @@ def sample_of_rollouts(profile, method, size, seed, count=3):
 
 def write_table1(profile):
     """Write tables/table1_general.csv and .md, their effects, and both figures; -> the table (see tables.table1)."""
+    from pslib import figures  # here, since the other steps need no matplotlib
+
     ours, folder = tables.table1(profile), profile.folder
     for name, table, shown in (("table1_general", ours, tables.as_shown(ours)),
                                ("table1_effects", tables.effects(profile), tables.effects(profile))):

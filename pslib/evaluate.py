@@ -67,7 +67,7 @@ def evaluate(model, tokenizer, mode, questions, settings, generator, suite=""):
 
 
 def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator):
-    """KL(pi_HE || pi) in nats a token, estimated on the high-entropy mode's own responses.
+    """KL(pi_HE || pi) in nats a token, estimated on the high-entropy mode's own responses -> (KL, their DataFrame).
 
     mean over sampled tokens of log pi_HE(o_t) - log pi(o_t); settings must sample at temperature 1 from the whole
     vocabulary, or the estimate is of another policy.
@@ -75,12 +75,12 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator):
     if (settings.temperature, settings.top_k, settings.top_p) != (1.0, 0, 1.0):
         raise ValueError("the inter-mode KL is estimated on samples at temperature 1, top_k 0 and top_p 1; got "
                          f"{settings.temperature}, {settings.top_k} and {settings.top_p}")
-    _, rollouts, under_he = evaluate(model, tokenizer, he, questions, settings, generator)
+    table, rollouts, under_he = evaluate(model, tokenizer, he, questions, settings, generator)
     rows = list(questions)
     plain = render_all(tokenizer, normal, rows, settings.decoding, model.config.max_position_embeddings)
     logp_he, _ = score(model, under_he, rollouts.tokens, rollouts.lengths)
     logp, _ = score(model, [plain[g] for g in rollouts.group_ids.tolist()], rollouts.tokens, rollouts.lengths)
-    return float((logp_he - logp).sum() / rollouts.lengths.sum())
+    return float((logp_he - logp).sum() / rollouts.lengths.sum()), table
 
 
 def summary(table):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import platform
 import re
+import resource
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import filelock
-import psutil
 import yaml
 
 from pslib import base, checkpoint, evaluate, methods, modes, nano, train
@@ -103,10 +103,10 @@ def load_profile(name):
     profile = build(Profile, {"name": name, **given} if isinstance(given, dict) else given, f"profile {name}")
     for method in (*profile.methods, *profile.coefficients):
         profile.method(method)
-    for mode in profile.modes:
-        if profile.train.group_size % 2:
-            raise ValueError(f"profile {name}: group_size must be even, so that Policy Split can draw half of each group "
-                             f"in each mode; got {profile.train.group_size}")
+    modes.he_mode(profile.he_prompt)  # raises for a prompt that there is not
+    if profile.train.group_size % 2:
+        raise ValueError(f"profile {name}: group_size must be even, so that Policy Split can draw half of each group in each "
+                         f"mode; got {profile.train.group_size}")
     if profile.model == "nano" and profile.base.world not in nano.WORLDS:
         raise ValueError(f"no nano world is called {profile.base.world!r}; there are {', '.join(nano.WORLDS)}")
     for size in profile.sizes:
@@ -156,21 +156,16 @@ def manifest(seed, seconds, inputs):
             return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return ""
-    memory = psutil.Process().memory_info()
     return {
         "commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "accelerate", "datasets")},
         "python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count(),
         "processor": _processor(), "seed": seed, "seconds": round(seconds, 1),
-        "peak_memory_mb": round(getattr(memory, "peak_wset", 0) / 2**20 or _peak_mb()), "inputs": inputs,
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_PER_MB), "inputs": inputs,
     }
 
 
-def _peak_mb():
-    import resource  # not on Windows
-
-    scale = 2**20 if platform.system() == "Darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+_RSS_PER_MB = 2**20 if platform.system() == "Darwin" else 2**10
 
 
 def _processor():

@@ -47,12 +47,8 @@ def batches(dataset, size, steps, seed):
     Yields lists of `size` rows. Determined by seed and place, so that a resumed run can skip to any step.
     """
     for step in range(steps):
-        first = step * size
-        rows = []
-        for place in range(first, first + size):
-            epoch, k = divmod(place, len(dataset))
-            rows.append(_order(len(dataset), seed, epoch)[k])
-        yield [dataset[k] for k in rows]
+        places = [divmod(place, len(dataset)) for place in range(step * size, (step + 1) * size)]
+        yield [dataset[_order(len(dataset), seed, epoch)[k]] for epoch, k in places]
 
 
 @lru_cache(maxsize=2)

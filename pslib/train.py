@@ -15,7 +15,6 @@ import time
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 
 from pslib import checkpoint, losses, tasks
 from pslib.methods import Scored
@@ -52,6 +51,8 @@ class Run:
             raise ValueError(f"{method.label} is not trained; evaluate the base model instead")
         self.tokenizer, self.method, self.settings, self.seed = tokenizer, method, settings, seed
         self.modes = {mode.name: mode for mode in modes}
+        from accelerate import Accelerator  # here, since it takes seconds to import and only training needs it
+
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.model = model.train()
         optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)

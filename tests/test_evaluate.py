@@ -100,7 +100,7 @@ def test_an_evaluation_repeats_itself_under_the_same_seed(evaluated, model, toke
 
 # --- between the modes ----------------------------------------------------------------------------------------------
 def test_inter_mode_kl_is_the_mean_log_ratio_on_the_high_entropy_modes_own_tokens(model, tokenizer, he, questions):
-    kl = evaluate.inter_mode_kl(model, tokenizer, he, modes.NORMAL, questions, SETTINGS, generator())
+    kl, _ = evaluate.inter_mode_kl(model, tokenizer, he, modes.NORMAL, questions, SETTINGS, generator())
     _, rollouts, prompts = evaluate.evaluate(model, tokenizer, he, questions, SETTINGS, generator())
     total, count = 0.0, 0
     for place, (prompt, response) in enumerate(zip(prompts, rows_of(rollouts))):
@@ -111,7 +111,7 @@ def test_inter_mode_kl_is_the_mean_log_ratio_on_the_high_entropy_modes_own_token
 
 
 def test_a_mode_has_no_distance_from_itself(model, tokenizer, he, questions):
-    assert evaluate.inter_mode_kl(model, tokenizer, he, he, questions, SETTINGS, generator()) == 0.0
+    assert evaluate.inter_mode_kl(model, tokenizer, he, he, questions, SETTINGS, generator())[0] == 0.0
 
 
 @pytest.mark.parametrize("change", [(0.7, 0, 1.0), (1.0, 20, 1.0), (1.0, 0, 0.95)])

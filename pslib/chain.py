@@ -233,6 +233,15 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
         return table
 
 
+def evaluate_runs(profile, method, size, seeds):
+    """`evaluate_run` for each of some seeds, given as a text like "1,2,3": their rows together, with a column seed."""
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise ValueError(f'seeds must be whole numbers with commas between them, like "1,2,3"; got {seeds!r}') from None
+    return pd.concat([evaluate_run(profile, method, size, seed).assign(seed=seed) for seed in numbers])
+
+
 def sample_of_rollouts(profile, method, size, seed, count=3):
     """The first `count` responses in each mode of a run's last step."""
     kept = pd.read_parquet(runs.run_folder(profile, method, size, seed) / "rollouts.parquet")

@@ -95,6 +95,11 @@ COMPARISONS = (
     ("Policy Split has more entropy than GRPO", "Policy Split", "GRPO", "average_ent"),
     ("HE mode has more entropy than the normal mode", "Policy Split + HE prompt", "Policy Split", "average_ent"),
     ("HE mode is less accurate than the normal mode", "Policy Split + HE prompt", "Policy Split", "average_acc"),
+    ("released bonus: more accurate than GRPO", "Policy Split (released code's bonus)", "GRPO", "average_acc"),
+    ("released bonus: more entropy than the original", "Policy Split (released code's bonus)", "Original", "average_ent"),
+    ("released bonus: more entropy than GRPO", "Policy Split (released code's bonus)", "GRPO", "average_ent"),
+    ("released bonus: HE mode has more entropy than the normal mode", "Policy Split (released code's bonus) + HE prompt",
+     "Policy Split (released code's bonus)", "average_ent"),
 )
 
 
@@ -112,10 +117,11 @@ def effects(profile, folder=None):
             mean, half = mean_interval(differences)
             digits = 1 if measure.endswith("acc") else 3
             theirs = reported.pivot(index="size", columns="label", values=measure)
+            theirs = theirs[first] - theirs[second] if first in theirs and second in theirs else []
             rows.append({
                 "model": size, "comparison": claim, "unit": "points" if digits == 1 else "bits",
                 "ours": _cell({"d": mean, "d_ci": half}, "d", digits), "seeds": len(differences),
-                "reported 1.7B / 4B / 8B": " / ".join(f"{v:+.2f}" for v in (theirs[first] - theirs[second])),
+                "reported 1.7B / 4B / 8B": " / ".join(f"{v:+.2f}" for v in theirs),
             })
     return pd.DataFrame(rows)
 

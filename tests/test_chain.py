@@ -101,3 +101,8 @@ def test_what_makes_the_base_model_fair_is_measured_for_every_suite_derivation_a
     assert measured.groupby("measure").size().to_dict() == {"default": 4, "named": 4, "prompt": 4, "suite": 4}
     assert measured[measured.measure == "prompt"].kl.notna().all()
     assert "most reliable derivation" in chain.base_verdict(measured)
+
+
+def test_seeds_that_are_not_numbers_are_refused(profile):
+    with pytest.raises(ValueError, match='like "1,2,3"; got \'1;2\''):
+        chain.evaluate_runs(profile, "original", "0.2m", "1;2")

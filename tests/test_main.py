@@ -70,8 +70,8 @@ def test_the_smoke_chain_runs_is_not_repeated_and_shows_its_table(tmp_path, monk
     folder = runs.load_profile("smoke").folder
     assert sorted(p.stem for p in (folder / "tables").iterdir()) == ["table1_effects"] * 2 + ["table1_general"] * 2
     assert {p.stem for p in (folder / "notebooks").iterdir()} == {
-        "05_base_model-0.2m", "06_train-grpo-0.2m-s1", "06_train-policy_split-0.2m-s1", "07_evaluate-original-0.2m-s1",
-        "07_evaluate-grpo-0.2m-s1", "07_evaluate-policy_split-0.2m-s1", "10_table1_general"}
+        "05_base_model-0.2m", "06_train-grpo-0.2m-s1", "06_train-policy_split-0.2m-s1", "07_evaluate-original-0.2m",
+        "07_evaluate-grpo-0.2m", "07_evaluate-policy_split-0.2m", "10_table1_general"}
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.csv")}
     assert cli.main(["reproduce", "smoke"]) == 0
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.csv")} == before

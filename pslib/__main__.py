@@ -158,7 +158,12 @@ def compare(profile):
 
 
 def publish(profile):
-    """Copy a profile's small results from results/local/<profile> to results/<profile>, where they can be committed."""
+    """Copy a profile's small results from results/local/<profile> to results/<profile>, where they can be committed.
+
+    Executed notebooks are copied without their progress lines (stderr).
+    """
+    import nbformat
+
     from pslib import runs
 
     target = runs.ROOT / "results" / profile.name
@@ -169,7 +174,14 @@ def publish(profile):
                 continue
             to = target / path.relative_to(profile.folder)
             to.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, to)
+            if path.suffix == ".ipynb":
+                book = nbformat.read(path, 4)
+                for cell in book.cells:
+                    if "outputs" in cell:
+                        cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+                nbformat.write(book, to)
+            else:
+                shutil.copyfile(path, to)
     print(f"published to {target}")
 
 

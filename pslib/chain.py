@@ -27,7 +27,7 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 class Progress:
     """Says how far a long job is and how long it will still take: a line at most every `every` seconds."""
 
-    def __init__(self, name, every=5.0):
+    def __init__(self, name, every=10.0):
         self.name, self.every, self.begun, self.said, self.first = name, every, time.time(), 0.0, None
 
     def __call__(self, done, total, note=""):

@@ -5,6 +5,9 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+logging.disable_progress_bar()  # a bar for every load of a nano model would be most of a notebook
 
 
 class _LogprobEntropy(torch.autograd.Function):

@@ -96,9 +96,10 @@ def base_properties(measured):
 
 
 def save(figure, folder, name):
-    """Write a figure as <name>.svg and <name>.png, each whole or not at all."""
+    """Write a figure as <name>.svg and <name>.png, each whole or not at all, and close it."""
     for kind in ("svg", "png"):
         data = io.BytesIO()
         with plt.rc_context(STYLE):
             figure.savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else None)
         checkpoint.write(folder / f"{name}.{kind}", data.getvalue())
+    plt.close(figure)

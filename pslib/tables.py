@@ -72,14 +72,18 @@ def _cell(row, measure, digits):
 
 
 def as_shown(table):
-    """A table 1 as people read it: accuracy in percent and entropy in bits, mean ± half-width of the 95% interval."""
-    headings = {suite: f"{role.upper().replace('_', '-')} role" for suite, role in ROLES.items()}
+    """A table 1 as people read it: accuracy in percent and entropy in bits, mean ± half-width of the 95% interval.
+
+    Ours is headed by the roles that our suites play, the paper's by its benchmarks.
+    """
+    ours = "seeds" in table
+    headings = {suite: role.upper().replace("_", "-") + (" role" if ours else "") for suite, role in ROLES.items()}
     shown = pd.DataFrame({"model": table["size"], "method": table.label})
     for suite in (*tasks.TEST_SUITES, "average"):
-        for what, unit, digits in (("acc", "acc %", 1), ("ent", "bits", 2)):
+        for what, unit, digits in (("acc", "acc %", 1), ("ent", "bits", 3 if ours else 2)):
             shown[f"{headings.get(suite, 'average')} {unit}"] = [
                 _cell(row, f"{suite}_{what}", digits) for row in table.to_dict("records")]
-    if "seeds" in table:
+    if ours:
         shown["seeds"] = table.seeds
     return shown
 
@@ -137,7 +141,7 @@ def beside(ours, committed, reported, model="Qwen3-1.7B"):
     for key in mine.index:
         row = {"model": key[0], "method": key[1]}
         for where, table, at in (("this machine", mine, key), ("committed", old, key), (f"paper, {model}", theirs, key[1])):
-            for what, digits in (("acc", 1), ("ent", 2)):
+            for what, digits in (("acc", 1), ("ent", 3 if "seeds" in table else 2)):
                 row[f"{where}: {'acc %' if what == 'acc' else 'bits'}"] = (
                     _cell(table.loc[at], f"average_{what}", digits) if at in table.index else "")
         rows.append(row)

@@ -62,7 +62,9 @@ def standardize_in_group(signal, mask, group_ids, eps=1e-6):
     mean = _group_sums(signal.sum(1), group_ids)[0] / count.clamp(min=1)
     centred = torch.where(mask, signal - mean[where, None], 0.0)
     variance = _group_sums((centred**2).sum(1), group_ids)[0] / (count - 1).clamp(min=1)
-    return centred / (variance.sqrt()[where, None] + eps)
+    high = torch.full_like(count, -torch.inf).scatter_reduce_(0, where, signal.masked_fill(~mask, -torch.inf).amax(1), "amax")
+    low = torch.full_like(count, torch.inf).scatter_reduce_(0, where, signal.masked_fill(~mask, torch.inf).amin(1), "amin")
+    return torch.where((high > low)[where, None], centred / (variance.sqrt()[where, None] + eps), 0.0)
 
 
 def high_entropy(adv, bonus, eta, kappa, variant="paper"):

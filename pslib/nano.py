@@ -37,7 +37,7 @@ class World:
     def __post_init__(self):
         for name in ("shares", "practice"):
             given = getattr(self, name)
-            if set(given) != set(DERIVATIONS) or abs(fsum(given.values()) - 1) > 1e-9:
+            if set(given) != set(DERIVATIONS) or min(given.values()) < 0 or abs(fsum(given.values()) - 1) > 1e-9:
                 raise ValueError(f"{name} must give each of {DERIVATIONS} a share, summing to 1; got {given}")
 
 
@@ -79,9 +79,12 @@ def _ranked(rng, items, decay=0.6):
     return rng.choices(items, weights=[decay**k for k in range(len(items))])[0]
 
 
+SPLITS = ("test", "tuning", "train", "train")  # a quarter each of test and tuning, half for training
+
+
 def split_of(numbers):
     """Which of train, tuning and test a sum belongs to, by a hash of its numbers; the three never meet."""
-    return ("test", "tuning", "train", "train")[zlib.crc32(repr(numbers).encode()) % 4]
+    return SPLITS[zlib.crc32(repr(numbers).encode()) % 4]
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,9 @@ class Sum:
 
 
 def draw_sum(rng, terms, options=0, split="train"):
-    """A random sum of `terms` numbers from 1 to 9 within a split; with `options` > 0, that many choices."""
+    """A random sum of `terms` numbers from 1 to 9 within a split; with `options` > 0, that many choices (at most 9)."""
+    if split not in SPLITS or options > 9:
+        raise ValueError(f"a sum has a split of {', '.join(sorted(set(SPLITS)))} and up to 9 options; got {split!r}, {options}")
     while True:
         numbers = tuple(rng.randint(1, 9) for _ in range(terms))
         if split_of(numbers) == split:
@@ -155,6 +160,8 @@ def respond(question, derivation, rng):
 def derivation_of(question, response):
     """Which derivation a response follows, by the left-hand sides of its steps: one of DERIVATIONS, or "other"."""
     numbers = [int(n) for n in re.findall(r"\d+", question.split(":")[0])]
+    if len(numbers) < 2 or "\\boxed{" not in response and "=" not in response:
+        return "other"
     written = re.findall(r"([\d+]+)=", response)
     best, most = "other", 0
     for derivation in DERIVATIONS:

@@ -22,6 +22,7 @@ class _LogprobEntropy(torch.autograd.Function):
         return logp_all.gather(-1, tokens[..., None]).squeeze(-1), entropy
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_logp, grad_entropy):
         logp_all, tokens, entropy = ctx.saved_tensors
         p = logp_all.exp()

@@ -15,16 +15,22 @@ def boxed(text):
     at = text.rfind("\\boxed{")
     while at >= 0:
         depth, start = 0, at + len("\\boxed")
-        for place in range(start, min(len(text), start + LONGEST_ANSWER + 2)):
+        longest = start + LONGEST_ANSWER + 2
+        for place in range(start, min(len(text), longest)):
             depth += {"{": 1, "}": -1}.get(text[place], 0)
             if depth == 0:
                 return text[start + 1 : place]
+        if len(text) >= longest:
+            return None  # too long to be an answer, and not to be replaced by an earlier one
         at = text.rfind("\\boxed{", 0, at)
     return None
 
 
 def _number(text):
-    text = re.sub(r"\\d?frac\{(-?\d{1,40})\}\{(\d{1,40})\}", r"\1/\2", text.replace(",", "").replace("$", "").strip())
+    text = text.strip().strip("$").strip()
+    if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", text, re.ASCII):
+        text = text.replace(",", "")
+    text = re.sub(r"\A([+-]?)\\[dt]?frac\{([+-]?\d{1,40})\}\{(\d{1,40})\}\Z", r"\1\2/\3", text)
     found = _NUMBER.fullmatch(text)
     if not found or (found[4] and int(found[4]) == 0):
         return None

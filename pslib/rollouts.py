@@ -49,6 +49,7 @@ class GenerateEngine:
     @torch.no_grad()
     def generate(self, prompts, copies, decoding, generator):
         """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,)."""
+        prompts = [prompt for prompt in prompts for _ in range(copies)]
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), self.tokenizer.pad_token_id)
         seen = torch.zeros_like(ids)
@@ -60,7 +61,7 @@ class GenerateEngine:
         device = self.model.device
         with torch.random.fork_rng():  # generate draws from the global generator: seed it from ours, then restore
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            out = self.model.generate(ids.to(device), attention_mask=seen.to(device), num_return_sequences=copies,
+            out = self.model.generate(ids.to(device), attention_mask=seen.to(device),
                                       max_new_tokens=decoding.max_new_tokens, **drawing)
         tokens = out[:, width:].cpu()
         stops = torch.isin(tokens, torch.tensor(stop_ids(self.model, self.tokenizer)))

@@ -226,3 +226,8 @@ def test_entropy_driven_names_the_shapes_that_do_not_fit(shapes, message):
     adv, entropy, mask, groups = map(torch.ones, shapes)
     with pytest.raises(ValueError, match=message):
         advantages.entropy_driven(adv, entropy, mask.bool(), groups.long())
+
+
+def test_a_group_of_equal_signals_gives_exactly_zero_whatever_rounding_says():
+    signal, mask = torch.full((1, 183), 5.3), torch.ones(1, 183, dtype=torch.bool)
+    assert (advantages.standardize_in_group(signal, mask, torch.zeros(1, dtype=torch.long)) == 0).all()

@@ -207,3 +207,16 @@ def test_a_world_of_good_shares_is_made():
 def test_in_the_rare_world_steps_are_rarer_than_in_the_common_one():
     rare, common = (nano.WORLDS[name].shares for name in ("rare", "common"))
     assert min(rare, key=rare.get) == "steps" and max(common, key=common.get) == "steps"
+
+
+def test_what_would_never_end_or_fit_is_refused():
+    with pytest.raises(ValueError, match="'tets'"):
+        nano.draw_sum(random.Random(0), 7, 0, "tets")
+    with pytest.raises(ValueError, match="up to 9 options"):
+        nano.draw_sum(random.Random(0), 7, 10)
+    with pytest.raises(ValueError, match="shares must give"):
+        nano.World({"steps": 1.5, "pairs": -0.5, "halves": 0.0, "glance": 0.0}, nano.WORLDS["rare"].practice)
+
+
+def test_a_response_to_something_that_is_no_sum_is_other():
+    assert nano.derivation_of("Write a story", "a = 3, 1+1=2") == nano.derivation_of("Prove it.", "\\boxed{1}") == "other"

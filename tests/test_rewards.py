@@ -87,3 +87,16 @@ def test_a_fraction_equals_its_multiples_and_nothing_next_to_it(top, bottom, tim
     boxed = f"\\boxed{{{top * times}/{bottom * times}}}"
     assert rewards.grade(boxed, f"{top}/{bottom}") == 1.0
     assert rewards.grade(boxed, f"{top + 1}/{bottom}") == 0.0
+
+
+@pytest.mark.parametrize("text, answer, right", [
+    ("\\boxed{5} so \\boxed{" + "9" * 201 + "}", "5", 0.0),  # the last box counts, even if it is too long to read
+    ("\\boxed{1,2}", "12", 0.0),
+    ("\\boxed{1,234}", "1234", 1.0),
+    ("\\boxed{2$3}", "23", 0.0),
+    ("\\boxed{$23$}", "23", 1.0),
+    ("\\boxed{3\\frac{1}{2}}", "31/2", 0.0),
+    ("\\boxed{-\\frac{1}{2}}", "-0.5", 1.0),
+])
+def test_what_only_looks_like_the_answer_is_wrong(text, answer, right):
+    assert rewards.grade(text, answer) == right

@@ -160,7 +160,7 @@ def compare(profile):
 def publish(profile):
     """Copy a profile's small results from results/local/<profile> to results/<profile>, where they can be committed.
 
-    Executed notebooks are copied without their progress lines (stderr).
+    Executed notebooks are copied without their progress lines (stderr) and with paths relative to the checkout.
     """
     import nbformat
 
@@ -179,7 +179,8 @@ def publish(profile):
                 for cell in book.cells:
                     if "outputs" in cell:
                         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
-                nbformat.write(book, to)
+                checkout = str(Path(book.metadata.papermill.input_path).parents[1])
+                to.write_text(nbformat.writes(book).replace(checkout, "."), encoding="utf-8")
             else:
                 shutil.copyfile(path, to)
     print(f"published to {target}")

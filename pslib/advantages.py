@@ -19,6 +19,14 @@ def _group_sums(values, group_ids):
     return sums, where
 
 
+def _all_equal(low, high, where):
+    """Whether each group holds one value alone, from every row's lowest and highest (N,): exact, where a std is not."""
+    groups = int(where.max()) + 1
+    lowest = low.new_full((groups,), torch.inf).scatter_reduce_(0, where, low, "amin")
+    highest = high.new_full((groups,), -torch.inf).scatter_reduce_(0, where, high, "amax")
+    return highest <= lowest
+
+
 def group_relative(rewards, group_ids, eps=1e-6):
     """GRPO's advantage: each reward's z-score within its question's group.
 
@@ -32,9 +40,7 @@ def group_relative(rewards, group_ids, eps=1e-6):
     mean = _group_sums(rewards, group_ids)[0] / count
     centred = rewards - mean[where]
     std = (_group_sums(centred**2, group_ids)[0] / (count - 1).clamp(min=1)).sqrt()
-    high = torch.full_like(count, -torch.inf).scatter_reduce_(0, where, rewards, "amax")
-    low = torch.full_like(count, torch.inf).scatter_reduce_(0, where, rewards, "amin")
-    return torch.where((high == low)[where], 0.0, centred / (std[where] + eps))
+    return torch.where(_all_equal(rewards, rewards, where)[where], 0.0, centred / (std[where] + eps))
 
 
 def exploration_signal(logp_he, logp_normal, alpha=0.5):
@@ -62,9 +68,8 @@ def standardize_in_group(signal, mask, group_ids, eps=1e-6):
     mean = _group_sums(signal.sum(1), group_ids)[0] / count.clamp(min=1)
     centred = torch.where(mask, signal - mean[where, None], 0.0)
     variance = _group_sums((centred**2).sum(1), group_ids)[0] / (count - 1).clamp(min=1)
-    high = torch.full_like(count, -torch.inf).scatter_reduce_(0, where, signal.masked_fill(~mask, -torch.inf).amax(1), "amax")
-    low = torch.full_like(count, torch.inf).scatter_reduce_(0, where, signal.masked_fill(~mask, torch.inf).amin(1), "amin")
-    return torch.where((high > low)[where, None], centred / (variance.sqrt()[where, None] + eps), 0.0)
+    low, high = signal.masked_fill(~mask, torch.inf).amin(1), signal.masked_fill(~mask, -torch.inf).amax(1)
+    return torch.where(_all_equal(low, high, where)[where, None], 0.0, centred / (variance.sqrt()[where, None] + eps))
 
 
 def high_entropy(adv, bonus, eta, kappa, variant="paper"):

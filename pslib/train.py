@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pslib import checkpoint, losses, tasks
+from pslib import advantages, checkpoint, losses, tasks
 from pslib.methods import Scored
 from pslib.policy import Policy, pack
 from pslib.rollouts import Decoding, engine_for, render_all, sample
@@ -126,11 +126,8 @@ class Run:
 
     def _live(self, rollouts):
         """bool (N,): the rows that have a gradient; all of them where the loss has an entropy term."""
-        rewards, groups = rollouts.rewards, rollouts.group_ids
-        first = torch.zeros(int(groups.max()) + 1).scatter_(0, groups, rewards)
-        mixed = torch.zeros_like(first).index_add_(0, groups, (rewards != first[groups]).float()) > 0
-        live = mixed[groups] | bool(self.method.entropy_coef)
-        return live.repeat(len(self.method.training))
+        live = advantages.group_relative(rollouts.rewards, rollouts.group_ids) != 0  # every method's A is 0 with it
+        return (live | bool(self.method.entropy_coef)).repeat(len(self.method.training))
 
     def _micro_batches(self, rows, wanted):
         """The wanted rows, sorted by length and cut to micro_tokens: (row numbers, tokens, starts, lengths) a part."""
@@ -180,13 +177,13 @@ class Run:
 
 def _measure(rollouts, scored):
     """A step's metrics: by sampling mode, its accuracy; by training mode, the entropy of its own responses in bits."""
-    names, out = torch.tensor([hash(m) for m in rollouts.modes]), {}
+    out = {}
     groups = scored.rewards.new_zeros(int(scored.group_ids.max()) + 1)
     mean = groups.scatter_reduce(0, scored.group_ids, scored.rewards, "mean", include_self=False)
     out["reward"], out["live_groups"] = float(scored.rewards.mean()), float(((mean > 0) & (mean < 1)).float().mean())
     out["response_tokens"] = float(rollouts.lengths.float().mean())
     for mode in dict.fromkeys(rollouts.modes):
-        own = names == hash(mode)
+        own = torch.tensor([drawn_in == mode for drawn_in in rollouts.modes])
         tokens = scored.mask & own[:, None]
         out[f"accuracy_{mode}"] = float(scored.rewards[own].mean())
         out[f"entropy_bits_{mode}"] = float(scored.entropy[mode][tokens].mean()) * BITS

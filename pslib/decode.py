@@ -1,21 +1,24 @@
 """Fast sampling from small Qwen3 models on a CPU: the same tokens as `transformers.generate`, in a fraction of its time.
 
 Below a few million parameters, decoding time is dispatch and cache copies, not arithmetic. So: projections are packed,
-the key-value cache is allocated once, a question's prompt is read once for all its responses, rows that have ended
-are dropped, and prompts are taken in groups of one length, so that nothing is padded or masked.
+norms are folded into them, the key-value cache is allocated once, a question's prompt is read once for all its
+responses, and rows that have ended are dropped.
 """
 
 import torch
-from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import scaled_dot_product_attention, silu
 
 
-def _rotate(x, cos, sin):
-    half = x.shape[-1] // 2
-    return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
+def _normalised(x, eps):
+    """x / √(|x|² + ε²): RMSNorm but for its weight and √d. One pass over x fewer than `rms_norm` on a CPU."""
+    return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), eps)
 
 
-def sample_from(logits, temperature, top_k, top_p, generator):
-    """One token a row from logits (N, V): softmax at a temperature, cut to top_k (0: all) and top_p; greedy at 0."""
+def sample_from(logits, temperature, top_k, top_p, uniform):
+    """One token a row from logits (N, V): softmax at a temperature, cut to top_k (0: all) and top_p; greedy at 0.
+
+    uniform (N,): the numbers in [0, 1) that decide, by the inverse of the cumulative distribution.
+    """
     if temperature == 0:
         return logits.argmax(-1)
     logits = logits / temperature
@@ -25,72 +28,122 @@ def sample_from(logits, temperature, top_k, top_p, generator):
     if top_p < 1:
         ranked, order = logits.sort(-1, descending=True)
         probs = ranked.softmax(-1)
-        outside = probs.cumsum(-1) - probs >= top_p
+        outside = probs.cumsum(-1) - probs > top_p
         logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
     cumulative = logits.softmax(-1).cumsum(-1)
-    draw = torch.rand(len(logits), 1, generator=generator, dtype=logits.dtype) * cumulative[:, -1:]
-    return (cumulative <= draw).sum(-1).clamp(max=logits.shape[-1] - 1)
+    return (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
 
 
 class Decoder:
-    """A Qwen3 model's weights, packed for decoding. Make a new one after every update of the model."""
+    """A Qwen3 model's weights, packed for decoding. Make a new one after every update of the model.
+
+    Each RMSNorm is x √d / √(|x|² + d ε), its weight and √d folded into what follows: into the projection, or into the
+    tables of the rotation. Keys are kept transposed, which is how the product with one query a row reads them.
+    """
 
     def __init__(self, model):
         config = self.config = model.config
         if config.model_type != "qwen3":
             raise ValueError(f"this decoder is for Qwen3 models; got {config.model_type}")
-        self.embedding, self.head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        self.final_norm, self.eps = model.model.norm.weight, config.rms_norm_eps
+        hidden, dim, eps = config.hidden_size, config.head_dim, config.rms_norm_eps
+        self.embedding = model.get_input_embeddings().weight.detach()
+        self.eps = [self.embedding.new_tensor(eps * size).sqrt() for size in (hidden, dim)]
         self.rotary = model.model.rotary_emb
-        self.layers = [(
-            layer.input_layernorm.weight,
-            torch.cat([layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight, layer.self_attn.v_proj.weight]),
-            layer.self_attn.q_norm.weight, layer.self_attn.k_norm.weight, layer.self_attn.o_proj.weight,
-            layer.post_attention_layernorm.weight,
-            torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]), layer.mlp.down_proj.weight,
-        ) for layer in model.model.layers]
 
-    def _forward(self, ids, cache, at):
-        """Logits (N, V) after ids (N, S), whose keys and values go into the cache from position `at` on."""
-        config, (n, s) = self.config, ids.shape
-        heads, kv, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        x = self.embedding[ids]
-        cos, sin = (part[:, :, None] for part in self.rotary(x, torch.arange(at, at + s)[None]))
-        for (norm_in, qkv, q_norm, k_norm, out, norm_mlp, gate_up, down), keys, values in zip(self.layers, *cache):
-            packed = linear(rms_norm(x, x.shape[-1:], norm_in, self.eps), qkv).view(n, s, heads + 2 * kv, dim)
-            q = _rotate(rms_norm(packed[:, :, :heads], (dim,), q_norm, self.eps), cos, sin)
-            keys[:, :, at : at + s] = _rotate(rms_norm(packed[:, :, heads : heads + kv], (dim,), k_norm, self.eps),
-                                              cos, sin).transpose(1, 2)
-            values[:, :, at : at + s] = packed[:, :, heads + kv :].transpose(1, 2)
-            k, v = keys[:, :, : at + s], values[:, :, : at + s]
-            if s == 1:  # the queries that share a key-value head attend as if they were a sequence
-                mixed = scaled_dot_product_attention(q.view(n, kv, heads // kv, dim), k, v).reshape(n, 1, heads * dim)
-            else:
-                mixed = scaled_dot_product_attention(q.transpose(1, 2), k, v, is_causal=True, enable_gqa=True)
-                mixed = mixed.transpose(1, 2).reshape(n, s, heads * dim)
-            x = x + linear(mixed, out)
-            gate, up = linear(rms_norm(x, x.shape[-1:], norm_mlp, self.eps), gate_up).chunk(2, -1)
-            x = x + linear(silu(gate) * up, down)
-        return linear(rms_norm(x[:, -1], x.shape[-1:], self.final_norm, self.eps), self.head)
+        def after(norm, *projections):
+            return (torch.cat([p.weight for p in projections]) * (norm.weight * hidden**0.5)).detach().t()
+
+        def per_head(attention, scale):
+            heads = [attention.q_norm.weight * scale] * config.num_attention_heads
+            return torch.stack(heads + [attention.k_norm.weight] * config.num_key_value_heads).detach() * dim**0.5
+
+        self.layers = [(
+            after(layer.input_layernorm, layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
+            per_head(layer.self_attn, layer.self_attn.scaling), layer.self_attn.o_proj.weight.detach().t(),
+            after(layer.post_attention_layernorm, layer.mlp.gate_proj, layer.mlp.up_proj),
+            layer.mlp.down_proj.weight.detach().t(),
+        ) for layer in model.model.layers]
+        self.head = after(model.model.norm, model.get_output_embeddings())
+
+    def _tables(self, positions):
+        """For each layer, what a normalised head x and its swapped halves are multiplied by: (positions, heads, dim)."""
+        cos, sin = (part[0, :, None] for part in self.rotary(self.embedding, torch.arange(positions)[None]))
+        half = cos.shape[-1] // 2
+        sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
+        return [(scale * cos, scale.roll(half, -1) * sin) for _, scale, *_ in self.layers]
+
+    def _layer(self, x, weights, table, attend):
+        qkv, _, out, gate_up, down = weights
+        config, dim = self.config, self.config.head_dim
+        rotated = config.num_attention_heads + config.num_key_value_heads
+        packed = torch.mm(_normalised(x, self.eps[0]), qkv).view(len(x), -1, dim)
+        heads = _normalised(packed[:, :rotated], self.eps[1])
+        heads = torch.addcmul(heads * table[0], heads.roll(dim // 2, -1), table[1])
+        q, k = heads.split([config.num_attention_heads, config.num_key_value_heads], 1)
+        x = torch.addmm(x, attend(q, k, packed[:, rotated:]), out)
+        gate, up = torch.mm(_normalised(x, self.eps[0]), gate_up).chunk(2, -1)
+        return torch.addmm(x, silu(gate).mul_(up), down)
+
+    def _read(self, ids, pads, tables, cache):
+        """Logits (K, V) after prompts (K, P), padded on the left; their keys and values go into the cache."""
+        count, width = ids.shape
+        at = torch.arange(width)
+        position = (at - pads[:, None]).clamp(min=0).flatten()
+        # A pad sees itself alone, so that its numbers stay finite, and nothing else sees it.
+        seen = (at <= at[:, None]) & ((at >= pads[:, None])[:, None] | torch.eye(width, dtype=torch.bool))
+        x = self.embedding[ids.flatten()]
+        for weights, table, keys, values in zip(self.layers, tables, *cache):
+            def attend(q, k, v):
+                q, k, v = (t.unflatten(0, (count, width)).transpose(1, 2) for t in (q, k, v))
+                keys[..., :width], values[:, :, :width] = k.transpose(2, 3), v
+                mixed = scaled_dot_product_attention(q, k, v, seen[:, None], scale=1.0, enable_gqa=True)
+                return mixed.transpose(1, 2).reshape(count * width, -1)
+            x = self._layer(x, weights, [part[position] for part in table], attend)
+        return torch.mm(_normalised(x.view(count, width, -1)[:, -1], self.eps[0]), self.head)
+
+    def _next(self, ids, position, tables, cache, at, hidden):
+        """Logits (N, V) after one more token a row, ids (N,), at place `at` of the cache."""
+        x, dim = self.embedding[ids], self.config.head_dim
+        for weights, table, keys, values in zip(self.layers, tables, *cache):
+            def attend(q, k, v):
+                keys[..., at], values[:, :, at] = k, v
+                # The queries that share a key-value head are the rows of one small product.
+                q = q.reshape(len(ids) * k.shape[1], -1, dim)
+                k, v = keys.flatten(0, 1)[..., : at + 1], values.flatten(0, 1)[:, : at + 1]
+                scores = torch.bmm(q, k)
+                if hidden is not None:
+                    scores += hidden[..., : at + 1]
+                return torch.bmm(scores.softmax(-1), v).view(len(ids), -1)
+            x = self._layer(x, weights, [part[position] for part in table], attend)
+        return torch.mm(_normalised(x, self.eps[0]), self.head)
 
     @torch.no_grad()
     def generate(self, prompts, copies, stops, max_new_tokens, temperature, top_k, top_p, generator):
-        """`copies` responses to each of K prompts of one length: prompts (K, P) -> tokens (K copies, T), lengths.
+        """`copies` responses to each of K prompts (lists of ids): -> tokens (K copies, T), lengths (K copies,).
 
         Rows of one prompt are neighbours. A response ends with its stop token, which is part of it, or at
-        max_new_tokens; beyond its length a row holds 0.
+        max_new_tokens; beyond its length a row holds 0. Row r's token t depends on the generator through one uniform
+        number of its own, so it does not depend on which other rows have ended.
         """
-        config, (count, width) = self.config, prompts.shape
-        rows, dtype = count * copies, self.embedding.dtype
-        shape = (config.num_hidden_layers, count, config.num_key_value_heads, width + max_new_tokens, config.head_dim)
-        cache = [torch.empty(shape, dtype=dtype) for _ in range(2)]
-        logits = self._forward(prompts, cache, 0).repeat_interleave(copies, 0)
-        cache = [part.repeat_interleave(copies, 1) for part in cache]
+        config, dtype, count = self.config, self.embedding.dtype, len(prompts)
+        rows, width = count * copies, max(map(len, prompts))
+        pads = torch.tensor([width - len(prompt) for prompt in prompts])
+        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        kv, dim, length = config.num_key_value_heads, config.head_dim, width + max_new_tokens
+        cache = [torch.empty(len(self.layers), count, kv, *shape, dtype=dtype) for shape in ((dim, length), (length, dim))]
+        tables = self._tables(length)
+        logits = self._read(ids, pads, tables, cache).repeat_interleave(copies, 0)
+        cache, pads = [part.repeat_interleave(copies, 1) for part in cache], pads.repeat_interleave(copies)
+        hidden = None
+        if pads.any():
+            hidden = torch.zeros(rows, 1, length, dtype=dtype).masked_fill_(torch.arange(length) < pads[:, None, None], -torch.inf)
+            hidden = hidden.repeat_interleave(kv, 0)
+        uniform = torch.rand(rows, max_new_tokens, generator=generator, dtype=dtype)
         tokens = torch.zeros(rows, max_new_tokens, dtype=torch.long)
         lengths = torch.full((rows,), max_new_tokens)
         live, ended = torch.arange(rows), torch.zeros(rows, dtype=torch.bool)
         for t in range(max_new_tokens):
-            drawn = sample_from(logits, temperature, top_k, top_p, generator)
+            drawn = sample_from(logits, temperature, top_k, top_p, uniform[live, t])
             tokens[live[~ended], t] = drawn[~ended]
             stop = torch.isin(drawn, stops) & ~ended
             lengths[live[stop]] = t + 1
@@ -99,6 +152,7 @@ class Decoder:
                 break
             if ended.sum() > len(live) // 4:
                 stay = (~ended).nonzero().squeeze(1)
-                live, ended, drawn, cache = live[stay], ended[stay], drawn[stay], [part[:, stay] for part in cache]
-            logits = self._forward(drawn[:, None], cache, width + t)
+                live, ended, drawn, pads, cache = live[stay], ended[stay], drawn[stay], pads[stay], [part[:, stay] for part in cache]
+                hidden = None if hidden is None else hidden.view(-1, kv, 1, length)[stay].flatten(0, 1)
+            logits = self._next(drawn, width + t - pads, tables, cache, width + t, hidden)
         return tokens[:, : int(lengths.max())], lengths

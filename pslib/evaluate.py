@@ -32,14 +32,16 @@ class Settings:
 
 
 @torch.no_grad()
-def score(model, prompts, tokens, lengths, rows=128):
-    """Log-probs and entropies (N, T) in nats of responses under prompts, `rows` at a time and without gradients."""
+def score(model, prompts, group_ids, tokens, lengths, rows=128):
+    """Log-probs and entropies (N, T) in nats of responses under prompts, `rows` at a time and without gradients.
+
+    prompts: Q lists of ids; group_ids (N,): which of them each response answers.
+    """
     policy, width = Policy(model), tokens.shape[1]
     logp, entropy = torch.zeros(len(tokens), width), torch.zeros(len(tokens), width)
     for first in range(0, len(tokens), rows):
         part = slice(first, first + rows)
-        packed, starts = pack(prompts[part], tokens[part], lengths[part])
-        out = policy(*(t.to(model.device) for t in (packed, starts, lengths[part])))
+        out = policy(pack(prompts, group_ids[part], tokens[part], lengths[part]).to(model.device))
         for whole, piece in zip((logp, entropy), out):
             whole[part, : piece.shape[1]] = piece.cpu()
     return logp, entropy
@@ -56,14 +58,14 @@ def evaluate(model, tokenizer, mode, questions, settings, generator, suite=""):
     rollouts = sample(engine_for(model, tokenizer), tokenizer, rows, {mode.name: prompts}, settings.samples,
                       settings.decoding, generator)
     groups = rollouts.group_ids.tolist()
-    _, entropy = score(model, [prompts[g] for g in groups], rollouts.tokens, rollouts.lengths)
+    _, entropy = score(model, prompts, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
     table = pd.DataFrame({
         "suite": suite, "mode": mode.name, "question_id": rollouts.question_ids,
         "sample": [k % settings.samples for k in range(len(groups))], "correct": rollouts.rewards.int().tolist(),
         "tokens": rollouts.lengths.tolist(), "entropy_bits": (entropy.sum(1) / rollouts.lengths * BITS).tolist(),
         "derivation": [nano.derivation_of(rows[g]["question"], text) for g, text in zip(groups, rollouts.texts)],
     }, columns=COLUMNS)
-    return table, rollouts, [prompts[g] for g in groups]
+    return table, rollouts, prompts
 
 
 def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator):
@@ -78,8 +80,8 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator):
     table, rollouts, under_he = evaluate(model, tokenizer, he, questions, settings, generator)
     rows = list(questions)
     plain = render_all(tokenizer, normal, rows, settings.decoding, model.config.max_position_embeddings)
-    logp_he, _ = score(model, under_he, rollouts.tokens, rollouts.lengths)
-    logp, _ = score(model, [plain[g] for g in rollouts.group_ids.tolist()], rollouts.tokens, rollouts.lengths)
+    logp_he, _ = score(model, under_he, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
+    logp, _ = score(model, plain, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
     return float((logp_he - logp).sum() / rollouts.lengths.sum()), table
 
 

@@ -68,6 +68,7 @@ class Method:
     sampling: tuple = ("normal",)
     keep: Callable = _every_token  # (logp, adv, entropy, mask, coefficients, generator) -> bool (N, T)
     divide_by_kept: bool = False  # the loss's denominator: kept tokens, or all valid ones
+    whole_batch: bool = False  # whether `keep` looks at every token of the batch, those of dead groups too
     entropy_coef: str = ""  # which coefficient weighs the differentiable entropy term; none where empty
     coefficients: dict = field(default_factory=dict)
 
@@ -94,8 +95,9 @@ _SPLIT = Method("Policy Split", {"normal": _grpo, "he": _high_entropy}, sampling
 METHODS = {
     "original": Method("Original", advantage={}),
     "grpo": Method("GRPO"),
-    "forking": Method("GRPO w/ Forking Token Only", keep=_forking, divide_by_kept=True, coefficients={"keep": 0.2}),
-    "clip_cov": Method("GRPO w/ Clip-Cov", keep=_clip_cov,
+    "forking": Method("GRPO w/ Forking Token Only", keep=_forking, divide_by_kept=True, whole_batch=True,
+                      coefficients={"keep": 0.2}),
+    "clip_cov": Method("GRPO w/ Clip-Cov", keep=_clip_cov, whole_batch=True,
                        coefficients={"ratio": 2e-4, "lower": 1.0, "upper": 5.0}),
     "entropy_driven": Method("GRPO w/ Ent Driven Adv", {"normal": _entropy_driven}),
     "entropy_regularization": Method("GRPO w/ Ent Regularization", entropy_coef="coef", coefficients={"coef": 3e-3}),

@@ -1,50 +1,167 @@
 """The policy: any causal language model, with exact log-probs and entropies of given responses under given prompts."""
 
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch.nn.functional import embedding, scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
 logging.disable_progress_bar()  # a bar for every load of a nano model would be most of a notebook
 
 
-class _LogprobEntropy(torch.autograd.Function):
-    """log_softmax(z)[token] and its entropy in one pass, saving one tensor the size of z for both gradients."""
+def logprobs_and_entropy(logits, tokens, temperature=1.0):
+    """The log-prob of each token and the entropy of the whole distribution it was drawn from.
+
+    log softmax(z / temperature)[o],   H = -sum p log p with p = softmax(z / temperature)
+
+    logits (N, T, V) or (M, V), tokens (N, T) or (M,) -> (logp, entropy), both shaped as tokens, in nats. The plain
+    form; `Policy` computes the same from hidden states, without holding what this holds.
+    """
+    if logits.shape[:-1] != tokens.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} do not fit tokens {tuple(tokens.shape)}")
+    logp_all = torch.log_softmax(logits / temperature, -1)
+    # 0 log 0 is 0, also where a logit is -inf.
+    entropy = -(logp_all.exp() * logp_all.clamp(min=torch.finfo(logits.dtype).min)).sum(-1)
+    return logp_all.gather(-1, tokens[..., None]).squeeze(-1), entropy
+
+
+class _HeadLogprobEntropy(torch.autograd.Function):
+    """`logprobs_and_entropy(hidden @ weight.T, tokens)` in chunks of tokens, with the gradient written out.
+
+    Up to WHOLE logits are made at once and kept for the gradient. Beyond, a chunk is a 32nd of the tokens and is made
+    again for the gradient, so that at V = 151,936 a few chunks are held, never (M, V).
+    """
+
+    WHOLE = 2**24
 
     @staticmethod
-    def forward(ctx, logits, tokens):
-        logp_all = torch.log_softmax(logits, -1)
-        p = logp_all.exp()
-        entropy = -(p * logp_all).sum(-1)
-        ctx.save_for_backward(logp_all, tokens, entropy)
-        return logp_all.gather(-1, tokens[..., None]).squeeze(-1), entropy
+    def _logp_all(hidden, weight, temperature):
+        logits = hidden @ weight.t()
+        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        return torch.log_softmax(logits if temperature == 1.0 else logits.div_(temperature), -1)
+
+    @staticmethod
+    def forward(ctx, hidden, weight, tokens, temperature):
+        whole = len(hidden) * len(weight) <= _HeadLogprobEntropy.WHOLE
+        ctx.size, ctx.temperature = max(1, len(hidden) if whole else len(hidden) // 32), temperature
+        logp, entropy = [], []
+        for h, o in zip(hidden.split(ctx.size), tokens.split(ctx.size)):
+            logp_all = _HeadLogprobEntropy._logp_all(h, weight, temperature)
+            logp.append(logp_all.gather(-1, o[:, None]).squeeze(-1))
+            p = logp_all.exp() if whole else None
+            # Products summed by a dot, so that no third tensor of this size is made.
+            entropy.append(-torch.linalg.vecdot(logp_all.exp() if p is None else p, logp_all))
+        logp, entropy = torch.cat(logp), torch.cat(entropy)
+        ctx.save_for_backward(hidden, weight, tokens, entropy, *((logp_all, p) if whole else ()))
+        return logp, entropy
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_logp, grad_entropy):
-        logp_all, tokens, entropy = ctx.saved_tensors
-        p = logp_all.exp()
-        # d logp / dz = onehot - p;  dH / dz = -p (log p + H)
-        grad = -grad_logp[..., None] * p
-        grad.scatter_add_(-1, tokens[..., None], grad_logp[..., None])
-        if grad_entropy.any():
-            grad -= grad_entropy[..., None] * p * (logp_all + entropy[..., None])
-        return grad, None
+        hidden, weight, tokens, entropy, *kept = ctx.saved_tensors
+        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        for at in torch.arange(len(hidden)).split(ctx.size):
+            part = slice(int(at[0]), int(at[-1]) + 1)
+            logp_all, p = kept or (_HeadLogprobEntropy._logp_all(hidden[part], weight, ctx.temperature), None)
+            p = logp_all.exp() if p is None else p
+            # d logp / dz = onehot - p;  dH / dz = -p (log p + H)
+            scale = grad_logp[part, None]
+            if grad_entropy.any():
+                scale = scale + grad_entropy[part, None] * (logp_all + entropy[part, None])
+            grad = (p * -scale).scatter_add_(-1, tokens[part, None], grad_logp[part, None])
+            grad = (grad / ctx.temperature if ctx.temperature != 1.0 else grad).to(weight.dtype)
+            torch.mm(grad, weight, out=grad_hidden[part])
+            grad_weight.addmm_(grad.t(), hidden[part])
+        return grad_hidden, grad_weight, None, None
 
 
-def logprobs_and_entropy(logits, tokens, temperature=1.0):
-    """The log-prob of each token and the entropy of the whole distribution it was drawn from.
+@dataclass
+class Packed:
+    """Responses under their prompts as one row of M tokens: each prompt once, then the responses, no padding.
 
-    log softmax(z / temperature)[o],   H = logsumexp(z) - sum softmax(z) z
-
-    logits (N, T, V) or (M, V), tokens (N, T) or (M,) -> (logp, entropy), both shaped as tokens, in nats, both
-    differentiable once.
+    A response's last token is not among the M: nothing is predicted from it.
     """
-    if logits.shape[:-1] != tokens.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} do not fit tokens {tuple(tokens.shape)}")
-    return _LogprobEntropy.apply(logits if temperature == 1.0 else logits / temperature, tokens)
+
+    tokens: torch.Tensor  # (M,)
+    positions: torch.Tensor  # (M,) place in its sequence, for the rotary embedding
+    prompt_at: torch.Tensor  # (Q, P) place among the M of each prompt token, 0 beyond a prompt's end
+    response_at: torch.Tensor  # (N, S) the same of each response token, S one below the longest response
+    visible: torch.Tensor  # bool (N, 1, S, P + S): what each response token may see of its prompt and of its response
+    owner: torch.Tensor  # (N,) which prompt
+    flat: torch.Tensor  # (M,) place of each token among the Q P + N S of prompt_at and response_at
+    predictor: torch.Tensor  # (K,) for each of the K response tokens, the place among the M that predicts it
+    target: torch.Tensor  # (K,) its id
+    rows: torch.Tensor  # (K,) its row
+    cols: torch.Tensor  # (K,) its place in the response
+    shape: tuple  # N, T
+
+    def to(self, device):
+        """The same on a device."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "shape"})
+
+
+def pack(prompts, owner, responses, lengths):
+    """Lay out responses (N, T) of lengths (N,) under prompts (lists of ids) for `Policy`; owner (N,): whose prompt.
+
+    Prompts that own no row are left out. Response ids are used as they are: nothing is decoded or tokenised again.
+    """
+    used, owner = owner.unique(return_inverse=True)
+    prompts = [prompts[k] for k in used.tolist()]
+    width, longest = max(map(len, prompts)), int(lengths.max())
+    sizes = torch.tensor([len(prompt) for prompt in prompts])
+    at, step = torch.arange(width), torch.arange(longest - 1)
+    in_prompt, in_response = at < sizes[:, None], step < lengths[:, None] - 1
+    prompt_at, response_at = torch.zeros(in_prompt.shape, dtype=torch.long), torch.zeros(in_response.shape, dtype=torch.long)
+    prompt_at[in_prompt] = torch.arange(int(sizes.sum()))
+    response_at[in_response] = torch.arange(int((lengths - 1).sum())) + int(sizes.sum())
+    own = step <= step[:, None]  # a response token sees those before it, and itself
+    visible = torch.cat((in_prompt[owner][:, None].expand(-1, len(step), -1), own.expand(len(owner), -1, -1)), -1)
+    rows, cols = (torch.arange(longest) < lengths[:, None]).nonzero(as_tuple=True)
+    before = torch.cat((prompt_at.gather(1, sizes[:, None] - 1)[owner], response_at), 1)
+    return Packed(
+        tokens=torch.cat((torch.tensor([token for prompt in prompts for token in prompt]),
+                          responses[:, : longest - 1][in_response])),
+        positions=torch.cat((at.expand_as(in_prompt)[in_prompt], (sizes[owner][:, None] + step)[in_response])),
+        prompt_at=prompt_at, response_at=response_at, visible=visible[:, None], owner=owner,
+        flat=torch.cat((in_prompt.flatten(), in_response.flatten())).nonzero().squeeze(1),
+        predictor=before[rows, cols], target=responses[rows, cols], rows=rows, cols=cols, shape=(len(lengths), longest),
+    )
+
+
+def _shared_prefix_attention(module, query, key, value, attention_mask, scaling=None, packed=None, sliding_window=None, **kw):
+    """Attention of transformers' interface over a `Packed` row: each response sees its own prompt, which is there once.
+
+    query (1, H, M, D), key and value (1, H', M, D) -> (1, M, H, D). Without `packed`, it is transformers' own.
+    """
+    if packed is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kw)
+    if sliding_window:
+        raise ValueError("shared prefixes do not know sliding windows; use a model with full attention")
+    query, key, value = (part[0].transpose(0, 1).flatten(1) for part in (query, key, value))  # (M, H D)
+    dim, grouped = module.head_dim, query.shape[1] != key.shape[1]
+
+    def at(part, places):  # (A, B) places -> (A, H, B, D); an embedding, because its gradient is the fast one
+        return embedding(places, part).unflatten(-1, (-1, dim)).transpose(1, 2)
+
+    def attend(places, sources, **mask):
+        out = scaled_dot_product_attention(at(query, places), at(key, sources), at(value, sources), scale=scaling,
+                                           enable_gqa=grouped, **mask)
+        return out.transpose(1, 2).reshape(-1, query.shape[1])
+
+    out = [attend(packed.prompt_at, packed.prompt_at, is_causal=True)]
+    if packed.response_at.numel():
+        out.append(attend(packed.response_at, torch.cat((packed.prompt_at[packed.owner], packed.response_at), 1),
+                          attn_mask=packed.visible))
+    return embedding(packed.flat, torch.cat(out)).view(1, len(packed.flat), -1, dim), None
+
+
+AttentionInterface.register("shared_prefixes", _shared_prefix_attention)
+AttentionMaskInterface.register("shared_prefixes", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
 class Policy(nn.Module):
@@ -52,38 +169,24 @@ class Policy(nn.Module):
 
     def __init__(self, model):
         super().__init__()
+        model.set_attn_implementation("shared_prefixes")
         self.model = model
 
-    def forward(self, tokens, starts, lengths, temperature=1.0):
-        """Log-probs and entropies of responses under their prompts.
+    def forward(self, packed, temperature=1.0):
+        """Log-probs and entropies of responses under their prompts, a `Packed` of N responses.
 
-        tokens (N, L): prompt, response, padding on the right; starts (N,): where the response begins, at least 1;
-        lengths (N,): its tokens -> logp (N, T), entropy (N, T) in nats, T the longest response, 0 beyond each.
-
-        Padding is on the right alone, so causal attention never sees it and no attention mask is needed. Logits are
-        made for response tokens only: (N, L, V) never exists.
+        -> logp (N, T), entropy (N, T) in nats, T the longest response, 0 beyond each. A prompt is read once for all
+        its responses, nothing is computed for padding but attention's small products, and logits are made for
+        response tokens only.
         """
-        hidden = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-        steps = torch.arange(int(lengths.max()), device=tokens.device)
-        rows, cols = (steps < lengths[:, None]).nonzero(as_tuple=True)
-        places = starts[rows] + cols
-        logits = self.model.get_output_embeddings()(hidden[rows, places - 1]).float()
-        logp, entropy = logprobs_and_entropy(logits, tokens[rows, places], temperature)
-        padded = logp.new_zeros(len(tokens), len(steps))
-        return padded.index_put((rows, cols), logp), padded.index_put((rows, cols), entropy)
-
-
-def pack(prompts, responses, lengths):
-    """Lay prompts (list of N lists of ids) and responses (N, T), lengths (N,) side by side, as `Policy` takes them.
-
-    -> tokens (N, L), starts (N,). Response ids are used as they are: nothing is decoded or tokenised again.
-    """
-    starts = torch.tensor([len(p) for p in prompts])
-    tokens = torch.zeros(len(prompts), int((starts + lengths).max()), dtype=torch.long)
-    for row, (prompt, response, length) in enumerate(zip(prompts, responses, lengths.tolist())):
-        tokens[row, : len(prompt)] = torch.as_tensor(prompt)
-        tokens[row, len(prompt) : len(prompt) + length] = response[:length]
-    return tokens, starts
+        hidden = self.model.base_model(
+            input_ids=packed.tokens[None], position_ids=packed.positions[None], packed=packed, use_cache=False,
+            attention_mask=packed.visible[:1, :, :1, :1],  # four dimensions: transformers makes no mask of its own
+        ).last_hidden_state[0]
+        logp, entropy = _HeadLogprobEntropy.apply(
+            embedding(packed.predictor, hidden), self.model.get_output_embeddings().weight, packed.target, temperature)
+        padded = logp.new_zeros(packed.shape)
+        return padded.index_put((packed.rows, packed.cols), logp), padded.index_put((packed.rows, packed.cols), entropy)
 
 
 def load(source, dtype=torch.float32):
@@ -105,12 +208,14 @@ def load(source, dtype=torch.float32):
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.eval()
-    probe = torch.arange(3)[None]
+    probe = torch.arange(4)
     with torch.no_grad():
-        ours = model.get_output_embeddings()(model.base_model(input_ids=probe).last_hidden_state)
-        if not torch.allclose(ours, model(input_ids=probe).logits, atol=1e-3):
-            raise ValueError(f"{str(source)!r} changes its logits after the output embedding (soft-capping or scaling), "
-                             "which this project's scoring does not do; use a Qwen3, Qwen2 or Llama model")
+        logits = model(input_ids=probe[None]).logits[:, 1:3].float()
+        ours = Policy(model)(pack([probe[:2].tolist()], torch.zeros(1, dtype=torch.long), probe[None, 2:], torch.tensor([2])))
+        if not all(map(torch.allclose, ours, logprobs_and_entropy(logits, probe[None, 2:]), [1e-3] * 2, [1e-3] * 2)):
+            raise ValueError(f"{str(source)!r} changes its logits after the output embedding (soft-capping or scaling) or "
+                             "attends in a way of its own, which this project's scoring does not do; use a Qwen3, Qwen2 or "
+                             "Llama model")
     return model, tokenizer
 
 

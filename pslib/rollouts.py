@@ -70,26 +70,15 @@ class GenerateEngine:
 
 
 class DecoderEngine:
-    """Sampling by `decode.Decoder`, for small Qwen3 models on a CPU; prompts are taken in groups of one length."""
+    """Sampling by `decode.Decoder`, for small Qwen3 models on a CPU."""
 
     def __init__(self, model, tokenizer):
         self.model, self.stops = model, torch.tensor(stop_ids(model, tokenizer))
 
     def generate(self, prompts, copies, decoding, generator):
         """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,)."""
-        decoder = decode.Decoder(self.model)
-        by_length = {}
-        for place, prompt in enumerate(prompts):
-            by_length.setdefault(len(prompt), []).append(place)
-        tokens = torch.zeros(len(prompts) * copies, decoding.max_new_tokens, dtype=torch.long)
-        lengths = torch.zeros(len(tokens), dtype=torch.long)
-        for _, places in sorted(by_length.items()):
-            drawn, ends = decoder.generate(torch.tensor([prompts[p] for p in places]), copies, self.stops,
-                                           decoding.max_new_tokens, decoding.temperature, decoding.top_k,
-                                           decoding.top_p, generator)
-            rows = (torch.tensor(places)[:, None] * copies + torch.arange(copies)).flatten()
-            tokens[rows, : drawn.shape[1]], lengths[rows] = drawn, ends
-        return tokens[:, : int(lengths.max())], lengths
+        return decode.Decoder(self.model).generate(prompts, copies, self.stops, decoding.max_new_tokens,
+                                                   decoding.temperature, decoding.top_k, decoding.top_p, generator)
 
 
 def engine_for(model, tokenizer):
@@ -119,10 +108,8 @@ def sample(engine, tokenizer, questions, prompts, group_size, decoding, generato
         raise ValueError(f"group_size {group_size} cannot be split evenly over the modes {', '.join(prompts)}; "
                          f"choose a multiple of {len(prompts)}")
     copies = group_size // len(prompts)
-    parts = [engine.generate(rendered, copies, decoding, generator) for rendered in prompts.values()]
-    width = max(tokens.shape[1] for tokens, _ in parts)
-    tokens = torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[1])) for t, _ in parts])
-    lengths = torch.cat([ends for _, ends in parts])
+    every = [prompt for rendered in prompts.values() for prompt in rendered]  # all modes in one batch
+    tokens, lengths = engine.generate(every, copies, decoding, generator)
     group_ids = torch.arange(len(questions)).repeat_interleave(copies).repeat(len(prompts))
     texts = tokenizer.batch_decode([t[:n] for t, n in zip(tokens.tolist(), lengths.tolist())], skip_special_tokens=True)
     rows = [questions[g] for g in group_ids.tolist()]

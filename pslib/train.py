@@ -6,8 +6,9 @@ Where this differs from what one may expect:
 - A response that the other mode drew gets its old log-prob under the mode that trains on it, as in the released code:
   its ratio starts at 1 too, with no correction for who drew it.
 - The loss is a mean over the valid tokens of the whole batch, whatever the micro-batches.
-- A dead group (all rewards equal) has no gradient in any method without an entropy term in the loss: its rows are
-  scored, for the metrics and for batch statistics, but not differentiated. This changes no weight.
+- A dead group (all rewards equal) has no gradient in any method without an entropy term in the loss, so it is not
+  differentiated, which changes no weight. It is scored where the method needs statistics of the whole batch, and every
+  `measure_every` steps, when the step's entropies and inter-mode KL are measured; in between they are blank.
 """
 
 import math
@@ -39,6 +40,7 @@ class Settings:
     clip_eps: float = 0.2
     temperature: float = 1.0
     save_every: int = 10
+    measure_every: int = 5  # steps from one measurement of entropy and inter-mode KL to the next
     micro_tokens: int = 4096  # prompt and response tokens to a forward pass
     graph_tokens: int = 65536  # up to this many tokens a step, scoring and training share one forward pass
 
@@ -84,14 +86,15 @@ class Run:
                           self.settings.group_size, self.decoding, self.generators["sampling"])
         clock.append(time.perf_counter())
         # 3. Share: every response becomes a row under every training mode. 4. Score the rows.
-        rows = self._rows(rollouts, prompts)
         live = self._live(rollouts)
-        parts, dead = self._micro_batches(rows, live), self._micro_batches(rows, ~live)
-        share_graph = sum(tokens.numel() for _, tokens, _, _ in parts) <= self.settings.graph_tokens
+        measured = self.done % self.settings.measure_every == 0
+        parts = self._micro_batches(rollouts, prompts, live)
+        dead = self._micro_batches(rollouts, prompts, ~live) if measured or self.method.whole_batch else []
+        share_graph = sum(len(packed.tokens) for _, packed in parts) <= self.settings.graph_tokens
         with torch.set_grad_enabled(share_graph):
-            outputs = [self.policy(tokens, starts, lengths) for _, tokens, starts, lengths in parts]
+            outputs = [self.policy(packed) for _, packed in parts]
         with torch.no_grad():
-            unlearned = [self.policy(tokens, starts, lengths) for _, tokens, starts, lengths in dead]
+            unlearned = [self.policy(packed) for _, packed in dead]
         logp, entropy = self._gather(parts + dead, outputs + unlearned, rollouts)
         self._check("log-probs", logp, rollouts)
         clock.append(time.perf_counter())
@@ -115,39 +118,62 @@ class Run:
         self.optimiser.zero_grad(set_to_none=False)
         self.done += 1
         clock.append(time.perf_counter())
-        return {"step": self.done, "loss": loss, "grad_norm": float(norm), **_measure(rollouts, scored),
+        return {"step": self.done, "loss": loss, "grad_norm": float(norm), **_measure(rollouts, scored, measured),
                 **{f"seconds_{part}": b - a for part, a, b in zip(("sample", "score", "update"), clock, clock[1:])}
                 }, rollouts
 
-    def _rows(self, rollouts, prompts):
-        shared = [prompts[mode][g] for mode in self.method.training for g in rollouts.group_ids.tolist()]
-        times = len(self.method.training)
-        return shared, rollouts.tokens.repeat(times, 1), rollouts.lengths.repeat(times)
-
     def _live(self, rollouts):
-        """bool (N,): the rows that have a gradient; all of them where the loss has an entropy term."""
+        """bool (R,): the responses that have a gradient; all of them where the loss has an entropy term."""
         live = advantages.group_relative(rollouts.rewards, rollouts.group_ids) != 0  # every method's A is 0 with it
-        return (live | bool(self.method.entropy_coef)).repeat(len(self.method.training))
+        return live | bool(self.method.entropy_coef)
 
-    def _micro_batches(self, rows, wanted):
-        """The wanted rows, sorted by length and cut to micro_tokens: (row numbers, tokens, starts, lengths) a part."""
-        prompts, responses, lengths = rows
-        ends = torch.tensor([len(p) for p in prompts]) + lengths
-        parts, first = [], 0
-        order = [row for row in ends.argsort(descending=True, stable=True).tolist() if wanted[row]]
-        while first < len(order):
-            count = max(1, self.settings.micro_tokens // int(ends[order[first]]))
-            chosen = order[first : first + count]
-            tokens, starts = pack([prompts[k] for k in chosen], responses[chosen], lengths[chosen])
-            parts.append((chosen, *(t.to(self.accelerator.device) for t in (tokens, starts, lengths[chosen]))))
-            first += count
-        return parts
+    def _micro_batches(self, rollouts, prompts, wanted):
+        """The wanted responses under each training mode, cut to micro_tokens: (row numbers, Packed) a part.
+
+        A group stays together, so that its prompt is read once, unless it alone is more than micro_tokens; groups go
+        in the order of their longest responses, so that attention pads little. Row k R + r is response r under the
+        k-th training mode.
+        """
+        ends, everyone = rollouts.lengths.tolist(), rollouts.group_ids.tolist()
+        groups = {}
+        for k, mode in enumerate(self.method.training):
+            for r in wanted.nonzero().squeeze(1).tolist():
+                groups.setdefault((mode, everyone[r]), []).append((k, r))
+        pieces = []
+        for (mode, g), rows in groups.items():
+            size = room = len(prompts[mode][g])
+            pieces.append((mode, g, []))
+            for row in rows:
+                if pieces[-1][2] and size + ends[row[1]] > self.settings.micro_tokens:
+                    pieces.append((mode, g, []))
+                    size = room
+                size += ends[row[1]]
+                pieces[-1][2].append(row)
+        pieces.sort(key=lambda piece: -max(ends[r] for _, r in piece[2]))
+        parts, size = [], math.inf
+        for piece in pieces:
+            tokens = len(prompts[piece[0]][piece[1]]) + sum(ends[r] for _, r in piece[2])
+            if size + tokens > self.settings.micro_tokens:
+                parts.append([])
+                size = 0
+            size += tokens
+            parts[-1].append(piece)
+        return [self._pack(part, rollouts, prompts) for part in parts]
+
+    def _pack(self, pieces, rollouts, prompts):
+        responses = torch.tensor([r for _, _, rows in pieces for _, r in rows])
+        packed = pack([prompts[mode][g] for mode, g, _ in pieces],
+                      torch.tensor([place for place, (_, _, rows) in enumerate(pieces) for _ in rows]),
+                      rollouts.tokens[responses], rollouts.lengths[responses])
+        return ([k * len(rollouts.tokens) + r for _, _, rows in pieces for k, r in rows],
+                packed.to(self.accelerator.device))
 
     def _gather(self, parts, outputs, rollouts):
         """Log-probs and entropies of all rows (N, T), detached, from the micro-batches' outputs."""
         shape = (len(rollouts.tokens) * len(self.method.training), rollouts.tokens.shape[1])
-        logp, entropy = torch.zeros(shape, dtype=outputs[0][0].dtype), torch.zeros(shape, dtype=outputs[0][0].dtype)
-        for (chosen, *_), (part_logp, part_entropy) in zip(parts, outputs):
+        dtype = outputs[0][0].dtype if outputs else torch.float32
+        logp, entropy = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+        for (chosen, _), (part_logp, part_entropy) in zip(parts, outputs):
             logp[chosen, : part_logp.shape[1]] = part_logp.detach().cpu()
             entropy[chosen, : part_entropy.shape[1]] = part_entropy.detach().cpu()
         return logp, entropy
@@ -158,8 +184,8 @@ class Run:
         eps, loss = self.settings.clip_eps, 0.0
         for parameter in self.policy.parameters():  # a batch without a live group still steps, on zeros
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        for k, (chosen, tokens, starts, lengths) in enumerate(parts):
-            logp, entropy = outputs[k] if outputs else self.policy(tokens, starts, lengths)
+        for k, (chosen, packed) in enumerate(parts):
+            logp, entropy = outputs[k] if outputs else self.policy(packed)
             old, a, kept = (t[chosen, : logp.shape[1]].to(logp.device) for t in (old_logp, adv, keep))
             per_token = losses.clipped_surrogate(logp, old, a, eps, eps) - weigh_entropy * entropy
             part = losses.token_mean(per_token, kept, total)
@@ -175,7 +201,7 @@ class Run:
                                      f"changed. Lower the learning rate, or look at the questions {ids}")
 
 
-def _measure(rollouts, scored):
+def _measure(rollouts, scored, measured):
     """A step's metrics: by sampling mode, its accuracy; by training mode, the entropy of its own responses in bits."""
     out = {}
     groups = scored.rewards.new_zeros(int(scored.group_ids.max()) + 1)
@@ -186,9 +212,10 @@ def _measure(rollouts, scored):
         own = torch.tensor([drawn_in == mode for drawn_in in rollouts.modes])
         tokens = scored.mask & own[:, None]
         out[f"accuracy_{mode}"] = float(scored.rewards[own].mean())
-        out[f"entropy_bits_{mode}"] = float(scored.entropy[mode][tokens].mean()) * BITS
+        out[f"entropy_bits_{mode}"] = float(scored.entropy[mode][tokens].mean()) * BITS if measured else math.nan
         if mode == "he":
-            out["kl_he_from_normal"] = float((scored.logp["he"] - scored.logp["normal"])[tokens].mean())
+            kl = (scored.logp["he"] - scored.logp["normal"])[tokens].mean()
+            out["kl_he_from_normal"] = float(kl) if measured else math.nan
     return out
 
 

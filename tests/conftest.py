@@ -53,8 +53,27 @@ def model(_lively):
 
 @pytest.fixture
 def model64(_lively):
-    """The same in float64, for comparisons in which rounding must not decide an argmax."""
-    return copy.deepcopy(_lively).double()
+    """The same in float64 throughout, for comparisons in which rounding must not decide: transformers' norms would
+    compute in float32 whatever the model, so they are torch's here."""
+    model = copy.deepcopy(_lively).double()
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child).__name__ == "Qwen3RMSNorm":
+                norm = torch.nn.RMSNorm(child.weight.shape, child.variance_epsilon, dtype=torch.float64)
+                norm.weight, norm.variance_epsilon = child.weight, child.variance_epsilon
+                setattr(module, name, norm)
+    return model
+
+
+def laid_out(packed):
+    """The (prompt, response) ids of each row of a Packed, read back from its places."""
+    rows, width = [], packed.prompt_at.shape[1]
+    for row in range(packed.shape[0]):
+        first = packed.predictor[packed.rows == row][0]  # the last token of the prompt predicts the first of the response
+        places = packed.prompt_at[packed.owner[row], : width].tolist()
+        prompt = packed.tokens[places[: places.index(int(first)) + 1]]
+        rows.append((tuple(prompt.tolist()), tuple(packed.target[packed.rows == row].tolist())))
+    return rows
 
 
 @pytest.fixture(scope="session")

@@ -14,16 +14,23 @@ LOGITS = torch.tensor([0.4, 0.05, 0.3, 0.1, 0.15]).log()  # not in order, so tha
 
 
 def prompts(count, width, vocabulary=200, seed=0):
-    return torch.randint(6, vocabulary, (count, width), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(6, vocabulary, (count, width), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def greedy(model, ids, new, stops=NO_STOP):
-    return decode.Decoder(model).generate(ids, 1, stops, new, 0, 0, 1.0, None)
+    return decode.Decoder(model).generate(ids, 1, stops, new, 0, 0, 1.0, torch.Generator())
+
+
+def by_transformers(model, ids, new):
+    ids = torch.tensor(ids)
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
+    return out[:, ids.shape[1] :].tolist()
 
 
 def shares(temperature=1.0, top_k=0, top_p=1.0, rows=20000):
     """How often each token is drawn from LOGITS."""
-    drawn = decode.sample_from(LOGITS.repeat(rows, 1), temperature, top_k, top_p, torch.Generator().manual_seed(0))
+    uniform = torch.rand(rows, generator=torch.Generator().manual_seed(0))
+    drawn = decode.sample_from(LOGITS.repeat(rows, 1), temperature, top_k, top_p, uniform)
     assert drawn.shape == (rows,) and drawn.dtype == torch.long
     return drawn.bincount(minlength=5)
 
@@ -38,6 +45,7 @@ def shares(temperature=1.0, top_k=0, top_p=1.0, rows=20000):
     ({"top_p": 0.6}, [4 / 7, 0, 3 / 7, 0, 0]),  # .4 < .6 <= .4 + .3
     ({"top_p": 0.8}, [0.4 / 0.85, 0, 0.3 / 0.85, 0, 0.15 / 0.85]),
     ({"top_p": 0.3}, [1, 0, 0, 0, 0]),  # the likeliest token stays, however small top_p is
+    ({"top_p": 0.0}, [1, 0, 0, 0, 0]),
     # top_k first: 4/7, 3/7 of what is left, and the first alone is less than .6
     ({"top_k": 3, "top_p": 0.6}, [4 / 7, 0, 3 / 7, 0, 0]),
 ])
@@ -49,21 +57,15 @@ def test_tokens_are_drawn_with_the_stated_probabilities(settings, expected):
         assert chisquare(counts[inside].double(), 20000 * expected[inside]).pvalue > 0.01
 
 
-def test_temperature_zero_takes_the_likeliest_token_and_needs_no_generator():
+def test_temperature_zero_takes_the_likeliest_token_and_needs_no_numbers():
     assert decode.sample_from(torch.stack([LOGITS, -LOGITS]), 0, 0, 1.0, None).tolist() == [0, 1]
 
 
 def test_each_row_is_drawn_from_its_own_logits():
     sure = torch.full((3, 4), -math.inf)
     sure[0, 2], sure[1, 0], sure[2, 3] = 0.0, 0.0, 0.0
-    for seed in range(20):
-        assert decode.sample_from(sure, 1.0, 0, 1.0, torch.Generator().manual_seed(seed)).tolist() == [2, 0, 3]
-
-
-def test_the_same_seed_draws_the_same_tokens_and_another_seed_others():
-    first, again, other = (decode.sample_from(LOGITS.repeat(50, 1), 1.0, 0, 1.0, torch.Generator().manual_seed(seed))
-                           for seed in (1, 1, 2))
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    for number in (0.0, 0.3, 0.999999):
+        assert decode.sample_from(sure, 1.0, 0, 1.0, torch.full((3,), number)).tolist() == [2, 0, 3]
 
 
 # --- decoding -------------------------------------------------------------------------------------------------------
@@ -71,11 +73,34 @@ def test_the_same_seed_draws_the_same_tokens_and_another_seed_others():
 def test_greedy_tokens_are_those_of_transformers(model64, width):
     ids = prompts(4, width)
     model64.generation_config.eos_token_id = None  # run on to the end, whatever comes
-    expected = model64.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False)[:, width:]
     tokens, lengths = greedy(model64, ids, 20)
-    assert tokens.tolist() == expected.tolist() and lengths.tolist() == [20] * 4
+    assert tokens.tolist() == by_transformers(model64, ids, 20) and lengths.tolist() == [20] * 4
     # the comparison would show little if the model said one thing for ever
     assert all(len(set(row)) > 4 for row in tokens.tolist())
+
+
+def test_prompts_of_unlike_lengths_are_decoded_as_each_would_be_alone(model64):
+    mixed = prompts(1, 3) + prompts(1, 9, seed=1) + prompts(1, 1, seed=2) + prompts(1, 6, seed=3)
+    together, lengths = greedy(model64, mixed, 20)
+    assert together.tolist() == [greedy(model64, [alone], 20)[0][0].tolist() for alone in mixed]
+    # and so where rows end and leave
+    stops = torch.tensor([int(together[0, 4]), int(together[3, 9])])
+    stopped, ends = greedy(model64, mixed, 20, stops)
+    for row, alone in enumerate(mixed):
+        tokens, length = greedy(model64, [alone], 20, stops)
+        assert stopped[row, : ends[row]].tolist() == tokens[0].tolist() and ends[row] == length[0]
+
+
+def test_what_a_row_draws_does_not_depend_on_which_rows_have_ended(model64):
+    def draw(stops):
+        generator = torch.Generator().manual_seed(0)
+        return decode.Decoder(model64).generate(prompts(4, 6), 4, stops, 12, 1.0, 0, 1.0, generator)
+
+    free, _ = draw(NO_STOP)
+    stopped, ends = draw(free[:, 2].unique()[:6])
+    assert 4 <= (ends < 12).sum() < 16
+    for whole, row, end in zip(free.tolist(), stopped.tolist(), ends.tolist()):
+        assert row[:end] == whole[:end]
 
 
 def test_a_decoder_made_before_an_update_is_not_used_after_it(model64):
@@ -87,8 +112,7 @@ def test_a_decoder_made_before_an_update_is_not_used_after_it(model64):
         model64.model.layers[1].mlp.gate_proj.weight.neg_()
     after, _ = greedy(model64, ids, 12)
     model64.generation_config.eos_token_id = None
-    expected = model64.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[:, 5:]
-    assert after.tolist() == expected.tolist() != before.tolist()
+    assert after.tolist() == by_transformers(model64, ids, 12) != before.tolist()
 
 
 def test_a_response_ends_with_its_stop_token_and_is_zero_beyond_it(model64):
@@ -116,7 +140,7 @@ def test_tokens_are_no_wider_than_the_longest_response(model64):
 
 def test_copies_of_a_prompt_are_neighbours(model64):
     once, _ = greedy(model64, prompts(3, 6), 8)
-    thrice, lengths = decode.Decoder(model64).generate(prompts(3, 6), 3, NO_STOP, 8, 0, 0, 1.0, None)
+    thrice, lengths = decode.Decoder(model64).generate(prompts(3, 6), 3, NO_STOP, 8, 0, 0, 1.0, torch.Generator())
     assert thrice.tolist() == once.repeat_interleave(3, 0).tolist() and len(lengths) == 9
 
 
@@ -134,7 +158,7 @@ def test_sampled_copies_differ_and_repeat_under_the_same_seed(model64):
 def test_sampled_responses_have_the_probabilities_of_the_model(model64):
     # Sampling after a fixed prompt at top_k 3: the three first tokens must come as often as the model's softmax says.
     ids = prompts(1, 6)
-    logits = model64(input_ids=ids).logits[0, -1].detach() / 4
+    logits = model64(input_ids=torch.tensor(ids)).logits[0, -1].detach() / 4
     best = logits.topk(3)
     generator = torch.Generator().manual_seed(0)
     tokens, _ = decode.Decoder(model64).generate(ids, 6000, NO_STOP, 1, 4.0, 3, 1.0, generator)

@@ -35,17 +35,17 @@ def model(model):
 
 
 # --- score ----------------------------------------------------------------------------------------------------------
-PROMPTS = [[3, 4, 5, 6], [8], [9, 10], [11, 12, 13]]
+PROMPTS, GROUPS = [[3, 4, 5, 6], [8], [9, 10]], torch.tensor([0, 1, 2, 1])
 TOKENS = torch.tensor([[20, 0, 0], [21, 22, 23], [24, 25, 0], [26, 0, 0]])
 LENGTHS = torch.tensor([1, 3, 2, 1])
 
 
 @pytest.mark.parametrize("rows", [1, 3, 128])
 def test_score_is_that_of_each_row_alone_however_many_at_a_time(model, rows):
-    logp, entropy = evaluate.score(model, PROMPTS, TOKENS, LENGTHS, rows=rows)
+    logp, entropy = evaluate.score(model, PROMPTS, GROUPS, TOKENS, LENGTHS, rows=rows)
     assert logp.shape == entropy.shape == (4, 3) and not logp.requires_grad
-    for k, (prompt, length) in enumerate(zip(PROMPTS, LENGTHS.tolist())):
-        expected = plain_scores(model, prompt, TOKENS[k, :length].tolist())
+    for k, (group, length) in enumerate(zip(GROUPS.tolist(), LENGTHS.tolist())):
+        expected = plain_scores(model, PROMPTS[group], TOKENS[k, :length].tolist())
         torch.testing.assert_close((logp[k, :length], entropy[k, :length]), expected, rtol=1e-4, atol=1e-4)
         assert (logp[k, length:] == 0).all() and (entropy[k, length:] == 0).all()
 
@@ -67,10 +67,9 @@ def test_there_is_a_row_for_each_response(evaluated):
 
 def test_responses_are_drawn_and_scored_under_the_prompt_of_their_mode(evaluated, model, tokenizer, he, questions):
     table, rollouts, prompts = evaluated
-    expected = [modes.render(tokenizer, he, q["question"]) for q in questions for _ in range(2)]
-    assert prompts == expected
-    for prompt, response, bits in zip(prompts, rows_of(rollouts), table.entropy_bits):
-        _, entropy = plain_scores(model, prompt, response)
+    assert prompts == [modes.render(tokenizer, he, q["question"]) for q in questions]
+    for group, response, bits in zip(rollouts.group_ids.tolist(), rows_of(rollouts), table.entropy_bits):
+        _, entropy = plain_scores(model, prompts[group], response)
         assert bits == pytest.approx(entropy.mean().item() / math.log(2), rel=1e-4)
 
 
@@ -103,8 +102,8 @@ def test_inter_mode_kl_is_the_mean_log_ratio_on_the_high_entropy_modes_own_token
     kl, _ = evaluate.inter_mode_kl(model, tokenizer, he, modes.NORMAL, questions, SETTINGS, generator())
     _, rollouts, prompts = evaluate.evaluate(model, tokenizer, he, questions, SETTINGS, generator())
     total, count = 0.0, 0
-    for place, (prompt, response) in enumerate(zip(prompts, rows_of(rollouts))):
-        plain = modes.render(tokenizer, modes.NORMAL, questions[place // 2]["question"])
+    for place, response in enumerate(rows_of(rollouts)):
+        prompt, plain = prompts[place // 2], modes.render(tokenizer, modes.NORMAL, questions[place // 2]["question"])
         total += (plain_scores(model, prompt, response)[0] - plain_scores(model, plain, response)[0]).sum().item()
         count += len(response)
     assert kl == pytest.approx(total / count, rel=1e-4) and abs(kl) > 1e-3

@@ -4,8 +4,18 @@ import copy
 
 import pytest
 import torch
+from conftest import laid_out
 from torch.distributions import Categorical
-from transformers import GraniteConfig, GraniteForCausalLM
+from transformers import (
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from pslib import policy
 
@@ -41,9 +51,28 @@ def test_both_gradients_agree_with_finite_differences():
     logits.requires_grad_()
     assert torch.autograd.gradcheck(lambda z: policy.logprobs_and_entropy(z, tokens), logits)
     assert torch.autograd.gradcheck(lambda z: policy.logprobs_and_entropy(z, tokens, 0.7), logits)
-    # one output at a time, since the entropy's part of the gradient is skipped where it is zero
-    assert torch.autograd.gradcheck(lambda z: policy.logprobs_and_entropy(z, tokens)[0], logits)
-    assert torch.autograd.gradcheck(lambda z: policy.logprobs_and_entropy(z, tokens)[1], logits)
+
+
+def test_a_token_that_cannot_be_drawn_adds_nothing_to_the_entropy():
+    logits = torch.tensor([[0.0, 0.0, -torch.inf]], requires_grad=True)
+    logp, entropy = policy.logprobs_and_entropy(logits, torch.tensor([1]))
+    assert logp.item() == entropy.item() * -1 == pytest.approx(-0.693147)
+
+
+@pytest.mark.parametrize("whole", [2**24, 0])  # all logits at once, or in chunks that are made twice
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_lean_form_and_its_gradients_are_those_of_the_plain_one(whole, temperature, monkeypatch):
+    monkeypatch.setattr(policy._HeadLogprobEntropy, "WHOLE", whole)
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 6, dtype=torch.float64, generator=generator).requires_grad_() for n in (70, 11))
+    tokens = torch.randint(11, (70,), generator=generator)
+    ours = policy._HeadLogprobEntropy.apply(hidden, weight, tokens, temperature)
+    plain = policy.logprobs_and_entropy(hidden @ weight.t(), tokens, temperature)
+    torch.testing.assert_close(ours, plain)
+    for mix in ((1.0, 0.0), (0.0, 1.0), (1.0, -0.3)):  # one at a time too: the entropy's part is skipped where it is 0
+        both = [torch.autograd.grad(mix[0] * logp.square().sum() + mix[1] * entropy.square().sum(), (hidden, weight),
+                                    retain_graph=True) for logp, entropy in (ours, plain)]
+        torch.testing.assert_close(*both)
 
 
 def test_large_logits_stay_finite_and_dtype_is_kept():
@@ -65,17 +94,27 @@ RESPONSES = torch.tensor([[20, 21, 0, 0], [22, 23, 24, 25], [26, 0, 0, 0]])
 LENGTHS = torch.tensor([2, 4, 1])
 
 
-def test_pack_lays_prompt_and_response_side_by_side_and_keeps_every_id():
-    tokens, starts = policy.pack(PROMPTS, RESPONSES, LENGTHS)
-    assert starts.tolist() == [5, 1, 3]
-    assert tokens.tolist() == [[3, 4, 5, 6, 7, 20, 21], [8, 22, 23, 24, 25, 0, 0], [9, 10, 11, 26, 0, 0, 0]]
-    assert tokens.dtype == torch.long
+OWNER = torch.tensor([1, 0, 1])  # the first and the third response share a prompt, and the third prompt has none
+
+
+def packed(responses=RESPONSES):
+    return policy.pack(PROMPTS, OWNER, responses, LENGTHS)
+
+
+def test_pack_lays_each_prompt_once_and_each_response_without_its_last_token():
+    out = packed()
+    assert out.tokens.tolist() == [3, 4, 5, 6, 7, 8, 20, 22, 23, 24]
+    assert out.positions.tolist() == [0, 1, 2, 3, 4, 0, 1, 5, 6, 7]  # a response goes on where its prompt ends
+    assert out.target.tolist() == [20, 21, 22, 23, 24, 25, 26]
+    assert out.tokens[out.predictor].tolist() == [8, 20, 7, 22, 23, 24, 8]
+    assert laid_out(out) == [((8,), (20, 21)), ((3, 4, 5, 6, 7), (22, 23, 24, 25)), ((8,), (26,))]
 
 
 def test_pack_takes_nothing_from_beyond_a_responses_length():
     garbage = RESPONSES.clone()
     garbage[garbage == 0] = 99
-    assert torch.equal(policy.pack(PROMPTS, garbage, LENGTHS)[0], policy.pack(PROMPTS, RESPONSES, LENGTHS)[0])
+    for ours, theirs in zip(vars(packed(garbage)).values(), vars(packed()).values()):
+        assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
 
 
 # --- scoring --------------------------------------------------------------------------------------------------------
@@ -86,48 +125,71 @@ def plain_scores(model, prompt, response):
     return every[range(len(response)), response], -(every.exp() * every).sum(-1)
 
 
+def each_row(model):
+    """The plain scores of each row of `packed()`."""
+    return [plain_scores(model, PROMPTS[owner], RESPONSES[row, :length].tolist())
+            for row, (owner, length) in enumerate(zip(OWNER.tolist(), LENGTHS.tolist()))]
+
+
 def test_forward_scores_each_row_as_the_model_alone_would(model64):
-    logp, entropy = policy.Policy(model64)(*_packed())
-    assert logp.shape == entropy.shape == (3, 4)
-    for row, (prompt, length) in enumerate(zip(PROMPTS, LENGTHS.tolist())):
-        expected = plain_scores(model64, prompt, RESPONSES[row, :length].tolist())
-        for ours, theirs in zip((logp, entropy), expected):
-            torch.testing.assert_close(ours[row, :length].double(), theirs, rtol=1e-5, atol=1e-5)
+    expected = each_row(model64)
+    logp, entropy = policy.Policy(model64)(packed())
+    assert logp.shape == entropy.shape == (3, 4) and logp.dtype == torch.float64
+    for row, length in enumerate(LENGTHS.tolist()):
+        for ours, theirs in zip((logp, entropy), expected[row]):
+            torch.testing.assert_close(ours[row, :length], theirs, rtol=0, atol=1e-12)
             assert (ours[row, length:] == 0).all()
 
 
-def _packed():
-    tokens, starts = policy.pack(PROMPTS, RESPONSES, LENGTHS)
-    return tokens, starts, LENGTHS
-
-
-def test_forward_does_not_look_at_padding(model):
-    tokens, starts, lengths = _packed()
-    before = policy.Policy(model)(tokens, starts, lengths)
-    for row, end in enumerate((starts + lengths).tolist()):
-        tokens[row, end:] = 150
-    after = policy.Policy(model)(tokens, starts, lengths)
-    assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
+def test_responses_of_one_token_need_nothing_but_their_prompts(model64):
+    ones = torch.ones(3, dtype=torch.long)
+    logp, _ = policy.Policy(model64)(policy.pack(PROMPTS, OWNER, RESPONSES, ones))
+    for row, owner in enumerate(OWNER.tolist()):
+        torch.testing.assert_close(logp[row], plain_scores(model64, PROMPTS[owner], RESPONSES[row, :1].tolist())[0])
 
 
 def test_forward_divides_logits_by_the_temperature(model):
-    cold = policy.Policy(model)(*_packed(), temperature=0.25)
+    cold = policy.Policy(model)(packed(), temperature=0.25)
     with torch.no_grad():
         # the last layer is linear: four times its input is a quarter of the temperature
         model.model.norm.weight.mul_(4)
-    hot = policy.Policy(model)(*_packed())
+    hot = policy.Policy(model)(packed())
     torch.testing.assert_close(cold, hot, rtol=1e-4, atol=1e-4)
 
 
-def test_forwards_gradients_are_those_of_plain_log_softmax(model64):
+def test_gradients_through_a_shared_prompt_are_those_of_rows_on_their_own(model64):
     twin = copy.deepcopy(model64)
-    logp, entropy = policy.Policy(model64)(*_packed())
+    logp, entropy = policy.Policy(model64)(packed())
     (logp.sum() - 0.3 * entropy.sum()).backward()
-    for row, (prompt, length) in enumerate(zip(PROMPTS, LENGTHS.tolist())):
-        expected_logp, expected_entropy = plain_scores(twin, prompt, RESPONSES[row, :length].tolist())
+    for expected_logp, expected_entropy in each_row(twin):
         (expected_logp.sum() - 0.3 * expected_entropy.sum()).backward()
     for ours, theirs in zip(model64.parameters(), twin.parameters()):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-10)
+
+
+def test_a_model_that_was_made_a_policy_still_generates_as_before(model):
+    ids, seen = torch.tensor([[0, 3, 4, 5], [6, 7, 8, 9]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    before = model.generate(ids, attention_mask=seen, max_new_tokens=8, do_sample=False)
+    policy.Policy(model)
+    assert torch.equal(model.generate(ids, attention_mask=seen, max_new_tokens=8, do_sample=False), before)
+
+
+@pytest.mark.parametrize("family", [(LlamaConfig, LlamaForCausalLM), (Qwen2Config, Qwen2ForCausalLM)])
+def test_other_families_are_scored_too(family):
+    torch.manual_seed(0)
+    model = family[1](family[0](vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+                                num_attention_heads=4, num_key_value_heads=2)).eval()
+    expected = each_row(model)
+    logp, entropy = policy.Policy(model)(packed())
+    for row, length in enumerate(LENGTHS.tolist()):
+        torch.testing.assert_close((logp[row, :length], entropy[row, :length]), expected[row], rtol=1e-4, atol=1e-5)
+
+
+def test_sliding_windows_are_refused():
+    model = MistralForCausalLM(MistralConfig(vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                                             num_attention_heads=2, num_key_value_heads=2, sliding_window=4))
+    with pytest.raises(ValueError, match="do not know sliding windows; use a model with full attention"):
+        policy.Policy(model)(packed())
 
 
 # --- loading --------------------------------------------------------------------------------------------------------

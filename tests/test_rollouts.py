@@ -41,15 +41,15 @@ def test_every_question_gets_half_its_responses_from_each_mode(tokenizer, questi
     assert out.group_ids.tolist() == [0, 0, 1, 1, 2, 2] * 2
     # "first" and "second" have the same text: groups go by the question, not by its words
     assert out.question_ids == ["first", "first", "second", "second", "third", "third"] * 2
-    assert out.tokens[:, 0].tolist() == [10, 10, 11, 11, 12, 12, 20, 20, 21, 21, 22, 22]
+    assert out.tokens[:, 0].tolist() == [10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15]
     assert out.tokens[:, 1].tolist() == [100, 101] * 6
-    assert [copies for _, copies in engine.calls] == [2, 2]
+    assert [copies for _, copies in engine.calls] == [2]
 
 
 def test_each_mode_is_given_its_own_prompts(tokenizer, questions, he):
     engine, prompts = Scripted(), rendered(tokenizer, questions, modes.NORMAL, he)
     rollouts.sample(engine, tokenizer, questions, prompts, 2, SAMPLED, None)
-    assert [given for given, _ in engine.calls] == [prompts["normal"], prompts["he"]]
+    assert [given for given, _ in engine.calls] == [prompts["normal"] + prompts["he"]]
     assert prompts["normal"][0] == prompts["normal"][1] and prompts["normal"] != prompts["he"]
 
 
@@ -61,13 +61,6 @@ def test_one_mode_draws_the_whole_group(tokenizer, questions):
 def test_a_group_that_cannot_be_halved_is_refused(tokenizer, questions, he):
     with pytest.raises(ValueError, match="group_size 3 .* normal, he; choose a multiple of 2"):
         sampled(Scripted(), tokenizer, questions, (modes.NORMAL, he), 3)
-
-
-def test_modes_of_unlike_width_are_padded_with_zeros_and_masked_by_length(tokenizer, questions, he):
-    out = sampled(Scripted(), tokenizer, questions, (modes.NORMAL, he), 2)
-    assert out.tokens.shape == (6, 4) and (out.tokens[:3, 3] == 0).all()
-    assert out.mask.dtype == torch.bool
-    assert out.mask.tolist() == [[True, True, True, False]] * 3 + [[True] * 4] * 3
 
 
 def test_a_pad_id_inside_a_response_is_a_token_like_any_other():

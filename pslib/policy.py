@@ -33,7 +33,7 @@ def logprobs_and_entropy(logits, tokens, temperature=1.0):
 class _HeadLogprobEntropy(torch.autograd.Function):
     """`logprobs_and_entropy(hidden @ weight.T, tokens)` in chunks of tokens, with the gradient written out.
 
-    Up to WHOLE logits are made at once and kept for the gradient. Beyond, a chunk is a 32nd of the tokens and is made
+    Up to WHOLE logits are made at once and kept for the gradient. Beyond, a chunk is a 64th of the tokens and is made
     again for the gradient, so that at V = 151,936 a few chunks are held, never (M, V).
     """
 
@@ -48,16 +48,14 @@ class _HeadLogprobEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, tokens, temperature):
         whole = len(hidden) * len(weight) <= _HeadLogprobEntropy.WHOLE
-        ctx.size, ctx.temperature = max(1, len(hidden) if whole else len(hidden) // 32), temperature
+        ctx.size, ctx.temperature = max(1, len(hidden) if whole else len(hidden) // 64), temperature
         logp, entropy = [], []
         for h, o in zip(hidden.split(ctx.size), tokens.split(ctx.size)):
             logp_all = _HeadLogprobEntropy._logp_all(h, weight, temperature)
             logp.append(logp_all.gather(-1, o[:, None]).squeeze(-1))
-            p = logp_all.exp() if whole else None
-            # Products summed by a dot, so that no third tensor of this size is made.
-            entropy.append(-torch.linalg.vecdot(logp_all.exp() if p is None else p, logp_all))
+            entropy.append(-logp_all.exp().mul_(logp_all).sum(-1))
         logp, entropy = torch.cat(logp), torch.cat(entropy)
-        ctx.save_for_backward(hidden, weight, tokens, entropy, *((logp_all, p) if whole else ()))
+        ctx.save_for_backward(hidden, weight, tokens, entropy, *([logp_all] if whole else []))
         return logp, entropy
 
     @staticmethod
@@ -65,17 +63,17 @@ class _HeadLogprobEntropy(torch.autograd.Function):
     def backward(ctx, grad_logp, grad_entropy):
         hidden, weight, tokens, entropy, *kept = ctx.saved_tensors
         grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        for at in torch.arange(len(hidden)).split(ctx.size):
-            part = slice(int(at[0]), int(at[-1]) + 1)
-            logp_all, p = kept or (_HeadLogprobEntropy._logp_all(hidden[part], weight, ctx.temperature), None)
-            p = logp_all.exp() if p is None else p
-            # d logp / dz = onehot - p;  dH / dz = -p (log p + H)
-            scale = grad_logp[part, None]
+        for first in range(0, len(hidden), ctx.size):
+            part = slice(first, first + ctx.size)
+            logp_all = kept[0] if kept else _HeadLogprobEntropy._logp_all(hidden[part], weight, ctx.temperature)
+            # d logp / dz = onehot - p;  dH / dz = -p (log p + H); in place, since a chunk may be all the memory there is
+            grad, scale = logp_all.exp(), grad_logp[part, None]
             if grad_entropy.any():
-                scale = scale + grad_entropy[part, None] * (logp_all + entropy[part, None])
-            grad = (p * -scale).scatter_add_(-1, tokens[part, None], grad_logp[part, None])
-            grad = (grad / ctx.temperature if ctx.temperature != 1.0 else grad).to(weight.dtype)
-            torch.mm(grad, weight, out=grad_hidden[part])
+                scale = (logp_all.clone() if kept else logp_all).add_(entropy[part, None]).mul_(grad_entropy[part, None])
+                scale.add_(grad_logp[part, None])
+            grad.mul_(scale).neg_().scatter_add_(-1, tokens[part, None], grad_logp[part, None])
+            grad = (grad if ctx.temperature == 1.0 else grad.div_(ctx.temperature)).to(weight.dtype)
+            grad_hidden[part] = grad @ weight
             grad_weight.addmm_(grad.t(), hidden[part])
         return grad_hidden, grad_weight, None, None
 

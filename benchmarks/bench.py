@@ -1,0 +1,363 @@
+"""Benchmarks on a CPU, ours and a peer's in one run and in turns: `make bench`.
+
+Every pair is measured one after the other on one thread, PAIRS times after warm-up; a row holds medians, the ratio of
+the medians, and the smallest and largest ratio of a pair. Questions are the nano world's, weights are random, and the
+stop token lies outside the model's vocabulary, so that every response has exactly the tokens that are asked for.
+"""
+
+import dataclasses
+import itertools
+import os
+import platform
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from unittest.mock import patch
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from transformers import TrainerCallback
+
+from pslib import base, figures, methods, modes, nano, policy, rewards, rollouts, runs, tasks, train
+
+PAIRS, WARM_UP = 7, 2
+GROUP, NEW = 8, 64
+SHAPES = {"0.2M": base.SIZES["0.2m"], "1M": (128, 5, 384, 4, 2, 32), "3M": (192, 7, 512, 6, 2, 32),
+          "10M": (320, 8, 960, 10, 5, 32)}
+MODES = modes.NORMAL, modes.he_mode("high_entropy_short")
+
+
+# --- what is measured -----------------------------------------------------------------------------------------------
+@cache
+def tokenizer():
+    """The nano tokenizer, with a stop token that no nano model can draw."""
+    examples = nano.corpus(nano.WORLDS["rare"], 2000, seed=0)
+    made = base.build_tokenizer([text for example in examples for text in example if text])
+    made.add_special_tokens({"eos_token": "<|never|>"})
+    return made
+
+
+def model(size):
+    with patch.dict(base.SIZES, {size: SHAPES[size]}):
+        made = base.build_model(size, tokenizer(), seed=0)
+    made.resize_token_embeddings(len(tokenizer()) - 1)  # all but the stop token
+    made.config.max_position_embeddings = 2048
+    return made
+
+
+def run_of(size, method="grpo", new=NEW, **changes):
+    settings = train.Settings(steps=1, questions=8, group_size=GROUP, pool=512, learning_rate=1e-5, max_new_tokens=new,
+                              measure_every=10**9, **changes)
+    return train.Run(model(size), tokenizer(), methods.get(method), MODES, settings, seed=0)
+
+
+@cache
+def questions():
+    return list(tasks.load("train", 512, "tuning"))
+
+
+def graded(live=1.0):
+    """Rewards by place: every live group half right, the share 1 - live of the groups all wrong."""
+    def sampled(*args, sample=rollouts.sample, **kwargs):
+        out = sample(*args, **kwargs)
+        place = torch.arange(len(out.rewards))
+        dead = out.group_ids >= live * (int(out.group_ids.max()) + 1)
+        return dataclasses.replace(out, rewards=torch.where(dead, 0.0, (place % 2).float()))
+    return patch.object(train, "sample", sampled)
+
+
+# --- how ----------------------------------------------------------------------------------------------------------------
+def seconds(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def in_turns(ours, peer, pairs=PAIRS):
+    """Seconds of two calls, one after the other: [(ours, peer), ...]."""
+    for _ in range(WARM_UP):
+        ours(), peer()
+    return [(seconds(ours), seconds(peer)) for _ in range(pairs)]
+
+
+def row(case, times, goal, note=""):
+    ours, peer = (statistics.median(column) for column in zip(*times))
+    ratios = [a / b for a, b in times]
+    return {"case": case, "ours_s": ours, "peer_s": peer, "ratio": ours / peer, "ratio_min": min(ratios),
+            "ratio_max": max(ratios), "goal": f"<= {goal}", "met": ours / peer <= goal, "note": note}
+
+
+def figure_row(case, value, goal, note="", at_least=False):
+    return {"case": case, "ratio": value, "goal": f"{'>=' if at_least else '<='} {goal}",
+            "met": value >= goal if at_least else value <= goal, "note": note}
+
+
+# --- the cases ------------------------------------------------------------------------------------------------------
+def grpo_against_trl(size, goal):
+    """A whole GRPO step, 64 responses of 64 tokens in groups of 8, against TRL's GRPOTrainer."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    state, batches = run_of(size), itertools.cycle(questions()[k : k + 8] for k in range(0, 512, 8))
+    times, lengths, started = [], [], []
+
+    class InTurns(TrainerCallback):
+        def on_step_begin(self, *args, **kwargs):
+            started.append(time.perf_counter())
+
+        def on_step_end(self, *args, **kwargs):
+            theirs = time.perf_counter() - started[-1]
+            with graded():
+                begin = time.perf_counter()
+                _, drawn = state.step(next(batches))
+                times.append((time.perf_counter() - begin, theirs))
+            lengths.append(drawn.lengths.float().mean().item())
+
+    def alternate(completion_ids, **kwargs):
+        lengths.append(statistics.mean(map(len, completion_ids)))
+        return [float(place % 2) for place in range(len(completion_ids))]
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            output_dir=folder, use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False, disable_dropout=True,
+            per_device_train_batch_size=8 * GROUP, gradient_accumulation_steps=1, steps_per_generation=1,
+            num_generations=GROUP, max_completion_length=NEW, max_steps=PAIRS + WARM_UP, beta=0.0, num_iterations=1,
+            epsilon=0.2, loss_type="dapo", scale_rewards="group", temperature=1.0, top_k=0, top_p=1.0, learning_rate=1e-5,
+            lr_scheduler_type="constant", weight_decay=0.01, max_grad_norm=1.0, shuffle_dataset=False,
+            save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True)
+        data = Dataset.from_list([{"prompt": [{"role": "user", "content": q["question"]}]} for q in questions()])
+        trainer = GRPOTrainer(model(size), alternate, config, data, processing_class=tokenizer(), callbacks=[InTurns()])
+        torch.set_num_threads(1)
+        trainer.train()
+    assert set(lengths) == {float(NEW)}, f"responses should have {NEW} tokens on both sides; got {set(lengths)}"
+    return row(f"GRPO step against TRL, {size}", times[WARM_UP:], goal, f"64 responses of {NEW} tokens on both sides")
+
+
+def decoding_against_transformers(size, batch, goal):
+    """Greedy decoding of prompts of several lengths, against `generate`; the tokens must be the same."""
+    made, words = model(size).eval(), tokenizer()
+    prompts = [modes.render(words, modes.NORMAL, q["question"]) for q in questions()[:batch]]
+    greedy, found = rollouts.Decoding(0, 0, 1.0, NEW), {}
+
+    def of(engine, name):
+        def call():
+            found[name] = engine.generate(prompts, 1, greedy, None)[0]
+        return call
+
+    times = in_turns(of(rollouts.DecoderEngine(made, words), "ours"), of(rollouts.GenerateEngine(made, words), "theirs"))
+    same = (found["ours"] == found["theirs"]).all(1).float().mean().item()
+    out = row(f"decoding against generate, {size}, batch {batch}", times, goal,
+              f"{NEW} tokens each; {100 * same:.0f}% of the responses identical")
+    return {**out, "met": out["met"] and same == 1}
+
+
+def split_against_grpo(size, goal):
+    """A Policy Split step against our own GRPO step on as many responses."""
+    split, grpo = run_of(size, "policy_split"), run_of(size)
+    with graded():
+        times = in_turns(lambda: split.step(questions()[:8]), lambda: grpo.step(questions()[:8]))
+    return row(f"Policy Split step against GRPO step, {size}", times, goal, f"64 responses of {NEW} tokens each")
+
+
+def dead_groups_left_out(size, live):
+    """Scoring and update with a share of the groups live, against all of them live."""
+    some, every, spent = run_of(size), run_of(size), {}
+
+    def of(state, share, name):
+        with graded(share):
+            metrics, _ = state.step(questions()[:8])
+        spent.setdefault(name, []).append(metrics["seconds_score"] + metrics["seconds_update"])
+
+    for _ in range(WARM_UP + PAIRS):
+        of(some, live, "ours"), of(every, 1.0, "peer")
+    times = list(zip(spent["ours"], spent["peer"]))[WARM_UP:]
+    return row(f"training with {live:.0%} of the groups live against all live, {size}", times, round(live + 0.05, 2))
+
+
+def batch_of(prompt, new, groups=8, shared=True):
+    """A Packed of random ids: groups of GROUP responses; each row has a prompt of its own where not shared."""
+    draw = torch.Generator().manual_seed(0)
+    prompts = torch.randint(6, 500, (groups, prompt), generator=draw).tolist()
+    responses, lengths = torch.randint(6, 500, (groups * GROUP, new), generator=draw), torch.full((groups * GROUP,), new)
+    owner = torch.arange(groups).repeat_interleave(GROUP)
+    if not shared:
+        prompts, owner = [prompts[g] for g in owner.tolist()], torch.arange(groups * GROUP)
+    return policy.pack(prompts, owner, responses, lengths)
+
+
+def training_pass(scored, packed):
+    logp, entropy = scored(packed)
+    (logp.sum() - 0.1 * entropy.sum()).backward()
+
+
+def shared_prefixes(size, goal):
+    """Scoring and gradient with each question's prompt read once, against once a response."""
+    scored = policy.Policy(model(size))
+    packs = [batch_of(92, 60, groups=4, shared=shared) for shared in (True, False)]
+    times = in_turns(*(lambda packed=packed: training_pass(scored, packed) for packed in packs))
+    return row(f"shared prefixes against repeated, {size}", times, goal,
+               f"92 prompt and 60 response tokens, G = 8: {len(packs[0].tokens)} tokens against {len(packs[1].tokens)}")
+
+
+def lean_memory(goal):
+    """Peak extra memory of log-probs and entropies at V = 151,936, 512 tokens, forward and backward; in a process of its own."""
+    # Freed memory goes back to the system at once, so that the peak is of what is held.
+    out = subprocess.run([sys.executable, __file__, "--memory"], capture_output=True, text=True, check=True,
+                         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"})
+    extra, full, error = map(float, out.stdout.split())
+    made = figure_row("log-prob and entropy at V = 151,936: extra memory over the full logits'", extra / full, goal,
+                      f"{extra:.0f} of {full:.0f} MB, the gradients themselves not counted; largest error {error:.1g}")
+    return {**made, "met": made["met"] and error <= 1e-5}
+
+
+def memory_of_the_lean_form():
+    """Print the extra MB, the full logits' MB and the error; run on its own, since a process's peak never falls."""
+    draw, mb = torch.Generator().manual_seed(0), 2**20
+    hidden = torch.randn(512, 64, generator=draw).requires_grad_()
+    weight = (torch.randn(151_936, 64, generator=draw) / 8).requires_grad_()
+    tokens = torch.randint(151_936, (512,), generator=draw)
+
+    def call(rows):
+        logp, entropy = policy._HeadLogprobEntropy.apply(hidden[:rows], weight, tokens[:rows], 1.0)
+        return torch.autograd.grad(logp.sum() + entropy.sum(), (hidden, weight))
+
+    call(1)  # the gradients' own memory, and torch's work space, are there from here on
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ours = call(512)
+    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    logp, entropy = policy.logprobs_and_entropy(hidden @ weight.t(), tokens)
+    theirs = torch.autograd.grad(logp.sum() + entropy.sum(), (hidden, weight))
+    lean = policy._HeadLogprobEntropy.apply(hidden, weight, tokens, 1.0)
+    error = max((a - b).abs().max().item() for a, b in zip((*ours, *lean), (*theirs, logp, entropy)))
+    print(extra, 512 * 151_936 * 4 / mb, error)
+
+
+def padding(goal):
+    """Tokens that went through the layers for nothing, in a step of responses of unlike lengths."""
+    state, seen = run_of("0.2M", "policy_split"), []
+
+    def uneven(*args, sample=rollouts.sample, **kwargs):
+        out = sample(*args, **kwargs)
+        lengths = torch.randint(8, NEW + 1, out.lengths.shape, generator=torch.Generator().manual_seed(0))
+        return dataclasses.replace(out, lengths=lengths, rewards=(torch.arange(len(lengths)) % 2).float())
+
+    def spy(self, packed, *args, forward=policy.Policy.forward):
+        fed = packed.tokens.numel()
+        useful = len(set(packed.flat.tolist()))  # distinct places of prompts and responses
+        seen.append((fed - useful, fed, packed.visible.shape[0] * packed.response_at.shape[1] / max(1, packed.flat.numel())))
+        return forward(self, packed, *args)
+
+    with patch.object(train, "sample", uneven), patch.object(policy.Policy, "forward", spy):
+        state.step(questions()[:8])
+    wasted, fed, attended = map(sum, zip(*seen))
+    return figure_row("tokens computed on padding, scoring and training", wasted / fed, goal,
+                      f"{fed} tokens, none twice; inside attention alone rows are padded to the longest of the micro-batch")
+
+
+def throughput(size, goal):
+    """Useful FLOPs, 6 a parameter and token, over the matrix-product peak of one thread, in turns."""
+    scored, packed = policy.Policy(model(size)), batch_of(24, NEW, groups=7)
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    times = in_turns(lambda: training_pass(scored, packed), lambda: a @ b)
+    ours, product = (statistics.median(column) for column in zip(*times))
+    parameters, tokens = scored.model.num_parameters(), len(packed.tokens)
+    share = 6 * parameters * tokens / ours / (2 * 1024**3 / product)
+    return figure_row(f"training throughput over the matrix-product peak, {size}", share, goal,
+                      f"{tokens / ours:,.0f} tokens/s, each prompt token counted once; peak {2e-9 * 1024**3 / product:.0f} GFLOP/s",
+                      at_least=True)
+
+
+def scaling():
+    """Step time against responses, response length and parameters: rows of (against, value, seconds), and exponents."""
+    points = []
+
+    def measure(against, value, size, number, new):
+        state = run_of(size, new=new)
+        batch = questions()[: number // GROUP]
+        with graded():
+            state.step(batch)
+            points.append({"against": against, "value": value,
+                           "seconds": statistics.median(seconds(lambda: state.step(batch)) for _ in range(3))})
+
+    for number in (64, 128, 256, 512, 1024):
+        measure("responses", number, "0.2M", number, NEW)
+    for new in (32, 64, 128, 256, 512):
+        measure("response tokens", new, "0.2M", 64, new)
+    for size in SHAPES:
+        measure("parameters", model(size).num_parameters(), size, 64, NEW)
+    points, made = pd.DataFrame(points), []
+    for against, part in points.groupby("against", sort=False):
+        exponent = np.polyfit(np.log(part.value), np.log(part.seconds), 1)[0]
+        note = "; ".join(f"{value:,}: {spent:.2f} s" for value, spent in zip(part.value, part.seconds))
+        made.append(figure_row(f"exponent of step time in {against}", exponent, 1.05, note) if against == "responses"
+                    else {"case": f"exponent of step time in {against}", "ratio": exponent, "note": note})
+    return made, points
+
+
+def cases():
+    """Every row of the table, as it is measured."""
+    for size, goal in (("0.2M", 0.50), ("1M", 0.55), ("3M", 0.75)):
+        yield grpo_against_trl(size, goal)
+    yield decoding_against_transformers("0.2M", 8, 0.45)
+    yield decoding_against_transformers("1M", 64, 0.70)
+    for size in ("0.2M", "1M"):
+        yield split_against_grpo(size, 1.40)
+    for live in (0.25, 0.5, 0.75):
+        yield dead_groups_left_out("0.2M", live)
+    for size in ("0.2M", "1M"):
+        yield shared_prefixes(size, 0.65)
+    yield lean_memory(0.10)
+    yield padding(0.05)
+    for size, goal in (("0.2M", 0.15), ("1M", 0.30), ("3M", 0.40)):
+        yield throughput(size, goal)
+
+
+def picture(table, points):
+    """Ratios with their spread and goals, and step time against the three kinds of work."""
+    pairs = table[table.ours_s.notna()][::-1].reset_index(drop=True)
+    with plt.rc_context(figures.STYLE):
+        figure, axes = plt.subplots(1, 4, figsize=(15, 4.2), width_ratios=[1.5, 1, 1, 1])
+        spread = [pairs.ratio - pairs.ratio_min, pairs.ratio_max - pairs.ratio]
+        axes[0].errorbar(pairs.ratio, pairs.index, xerr=spread, fmt="o", color=figures.COLOURS["grpo"], label="measured")
+        axes[0].scatter(pairs.goal.str.removeprefix("<= ").astype(float), pairs.index, marker="|", s=120, color="black",
+                        label="goal, at most")
+        axes[0].set_yticks(pairs.index, pairs.case)
+        axes[0].set(xlabel="our time over the peer's; bars: smallest and largest of the pairs", xlim=(0, None))
+        axes[0].legend(loc="lower right")
+        for axis, (against, part) in zip(axes[1:], points.groupby("against", sort=False)):
+            axis.loglog(part.value, part.seconds, "o-", color=figures.COLOURS["grpo"])
+            axis.loglog(part.value, part.seconds.iloc[0] * part.value / part.value.iloc[0], ":", color="grey")
+            axis.set(xlabel=against, ylabel="seconds a GRPO step")
+        axes[-1].legend(["measured", "in proportion"])
+        figure.tight_layout()
+    return figure
+
+
+def main():
+    torch.set_num_threads(1)
+    name = re.sub(r"[^a-z0-9]+", "-", f"{runs._processor() or platform.machine()} {os.cpu_count()} cores".lower()).strip("-")
+    folder, rows = Path(runs.results_root()) / "benchmarks", []
+    for made in cases():
+        rows.append(made)
+        print(f"{made['case']}: {made['ratio']:.3f} ({made['goal']}, {'met' if made['met'] else 'MISSED'}) {made['note']}", flush=True)
+    scaled, points = scaling()
+    table = pd.DataFrame(rows + scaled).round(4)
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / f"{name}.csv", index=False)
+    points.round(4).to_csv(folder / f"{name}-scaling.csv", index=False)
+    figures.save(picture(table, points), folder, name)
+    print(table.drop(columns="note").to_markdown(index=False, floatfmt=".3f"))
+    missed = table[table.met == False]  # noqa: E712  blank where there is no goal
+    print("no goal missed" if missed.empty else "missed: " + "; ".join(missed.case))
+
+
+if __name__ == "__main__":
+    memory_of_the_lean_form() if "--memory" in sys.argv else main()

@@ -67,7 +67,8 @@ class Policy(nn.Module):
         steps = torch.arange(int(lengths.max()), device=tokens.device)
         rows, cols = (steps < lengths[:, None]).nonzero(as_tuple=True)
         places = starts[rows] + cols
-        logits = self.model.get_output_embeddings()(hidden[rows, places - 1]).float()
+        logits = self.model.get_output_embeddings()(hidden[rows, places - 1])
+        logits = logits.float() if logits.dtype.itemsize < 4 else logits  # half precision is too coarse for a softmax
         logp, entropy = logprobs_and_entropy(logits, tokens[rows, places], temperature)
         padded = logp.new_zeros(len(tokens), len(steps))
         return padded.index_put((rows, cols), logp), padded.index_put((rows, cols), entropy)

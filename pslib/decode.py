@@ -14,8 +14,11 @@ def _rotate(x, cos, sin):
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
 
 
-def sample_from(logits, temperature, top_k, top_p, generator):
-    """One token a row from logits (N, V): softmax at a temperature, cut to top_k (0: all) and top_p; greedy at 0."""
+def sample_from(logits, temperature, top_k, top_p, draws):
+    """One token a row from logits (N, V): softmax at a temperature, cut to top_k (0: all) and top_p; greedy at 0.
+
+    draws (N,) are uniform in [0, 1): each row's place in its own cumulative distribution.
+    """
     if temperature == 0:
         return logits.argmax(-1)
     logits = logits / temperature
@@ -28,8 +31,7 @@ def sample_from(logits, temperature, top_k, top_p, generator):
         outside = probs.cumsum(-1) - probs >= top_p
         logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
     cumulative = logits.softmax(-1).cumsum(-1)
-    draw = torch.rand(len(logits), 1, generator=generator, dtype=logits.dtype) * cumulative[:, -1:]
-    return (cumulative <= draw).sum(-1).clamp(max=logits.shape[-1] - 1)
+    return (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
 
 
 class Decoder:
@@ -74,11 +76,12 @@ class Decoder:
         return linear(rms_norm(x[:, -1], x.shape[-1:], self.final_norm, self.eps), self.head)
 
     @torch.no_grad()
-    def generate(self, prompts, copies, stops, max_new_tokens, temperature, top_k, top_p, generator):
+    def generate(self, prompts, copies, stops, max_new_tokens, temperature, top_k, top_p, draws):
         """`copies` responses to each of K prompts of one length: prompts (K, P) -> tokens (K copies, T), lengths.
 
-        Rows of one prompt are neighbours. A response ends with its stop token, which is part of it, or at
-        max_new_tokens; beyond its length a row holds 0.
+        draws (K copies, max_new_tokens) are uniform in [0, 1), one a token, so that a row's do not depend on which other
+        rows there are or when they end. Rows of one prompt are neighbours. A response ends with its stop token, which is
+        part of it, or at max_new_tokens; beyond its length a row holds 0.
         """
         config, (count, width) = self.config, prompts.shape
         rows, dtype = count * copies, self.embedding.dtype
@@ -90,7 +93,7 @@ class Decoder:
         lengths = torch.full((rows,), max_new_tokens)
         live, ended = torch.arange(rows), torch.zeros(rows, dtype=torch.bool)
         for t in range(max_new_tokens):
-            drawn = sample_from(logits, temperature, top_k, top_p, generator)
+            drawn = sample_from(logits, temperature, top_k, top_p, draws[live, t])
             tokens[live[~ended], t] = drawn[~ended]
             stop = torch.isin(drawn, stops) & ~ended
             lengths[live[stop]] = t + 1

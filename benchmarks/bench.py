@@ -149,7 +149,7 @@ def decoding_against_transformers(size, batch, goal):
 
     def of(engine, name):
         def call():
-            found[name] = engine.generate(prompts, 1, greedy, None)[0]
+            found[name] = engine.generate(prompts, 1, greedy, range(batch))[0]
         return call
 
     times = in_turns(of(rollouts.DecoderEngine(made, words), "ours"), of(rollouts.GenerateEngine(made, words), "theirs"))

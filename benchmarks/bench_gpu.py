@@ -76,8 +76,8 @@ def main():
 
     decoding, words = rollouts.Decoding(1.0, 0, 1.0, NEW), tokenizer()
     prompts = [modes.render(words, modes.NORMAL, q["question"]) for q in questions()[:GROUPS]]
-    engine, draw = rollouts.GenerateEngine(model.eval(), words), torch.Generator()
-    spent = seconds(lambda: engine.generate(prompts, 8, decoding, draw), 1)
+    engine = rollouts.GenerateEngine(model.eval(), words)
+    spent = seconds(lambda: engine.generate(prompts, 8, decoding, range(GROUPS)), 1)
     rows.append({"case": "rollouts by generate, tokens/s", "value": 8 * GROUPS * NEW / spent})
 
     settings = train.Settings(steps=1, questions=GROUPS, group_size=8, pool=512, learning_rate=1e-6, max_new_tokens=NEW,

@@ -14,10 +14,10 @@ def _normalised(x, eps):
     return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), eps)
 
 
-def sample_from(logits, temperature, top_k, top_p, uniform):
+def sample_from(logits, temperature, top_k, top_p, draws):
     """One token a row from logits (N, V): softmax at a temperature, cut to top_k (0: all) and top_p; greedy at 0.
 
-    uniform (N,): the numbers in [0, 1) that decide, by the inverse of the cumulative distribution.
+    draws (N,) are uniform in [0, 1): each row's place in its own cumulative distribution.
     """
     if temperature == 0:
         return logits.argmax(-1)
@@ -31,7 +31,7 @@ def sample_from(logits, temperature, top_k, top_p, uniform):
         outside = probs.cumsum(-1) - probs > top_p
         logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
     cumulative = logits.softmax(-1).cumsum(-1)
-    return (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    return (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
 
 
 class Decoder:
@@ -118,12 +118,12 @@ class Decoder:
         return torch.mm(_normalised(x, self.eps[0]), self.head)
 
     @torch.no_grad()
-    def generate(self, prompts, copies, stops, max_new_tokens, temperature, top_k, top_p, generator):
+    def generate(self, prompts, copies, stops, max_new_tokens, temperature, top_k, top_p, draws):
         """`copies` responses to each of K prompts (lists of ids): -> tokens (K copies, T), lengths (K copies,).
 
-        Rows of one prompt are neighbours. A response ends with its stop token, which is part of it, or at
-        max_new_tokens; beyond its length a row holds 0. Row r's token t depends on the generator through one uniform
-        number of its own, so it does not depend on which other rows have ended.
+        draws (K copies, max_new_tokens) are uniform in [0, 1), one a token, so that a row's do not depend on which other
+        rows there are or when they end. Rows of one prompt are neighbours. A response ends with its stop token, which is
+        part of it, or at max_new_tokens; beyond its length a row holds 0.
         """
         config, dtype, count = self.config, self.embedding.dtype, len(prompts)
         rows, width = count * copies, max(map(len, prompts))
@@ -138,12 +138,11 @@ class Decoder:
         if pads.any():
             hidden = torch.zeros(rows, 1, length, dtype=dtype).masked_fill_(torch.arange(length) < pads[:, None, None], -torch.inf)
             hidden = hidden.repeat_interleave(kv, 0)
-        uniform = torch.rand(rows, max_new_tokens, generator=generator, dtype=dtype)
         tokens = torch.zeros(rows, max_new_tokens, dtype=torch.long)
         lengths = torch.full((rows,), max_new_tokens)
         live, ended = torch.arange(rows), torch.zeros(rows, dtype=torch.bool)
         for t in range(max_new_tokens):
-            drawn = sample_from(logits, temperature, top_k, top_p, uniform[live, t])
+            drawn = sample_from(logits, temperature, top_k, top_p, draws[live, t])
             tokens[live[~ended], t] = drawn[~ended]
             stop = torch.isin(drawn, stops) & ~ended
             lengths[live[stop]] = t + 1

@@ -43,6 +43,8 @@ def forking_mask(entropy, mask, keep=0.2):
     entropy (N, T), mask bool (N, T) -> bool (N, T), True = train on it. Exactly round(keep * valid) tokens, at least
     one, the earlier ones first among equals. The loss is divided by the number of kept tokens.
     """
+    if entropy.shape != mask.shape:
+        raise ValueError(f"entropy is {tuple(entropy.shape)} but mask is {tuple(mask.shape)}")
     chosen = torch.zeros_like(mask)
     valid = mask.flatten().nonzero().squeeze(1)
     if len(valid):
@@ -60,6 +62,9 @@ def clip_cov_mask(logp, old_logp, adv, mask, ratio=2e-4, lower=1.0, upper=5.0, g
 
     logp, old_logp, adv, mask (N, T) -> bool (N, T), True = keep. Dropped tokens stay in the loss's denominator.
     """
+    if not logp.shape == old_logp.shape == adv.shape == mask.shape:
+        raise ValueError(f"logp, old_logp, adv and mask must have one shape; got {tuple(logp.shape)}, "
+                         f"{tuple(old_logp.shape)}, {tuple(adv.shape)}, {tuple(mask.shape)}")
     keep = mask.clone()
     if not mask.any():
         return keep

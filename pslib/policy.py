@@ -208,9 +208,10 @@ def load(source, dtype=torch.float32):
     model.eval()
     probe = torch.arange(4)
     with torch.no_grad():
-        logits = model(input_ids=probe[None]).logits[:, 1:3].float()
+        logits = model(input_ids=probe[None]).logits[:, 1:3]
         ours = Policy(model)(pack([probe[:2].tolist()], torch.zeros(1, dtype=torch.long), probe[None, 2:], torch.tensor([2])))
-        if not all(map(torch.allclose, ours, logprobs_and_entropy(logits, probe[None, 2:]), [1e-3] * 2, [1e-3] * 2)):
+        plain = logprobs_and_entropy(logits.to(ours[0].dtype), probe[None, 2:])
+        if not all(map(torch.allclose, ours, plain, [1e-3] * 2, [1e-3] * 2)):
             raise ValueError(f"{str(source)!r} changes its logits after the output embedding (soft-capping or scaling) or "
                              "attends in a way of its own, which this project's scoring does not do; use a Qwen3, Qwen2 or "
                              "Llama model")

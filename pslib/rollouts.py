@@ -1,7 +1,8 @@
 """Rollouts: responses drawn in one or both modes, kept as the token ids that were drawn.
 
-An engine is anything with `generate(prompts, copies, decoding, generator) -> (tokens (N, T), lengths (N,))`, rows of
-one prompt being neighbours. Two are here: `generate` of transformers for any model, and `decode` for nano models.
+An engine is anything with `generate(prompts, copies, decoding, seeds) -> (tokens (N, T), lengths (N,))`, rows of one
+prompt being neighbours, and seeds one number a prompt. Two are here: `generate` of transformers for any model, and
+`decode` for nano models, which draws the same responses to a prompt whatever other prompts it is given.
 """
 
 from dataclasses import dataclass
@@ -47,8 +48,11 @@ class GenerateEngine:
         self.model, self.tokenizer = model, tokenizer
 
     @torch.no_grad()
-    def generate(self, prompts, copies, decoding, generator):
-        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,)."""
+    def generate(self, prompts, copies, decoding, seeds):
+        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,).
+
+        All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the batch.
+        """
         prompts = [prompt for prompt in prompts for _ in range(copies)]
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), self.tokenizer.pad_token_id)
@@ -59,8 +63,8 @@ class GenerateEngine:
         drawing = {"do_sample": False} if decoding.temperature == 0 else {
             "do_sample": True, "temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p}
         device = self.model.device
-        with torch.random.fork_rng():  # generate draws from the global generator: seed it from ours, then restore
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        with torch.random.fork_rng():  # generate draws from the global generator: seed it, then restore
+            torch.manual_seed(int(seeds[0]))
             out = self.model.generate(ids.to(device), attention_mask=seen.to(device),
                                       max_new_tokens=decoding.max_new_tokens, **drawing)
         tokens = out[:, width:].cpu()
@@ -75,10 +79,12 @@ class DecoderEngine:
     def __init__(self, model, tokenizer):
         self.model, self.stops = model, torch.tensor(stop_ids(model, tokenizer))
 
-    def generate(self, prompts, copies, decoding, generator):
+    def generate(self, prompts, copies, decoding, seeds):
         """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,)."""
+        draws = torch.cat([torch.rand(copies, decoding.max_new_tokens, generator=torch.Generator().manual_seed(int(seed)))
+                           for seed in seeds])
         return decode.Decoder(self.model).generate(prompts, copies, self.stops, decoding.max_new_tokens,
-                                                   decoding.temperature, decoding.top_k, decoding.top_p, generator)
+                                                   decoding.temperature, decoding.top_k, decoding.top_p, draws)
 
 
 def engine_for(model, tokenizer):
@@ -102,14 +108,15 @@ def sample(engine, tokenizer, questions, prompts, group_size, decoding, generato
     """Draw group_size responses to each question, in equal parts from each mode, and grade them.
 
     questions: Q rows with id and answer; prompts: {mode name: Q prompts} of the modes that sample -> Rollouts with
-    R = Q group_size. Policy Split draws G/2 in each mode (eq. 10), so G must be even there.
+    R = Q group_size. Policy Split draws G/2 in each mode (eq. 10), so G must be even there. The generator gives each mode
+    and question a seed of its own.
     """
     if group_size % len(prompts):
         raise ValueError(f"group_size {group_size} cannot be split evenly over the modes {', '.join(prompts)}; "
                          f"choose a multiple of {len(prompts)}")
     copies = group_size // len(prompts)
     every = [prompt for rendered in prompts.values() for prompt in rendered]  # all modes in one batch
-    tokens, lengths = engine.generate(every, copies, decoding, generator)
+    tokens, lengths = engine.generate(every, copies, decoding, torch.randint(2**62, (len(every),), generator=generator))
     group_ids = torch.arange(len(questions)).repeat_interleave(copies).repeat(len(prompts))
     texts = tokenizer.batch_decode([t[:n] for t, n in zip(tokens.tolist(), lengths.tolist())], skip_special_tokens=True)
     rows = [questions[g] for g in group_ids.tolist()]

@@ -9,6 +9,9 @@ Where this differs from what one may expect:
 - A dead group (all rewards equal) has no gradient in any method without an entropy term in the loss, so it is not
   differentiated, which changes no weight. It is scored where the method needs statistics of the whole batch, and every
   `measure_every` steps, when the step's entropies and inter-mode KL are measured; in between they are blank.
+- Several processes share out a step's prompts for sampling and its rows for scoring; all else, being small, each does
+  for the whole batch, so that a run is the same for any number of processes, to rounding (`GenerateEngine` excepted:
+  its draws depend on the batch). The gradient is summed once a step. Each process holds the whole model.
 """
 
 import math
@@ -45,6 +48,24 @@ class Settings:
     graph_tokens: int = 65536  # up to this many tokens a step, scoring and training share one forward pass
 
 
+class Shared:
+    """An engine whose prompts are shared out among processes: each draws its part, and all get the whole."""
+
+    def __init__(self, engine, accelerator):
+        self.engine, self.accelerator = engine, accelerator
+
+    def generate(self, prompts, copies, decoding, seeds):
+        """As the engine's; ValueError unless the prompts can be shared out evenly."""
+        each, left = divmod(len(prompts), self.accelerator.num_processes)
+        if left:
+            raise ValueError(f"{len(prompts)} prompts cannot be shared out evenly among {self.accelerator.num_processes} "
+                             "processes; choose a multiple of their number")
+        mine = slice(self.accelerator.process_index * each, (self.accelerator.process_index + 1) * each)
+        drawn, device = self.engine.generate(prompts[mine], copies, decoding, seeds[mine]), self.accelerator.device
+        tokens, lengths = (self.accelerator.pad_across_processes(t.to(device), dim=1) for t in drawn)
+        return self.accelerator.gather(tokens).cpu(), self.accelerator.gather(lengths).cpu()
+
+
 class Run:
     """A policy, its optimiser and its generators on the way through training; `step` is one update."""
 
@@ -58,14 +79,17 @@ class Run:
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.model = model.train()
         optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        self.policy, self.optimiser = self.accelerator.prepare(Policy(model), optimiser)
+        # not wrapped for distribution: that would wait for the others at every backward, of which each has its own number
+        self.policy = self.accelerator.prepare_model(Policy(model), evaluation_mode=True)
+        self.optimiser = self.accelerator.prepare_optimizer(optimiser)
         self.generators = {"sampling": torch.Generator().manual_seed(seed), "tokens": torch.Generator().manual_seed(seed)}
         self.decoding = Decoding(settings.temperature, 0, 1.0, settings.max_new_tokens)
         self.done = 0
 
     def save(self, folder):
-        """Write a checkpoint from which `resume` goes on exactly."""
-        checkpoint.save(folder, self.done, checkpoint.state_of(self.model, self.optimiser, self.generators))
+        """Write a checkpoint from which `resume` goes on exactly; one process does."""
+        if self.accelerator.is_main_process:
+            checkpoint.save(folder, self.done, checkpoint.state_of(self.model, self.optimiser, self.generators))
 
     def resume(self, folder):
         """Go on from the newest good checkpoint, if there is one."""
@@ -81,7 +105,7 @@ class Run:
         context = self.model.config.max_position_embeddings
         prompts = {name: render_all(self.tokenizer, self.modes[name], questions, self.decoding, context)
                    for name in dict.fromkeys((*self.method.sampling, *self.method.training))}
-        rollouts = sample(engine_for(self.model, self.tokenizer), self.tokenizer, questions,
+        rollouts = sample(Shared(engine_for(self.model, self.tokenizer), self.accelerator), self.tokenizer, questions,
                           {name: prompts[name] for name in self.method.sampling},
                           self.settings.group_size, self.decoding, self.generators["sampling"])
         clock.append(time.perf_counter())
@@ -128,11 +152,11 @@ class Run:
         return live | bool(self.method.entropy_coef)
 
     def _micro_batches(self, rollouts, prompts, wanted):
-        """The wanted responses under each training mode, cut to micro_tokens: (row numbers, Packed) a part.
+        """This process's share of the wanted responses under each training mode, cut to micro_tokens.
 
-        A group stays together, so that its prompt is read once, unless it alone is more than micro_tokens; groups go
-        in the order of their longest responses, so that attention pads little. Row k R + r is response r under the
-        k-th training mode.
+        A part is (row numbers, Packed). A group stays together, so that its prompt is read once, unless it alone is more
+        than micro_tokens; groups go in the order of their longest responses, so that attention pads little. Row k R + r
+        is response r under the k-th training mode.
         """
         ends, everyone = rollouts.lengths.tolist(), rollouts.group_ids.tolist()
         groups = {}
@@ -151,7 +175,7 @@ class Run:
                 pieces[-1][2].append(row)
         pieces.sort(key=lambda piece: -max(ends[r] for _, r in piece[2]))
         parts, size = [], math.inf
-        for piece in pieces:
+        for piece in pieces[self.accelerator.process_index :: self.accelerator.num_processes]:
             tokens = len(prompts[piece[0]][piece[1]]) + sum(ends[r] for _, r in piece[2])
             if size + tokens > self.settings.micro_tokens:
                 parts.append([])
@@ -169,17 +193,17 @@ class Run:
                 packed.to(self.accelerator.device))
 
     def _gather(self, parts, outputs, rollouts):
-        """Log-probs and entropies of all rows (N, T), detached, from the micro-batches' outputs."""
+        """Log-probs and entropies of all rows (N, T), detached, from all processes' micro-batches' outputs."""
         shape = (len(rollouts.tokens) * len(self.method.training), rollouts.tokens.shape[1])
-        dtype = outputs[0][0].dtype if outputs else torch.float32
+        dtype = torch.promote_types(self.model.dtype, torch.float32)
         logp, entropy = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
         for (chosen, _), (part_logp, part_entropy) in zip(parts, outputs):
             logp[chosen, : part_logp.shape[1]] = part_logp.detach().cpu()
             entropy[chosen, : part_entropy.shape[1]] = part_entropy.detach().cpu()
-        return logp, entropy
+        return (self.accelerator.reduce(t.to(self.accelerator.device), "sum").cpu() for t in (logp, entropy))
 
     def _backward(self, parts, outputs, old_logp, adv, keep, total):
-        """Accumulate the gradient of the batch's loss over its micro-batches; -> the loss."""
+        """Accumulate the gradient of the batch's loss over its micro-batches and processes; -> the loss."""
         weigh_entropy = self.method.coefficients.get(self.method.entropy_coef, 0.0)
         eps, loss = self.settings.clip_eps, 0.0
         for parameter in self.policy.parameters():  # a batch without a live group still steps, on zeros
@@ -191,7 +215,10 @@ class Run:
             part = losses.token_mean(per_token, kept, total)
             self.accelerator.backward(part)
             loss += part.item()
-        return loss
+        for parameter in self.policy.parameters():
+            parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
+        loss = torch.tensor(loss, dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.reduce(loss, "sum"))
 
     def _check(self, what, values, rollouts):
         if not torch.isfinite(values).all():
@@ -222,7 +249,7 @@ def _measure(rollouts, scored, measured):
 def run(state, dataset, folder=None, record=None):
     """Train to the end, from the newest checkpoint in `folder` if there is one, saving every `save_every` steps.
 
-    state: a Run; dataset: questions. `record(metrics, rollouts)` is called after each step.
+    state: a Run; dataset: questions. `record(metrics, rollouts)` is called after each step, in one process.
     """
     settings = state.settings
     if folder:
@@ -231,7 +258,7 @@ def run(state, dataset, folder=None, record=None):
         if step < state.done:
             continue
         metrics, rollouts = state.step(questions)
-        if record:
+        if record and state.accelerator.is_main_process:
             record(metrics, rollouts)
         if folder and (state.done % settings.save_every == 0 or state.done == settings.steps):
             state.save(folder)

@@ -17,8 +17,12 @@ def prompts(count, width, vocabulary=200, seed=0):
     return torch.randint(6, vocabulary, (count, width), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
+def uniform(seed, *shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def greedy(model, ids, new, stops=NO_STOP):
-    return decode.Decoder(model).generate(ids, 1, stops, new, 0, 0, 1.0, torch.Generator())
+    return decode.Decoder(model).generate(ids, 1, stops, new, 0, 0, 1.0, torch.zeros(len(ids), new))
 
 
 def by_transformers(model, ids, new):
@@ -29,8 +33,7 @@ def by_transformers(model, ids, new):
 
 def shares(temperature=1.0, top_k=0, top_p=1.0, rows=20000):
     """How often each token is drawn from LOGITS."""
-    uniform = torch.rand(rows, generator=torch.Generator().manual_seed(0))
-    drawn = decode.sample_from(LOGITS.repeat(rows, 1), temperature, top_k, top_p, uniform)
+    drawn = decode.sample_from(LOGITS.repeat(rows, 1), temperature, top_k, top_p, uniform(0, rows))
     assert drawn.shape == (rows,) and drawn.dtype == torch.long
     return drawn.bincount(minlength=5)
 
@@ -57,15 +60,27 @@ def test_tokens_are_drawn_with_the_stated_probabilities(settings, expected):
         assert chisquare(counts[inside].double(), 20000 * expected[inside]).pvalue > 0.01
 
 
-def test_temperature_zero_takes_the_likeliest_token_and_needs_no_numbers():
+def test_temperature_zero_takes_the_likeliest_token_and_needs_no_draws():
     assert decode.sample_from(torch.stack([LOGITS, -LOGITS]), 0, 0, 1.0, None).tolist() == [0, 1]
 
 
 def test_each_row_is_drawn_from_its_own_logits():
     sure = torch.full((3, 4), -math.inf)
     sure[0, 2], sure[1, 0], sure[2, 3] = 0.0, 0.0, 0.0
-    for number in (0.0, 0.3, 0.999999):
-        assert decode.sample_from(sure, 1.0, 0, 1.0, torch.full((3,), number)).tolist() == [2, 0, 3]
+    for seed in range(20):
+        assert decode.sample_from(sure, 1.0, 0, 1.0, uniform(seed, 3)).tolist() == [2, 0, 3]
+
+
+def test_a_draw_is_a_place_in_the_cumulative_distribution():
+    # LOGITS add up to .4, .45, .75, .85, 1
+    draws = torch.tensor([0.0, 0.399, 0.401, 0.451, 0.749, 0.751, 0.999])
+    assert decode.sample_from(LOGITS.repeat(7, 1), 1.0, 0, 1.0, draws).tolist() == [0, 0, 1, 2, 2, 3, 4]
+
+
+def test_the_same_seed_draws_the_same_tokens_and_another_seed_others():
+    first, again, other = (decode.sample_from(LOGITS.repeat(50, 1), 1.0, 0, 1.0, uniform(seed, 50))
+                           for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 # --- decoding -------------------------------------------------------------------------------------------------------
@@ -93,8 +108,7 @@ def test_prompts_of_unlike_lengths_are_decoded_as_each_would_be_alone(model64):
 
 def test_what_a_row_draws_does_not_depend_on_which_rows_have_ended(model64):
     def draw(stops):
-        generator = torch.Generator().manual_seed(0)
-        return decode.Decoder(model64).generate(prompts(4, 6), 4, stops, 12, 1.0, 0, 1.0, generator)
+        return decode.Decoder(model64).generate(prompts(4, 6), 4, stops, 12, 1.0, 0, 1.0, uniform(0, 16, 12))
 
     free, _ = draw(NO_STOP)
     stopped, ends = draw(free[:, 2].unique()[:6])
@@ -140,14 +154,13 @@ def test_tokens_are_no_wider_than_the_longest_response(model64):
 
 def test_copies_of_a_prompt_are_neighbours(model64):
     once, _ = greedy(model64, prompts(3, 6), 8)
-    thrice, lengths = decode.Decoder(model64).generate(prompts(3, 6), 3, NO_STOP, 8, 0, 0, 1.0, torch.Generator())
+    thrice, lengths = decode.Decoder(model64).generate(prompts(3, 6), 3, NO_STOP, 8, 0, 0, 1.0, uniform(0, 9, 8))
     assert thrice.tolist() == once.repeat_interleave(3, 0).tolist() and len(lengths) == 9
 
 
 def test_sampled_copies_differ_and_repeat_under_the_same_seed(model64):
     def draw(seed):
-        generator = torch.Generator().manual_seed(seed)
-        return decode.Decoder(model64).generate(prompts(2, 6), 4, torch.tensor([1]), 8, 1.5, 0, 1.0, generator)
+        return decode.Decoder(model64).generate(prompts(2, 6), 4, torch.tensor([1]), 8, 1.5, 0, 1.0, uniform(seed, 8, 8))
 
     (first, ends), (again, same_ends), (other, _) = draw(0), draw(0), draw(1)
     assert torch.equal(first, again) and torch.equal(ends, same_ends)
@@ -160,8 +173,7 @@ def test_sampled_responses_have_the_probabilities_of_the_model(model64):
     ids = prompts(1, 6)
     logits = model64(input_ids=torch.tensor(ids)).logits[0, -1].detach() / 4
     best = logits.topk(3)
-    generator = torch.Generator().manual_seed(0)
-    tokens, _ = decode.Decoder(model64).generate(ids, 6000, NO_STOP, 1, 4.0, 3, 1.0, generator)
+    tokens, _ = decode.Decoder(model64).generate(ids, 6000, NO_STOP, 1, 4.0, 3, 1.0, uniform(0, 6000, 1))
     counts = torch.stack([(tokens == token).sum() for token in best.indices])
     assert counts.sum() == 6000
     assert chisquare(counts.double(), 6000 * best.values.softmax(-1)).pvalue > 0.01

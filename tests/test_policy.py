@@ -192,6 +192,11 @@ def test_sliding_windows_are_refused():
         policy.Policy(model)(packed())
 
 
+def test_a_float64_model_is_scored_in_float64_and_half_precision_in_float32(model64, model):
+    assert policy.Policy(model64)(packed())[0].dtype == torch.float64
+    assert policy.Policy(model.bfloat16())(packed())[0].dtype == torch.float32
+
+
 # --- loading --------------------------------------------------------------------------------------------------------
 def test_a_saved_model_is_loaded_as_it_was(model, tokenizer, tmp_path):
     model.save_pretrained(tmp_path)

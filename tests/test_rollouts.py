@@ -14,10 +14,11 @@ class Scripted:
     """An engine that says which prompt and copy each row is: the first token, the last prompt id's place, the copy."""
 
     def __init__(self, width=3, stop=1):
-        self.width, self.calls = width, []
+        self.width, self.calls, self.seeds = width, [], []
 
-    def generate(self, prompts, copies, decoding, generator):
+    def generate(self, prompts, copies, decoding, seeds):
         self.calls.append((prompts, copies))
+        self.seeds.append(seeds.tolist())
         rows = [[10 * len(self.calls) + place, 100 + copy] + [7] * (self.width - 2)
                 for place in range(len(prompts)) for copy in range(copies)]
         self.width += 1  # the next mode's responses are longer
@@ -44,6 +45,15 @@ def test_every_question_gets_half_its_responses_from_each_mode(tokenizer, questi
     assert out.tokens[:, 0].tolist() == [10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15]
     assert out.tokens[:, 1].tolist() == [100, 101] * 6
     assert [copies for _, copies in engine.calls] == [2]
+
+
+def test_each_mode_and_question_has_a_seed_of_its_own_from_the_generator(tokenizer, questions, he):
+    seen = []
+    for seed in (0, 0, 1):
+        engine, prompts = Scripted(), rendered(tokenizer, questions, modes.NORMAL, he)
+        rollouts.sample(engine, tokenizer, questions, prompts, 2, SAMPLED, torch.Generator().manual_seed(seed))
+        seen.append(engine.seeds)
+    assert seen[0] == seen[1] != seen[2] and len({s for own in seen[0] for s in own}) == 6
 
 
 def test_each_mode_is_given_its_own_prompts(tokenizer, questions, he):
@@ -74,7 +84,7 @@ def test_responses_are_graded_against_the_answer_of_their_own_question(tokenizer
     class Writing:
         """Answers 27 and then 36 to every question."""
 
-        def generate(self, prompts, copies, decoding, generator):
+        def generate(self, prompts, copies, decoding, seeds):
             ids = [tokenizer(text)["input_ids"] for text in ("\\boxed{27}<|end|>", "\\boxed{36}<|end|>")]
             width = max(map(len, ids))
             tokens = torch.tensor([row + [9] * (width - len(row)) for row in ids]).repeat(len(prompts), 1)
@@ -116,10 +126,10 @@ def as_lists(drawn):
 def test_both_engines_say_the_same_greedily(model64, tokenizer, questions, he):
     prompts = mixed_prompts(tokenizer, questions, he)
     # a stop token that some of the responses reach, so that lengths are compared too
-    free = as_lists(DecoderEngine(model64, tokenizer).generate(prompts, 1, GREEDY, None))
+    free = as_lists(DecoderEngine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5)))
     model64.generation_config.eos_token_id = [tokenizer.eos_token_id, free[1][4]]
-    ours = DecoderEngine(model64, tokenizer).generate(prompts, 1, GREEDY, torch.Generator())
-    theirs = GenerateEngine(model64, tokenizer).generate(prompts, 1, GREEDY, torch.Generator())
+    ours = DecoderEngine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5))
+    theirs = GenerateEngine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5))
     assert as_lists(ours) == as_lists(theirs)
     assert len(set(ours[1].tolist())) > 1 and max(ours[1].tolist()) == 12
     assert ours[0].tolist() == theirs[0].tolist()
@@ -130,7 +140,7 @@ def test_an_engine_repeats_itself_under_one_seed_and_keeps_copies_together(engin
     prompts = mixed_prompts(tokenizer, questions, he)
 
     def draw(seed, decoding=SAMPLED):
-        return engine(model64, tokenizer).generate(prompts, 2, decoding, torch.Generator().manual_seed(seed))
+        return engine(model64, tokenizer).generate(prompts, 2, decoding, range(seed, seed + 5))
 
     tokens, lengths = draw(0)
     assert tokens.shape[0] == 10 and tokens.shape[1] <= 6 and tokens.shape[1] >= lengths.max()
@@ -139,17 +149,29 @@ def test_an_engine_repeats_itself_under_one_seed_and_keeps_copies_together(engin
     assert likeliest[0::2] == likeliest[1::2] and likeliest[0] != likeliest[2]
 
 
+def test_the_decoder_draws_the_same_responses_to_a_prompt_whatever_stands_beside_it(model64, tokenizer, questions, he):
+    # some responses end early, so that rows are dropped while others go on
+    prompts, engine = mixed_prompts(tokenizer, questions, he), DecoderEngine(model64, tokenizer)
+    engine.stops = torch.arange(0, 200, 9)
+    together = as_lists(engine.generate(prompts, 6, Decoding(1.0, 0, 1.0, 12), range(5)))
+    assert len(set(map(len, together))) > 3
+    for place, prompt in enumerate(prompts):
+        alone = as_lists(engine.generate([prompt], 6, Decoding(1.0, 0, 1.0, 12), [place]))
+        assert together[6 * place : 6 * place + 6] == alone
+    assert together[0] != together[1]
+
+
 def test_generate_leaves_the_global_generator_alone(model, tokenizer, questions, he):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    GenerateEngine(model, tokenizer).generate([[3, 4]], 1, SAMPLED, torch.Generator().manual_seed(0))
+    GenerateEngine(model, tokenizer).generate([[3, 4]], 1, SAMPLED, [0])
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_generate_samples_from_the_whole_vocabulary(model, tokenizer):
     # with transformers' own default, top_k = 50, no more than 50 first tokens could appear
-    drawn = GenerateEngine(model, tokenizer).generate([[3, 4, 5]], 600, Decoding(50.0, 0, 1.0, 1), torch.Generator())
+    drawn = GenerateEngine(model, tokenizer).generate([[3, 4, 5]], 600, Decoding(50.0, 0, 1.0, 1), [0])
     assert len(set(drawn[0][:, 0].tolist())) > 100
 
 
@@ -167,10 +189,10 @@ def test_sampled_ids_are_kept_as_drawn(model, tokenizer, questions, he):
     prompts = rendered(tokenizer, questions, modes.NORMAL, he)
     engine = rollouts.engine_for(model, tokenizer)
     out = rollouts.sample(engine, tokenizer, questions, prompts, 4, SAMPLED, torch.Generator().manual_seed(3))
-    generator = torch.Generator().manual_seed(3)
+    seeds = torch.randint(2**62, (2, 3), generator=torch.Generator().manual_seed(3))
     drawn = []
-    for mode in ("normal", "he"):
-        drawn += as_lists(engine.generate(prompts[mode], 2, SAMPLED, generator))
+    for mode, own in zip(("normal", "he"), seeds):
+        drawn += as_lists(engine.generate(prompts[mode], 2, SAMPLED, own))
     kept = as_lists((out.tokens, out.lengths))
     assert kept == drawn
     assert kept != [tokenizer(text)["input_ids"] for text in out.texts]

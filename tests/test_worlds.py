@@ -1,0 +1,90 @@
+"""Worlds of one and of two processes: the same run. Here processes are forked; tests/long/test_torchrun.py starts them."""
+
+import json
+import multiprocessing
+import os
+import socket
+import traceback
+
+import pytest
+import torch
+import world
+from accelerate.state import AcceleratorState, PartialState
+from safetensors.torch import load_file
+
+
+@pytest.fixture
+def saved(model64, tokenizer, tmp_path):
+    """The folder of the tiny model in float64."""
+    model64.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def _one_of(size, rank, port, errors, args):
+    AcceleratorState._reset_state(True)  # forked with whatever world the tests before were in
+    PartialState._reset_state()
+    if size > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size),
+                          MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    try:
+        world.main(*args)
+    except Exception:  # noqa: BLE001 - for the parent to look at
+        errors.put(traceback.format_exc())
+
+
+def in_a_world_of(size, *args):
+    """Run world.main in so many forked processes -> the texts of what they raised."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    errors = fork.SimpleQueue()
+    processes = [fork.Process(target=_one_of, args=(size, rank, port, errors, args)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    raised = []
+    while not errors.empty():
+        raised.append(errors.get())
+    return raised
+
+
+def assert_same_run(one, two, name):
+    """That two processes did one's run: world sizes, responses, metrics and weights, and that they shared the work."""
+    alone, *pair = (json.loads((folder / f"{name}-{rank}.json").read_text())
+                    for folder, rank in ((one, 0), (two, 0), (two, 1)))
+    assert alone["processes"] == 1 and [seen["processes"] for seen in pair] == [2, 2]
+    weights = [load_file(folder / f"{name}-{rank}.safetensors") for folder, rank in ((one, 0), (two, 0), (two, 1))]
+    for seen, ours in zip(pair, weights[1:]):
+        assert seen["tokens"] == alone["tokens"]
+        assert len(seen["metrics"]) == len(alone["metrics"]) > 1
+        for metrics, expected in zip(seen["metrics"], alone["metrics"]):
+            assert metrics == pytest.approx(expected, rel=1e-6, abs=1e-12)
+        for key, weight in weights[0].items():
+            torch.testing.assert_close(ours[key], weight, rtol=1e-6, atol=1e-6)
+    for work in ("sampled", "scored"):
+        shares = [seen[work] for seen in pair]
+        assert sum(shares) == alone[work] and max(shares) <= 0.75 * alone[work], (work, shares)
+    assert pair[0]["metrics"] == pair[1]["metrics"]
+    for seen, saved, recorded in ((alone, 1, len(alone["metrics"])), (pair[0], 1, len(alone["metrics"])), (pair[1], 0, 0)):
+        assert (seen["saved"], seen["recorded"]) == (saved, recorded)  # one process writes
+
+
+@pytest.mark.parametrize("name", ["grpo", "policy_split"])
+def test_two_processes_do_the_run_of_one(name, saved, tmp_path):
+    for size in (1, 2):
+        (tmp_path / str(size)).mkdir()
+        assert in_a_world_of(size, saved, tmp_path / str(size), 3, 4, name) == []
+    assert_same_run(tmp_path / "1", tmp_path / "2", name)
+
+
+@pytest.mark.parametrize("questions", [1, 3])
+def test_prompts_that_cannot_be_shared_out_evenly_are_refused(questions, saved, tmp_path):
+    raised = in_a_world_of(2, saved, tmp_path, 1, questions, "grpo")
+    assert len(raised) == 2
+    for text in raised:
+        assert text.strip().splitlines()[-1] == (f"ValueError: {questions} prompts cannot be shared out evenly among 2 "
+                                                 "processes; choose a multiple of their number")

@@ -25,7 +25,7 @@ test: .venv/ready
 	touch $@
 
 bench bench-gpu: .venv/bench
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$(subst -,_,$@).py
+	OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 $(BIN)/python benchmarks/$(subst -,_,$@).py
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks

@@ -211,7 +211,7 @@ def lean_memory(goal):
     """Peak extra memory of log-probs and entropies at V = 151,936, 512 tokens, forward and backward; in a process of its own."""
     # Freed memory goes back to the system at once, so that the peak is of what is held.
     out = subprocess.run([sys.executable, __file__, "--memory"], capture_output=True, text=True, check=True,
-                         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"})
+                         env={"PATH": os.environ["PATH"], "MALLOC_MMAP_THRESHOLD_": "262144"})
     extra, full, error = map(float, out.stdout.split())
     made = figure_row("log-prob and entropy at V = 151,936: extra memory over the full logits'", extra / full, goal,
                       f"{extra:.0f} of {full:.0f} MB, the gradients themselves not counted; largest error {error:.1g}")

@@ -66,11 +66,11 @@ class Decoder:
         self.head = after(model.model.norm, model.get_output_embeddings())
 
     def _tables(self, positions):
-        """For each layer, what a normalised head x and its swapped halves are multiplied by: (positions, heads, dim)."""
+        """What a layer's normalised heads and their swapped halves are multiplied by: (layers, 2, positions, heads, dim)."""
         cos, sin = (part[0, :, None] for part in self.rotary(self.embedding, torch.arange(positions)[None]))
         half = cos.shape[-1] // 2
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
-        return [(scale * cos, scale.roll(half, -1) * sin) for _, scale, *_ in self.layers]
+        return torch.stack([torch.stack((scale * cos, scale.roll(half, -1) * sin)) for _, scale, *_ in self.layers])
 
     def _layer(self, x, weights, table, attend):
         qkv, _, out, gate_up, down = weights
@@ -91,30 +91,30 @@ class Decoder:
         position = (at - pads[:, None]).clamp(min=0).flatten()
         # A pad sees itself alone, so that its numbers stay finite, and nothing else sees it.
         seen = (at <= at[:, None]) & ((at >= pads[:, None])[:, None] | torch.eye(width, dtype=torch.bool))
-        x = self.embedding[ids.flatten()]
+        x, tables = self.embedding[ids.flatten()], tables[:, :, position]
         for weights, table, keys, values in zip(self.layers, tables, *cache):
             def attend(q, k, v):
                 q, k, v = (t.unflatten(0, (count, width)).transpose(1, 2) for t in (q, k, v))
                 keys[..., :width], values[:, :, :width] = k.transpose(2, 3), v
                 mixed = scaled_dot_product_attention(q, k, v, seen[:, None], scale=1.0, enable_gqa=True)
                 return mixed.transpose(1, 2).reshape(count * width, -1)
-            x = self._layer(x, weights, [part[position] for part in table], attend)
+            x = self._layer(x, weights, table, attend)
         return torch.mm(_normalised(x.view(count, width, -1)[:, -1], self.eps[0]), self.head)
 
     def _next(self, ids, position, tables, cache, at, hidden):
         """Logits (N, V) after one more token a row, ids (N,), at place `at` of the cache."""
-        x, dim = self.embedding[ids], self.config.head_dim
+        x, tables = self.embedding[ids], tables[:, :, position]
         for weights, table, keys, values in zip(self.layers, tables, *cache):
             def attend(q, k, v):
                 keys[..., at], values[:, :, at] = k, v
                 # The queries that share a key-value head are the rows of one small product.
-                q = q.reshape(len(ids) * k.shape[1], -1, dim)
+                q = q.reshape(len(ids) * k.shape[1], -1, self.config.head_dim)
                 k, v = keys.flatten(0, 1)[..., : at + 1], values.flatten(0, 1)[:, : at + 1]
                 scores = torch.bmm(q, k)
                 if hidden is not None:
                     scores += hidden[..., : at + 1]
                 return torch.bmm(scores.softmax(-1), v).view(len(ids), -1)
-            x = self._layer(x, weights, [part[position] for part in table], attend)
+            x = self._layer(x, weights, table, attend)
         return torch.mm(_normalised(x, self.eps[0]), self.head)
 
     @torch.no_grad()

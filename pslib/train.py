@@ -78,7 +78,8 @@ class Run:
 
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.model = model.train()
-        optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay,
+                                      fused=True)
         # not wrapped for distribution: that would wait for the others at every backward, of which each has its own number
         self.policy = self.accelerator.prepare_model(Policy(model), evaluation_mode=True)
         self.optimiser = self.accelerator.prepare_optimizer(optimiser)

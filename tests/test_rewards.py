@@ -241,7 +241,8 @@ def test_nano_answers_start_no_process(monkeypatch):
 def test_what_is_not_ascii_too_long_or_left_to_be_worked_out_is_not_handed_on(monkeypatch):
     monkeypatch.setattr(rewards, "_equal", lambda *sides: True)
     assert rewards.grade("\\boxed{1+x}", "x+1") == 1.0
-    for text in ("x=\u0663", "x+\u0661", "\u03c0", "x\x00", "x\ud800", "\\int_0^1 x dx", "\\sum_{n=1}^9 n", "\\lim x", "\\iint x"):
+    for text in ("x=\u0663", "x+\u0661", "\u03c0", "x\x00", "x\ud800", "\\int_0^1 x dx", "\\sum_{n=1}^9 n", "\\lim x",
+                 "\\iint x"):
         assert rewards.grade(f"\\boxed{{{text}}}", "x+1") == rewards.grade("\\boxed{x+1}", text) == 0.0
     assert rewards.grade("\\boxed{x+1}", "x+" + "1" * 199) == 0.0
 

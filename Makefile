@@ -1,11 +1,12 @@
 # make reproduce: set up .venv, train every method of table 1 in the quick profile, show the table.
 # make test:      set up .venv, run all tests, the notebooks among them.
 # make bench:     measure ours against TRL and transformers, into results/benchmarks; bench-gpu the same on a GPU.
+# make test-long: run the long forms of the tests, an hour or so; they write results/reliability.csv.
 PYTHON ?= python3
 PROFILE ?= quick
 BIN := .venv/bin
 
-.PHONY: reproduce test bench bench-gpu lab clean
+.PHONY: reproduce test test-long bench bench-gpu lab clean
 .venv/ready: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else 'this project needs Python 3.11 or 3.12; name one with make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
@@ -26,6 +27,9 @@ test: .venv/ready
 
 bench bench-gpu: .venv/bench
 	OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 $(BIN)/python benchmarks/$(subst -,_,$@).py
+
+test-long: .venv/bench
+	$(BIN)/python -m pytest tests/long --durations=20
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks

@@ -43,9 +43,13 @@ def notebook(name, out, given):
             raise ValueError(f"{path.stem} has no parameter {key!r}; it has {', '.join(known)}")
     values = {key: _typed(key, text, known[key]) for key, text in given.items()}
     out = Path(out or f"{path.stem}-executed.ipynb")
+    if out.suffix != ".ipynb" or out.resolve() == path:
+        raise ValueError(f"the executed notebook must go to a file of its own that ends in .ipynb; got {out}")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(str(path), str(out), values, log_output=True, progress_bar=False, kernel_name="python3",
+        # It would fill in {parameters}, and so let their values say where to write.
+        plain = [str(p).replace("{", "{{").replace("}", "}}") for p in (path, out)]
+        papermill.execute_notebook(*plain, values, log_output=True, progress_bar=False, kernel_name="python3",
                                    cwd=str(ROOT))
     except papermill.PapermillExecutionError as error:
         reason = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
@@ -172,7 +176,8 @@ def publish(profile):
         for path in sorted(profile.folder.glob(kind)):
             if path.name.startswith("."):
                 continue
-            to = target / path.relative_to(profile.folder)
+            runs.within(profile.folder, path)
+            to = runs.within(runs.ROOT / "results", target / path.relative_to(profile.folder))
             to.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".ipynb":
                 book = nbformat.read(path, 4)

@@ -81,7 +81,7 @@ def make_base(profile, size):
     """
     if profile.model != "nano":
         return *policy.load(profile.model), []
-    folder = profile.folder / "base" / size
+    folder = runs.base_folder(profile, size)
     params = json.loads(json.dumps({"size": size, **asdict(profile.base)}))
     if not _finished(folder, params):  # a finished one is only read, by as many runs at once as there are
         with runs.owned(folder):
@@ -136,7 +136,7 @@ def measure_base(profile, size):
                      "kl": kl})
     measured = pd.DataFrame(rows).round(4)
     if profile.model == "nano":
-        checkpoint.write(profile.folder / "base" / size / "measured.csv", measured.to_csv(index=False))
+        checkpoint.write(runs.base_folder(profile, size) / "measured.csv", measured.to_csv(index=False))
     return measured
 
 

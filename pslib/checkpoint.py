@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -76,7 +77,7 @@ def load_newest(folder):
             data = path.with_suffix(".safetensors").read_bytes()
             if hashlib.sha256(data).hexdigest() == meta["sha256"]:
                 return meta["step"], load_tensors(data)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             pass
         warnings.warn(f"checkpoint {path.stem} in {folder} is damaged; going back to the one before it", stacklevel=2)
     return None

@@ -39,11 +39,15 @@ def render(tokenizer, mode, question):
     """The token ids of a question under a mode, by the tokenizer's chat template, up to where the response starts.
 
     -> list of int. ValueError if the tokenizer has no chat template: without one there is no system turn, and so no
-    second mode.
+    second mode; also if its template fails, or reaches for what a template may not have.
     """
     if not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template, so it has no system turn to tell the modes apart; "
                          "use an instruction-tuned model or set tokenizer.chat_template")
     turns = [{"role": "system", "content": mode.system}] if mode.system else []
-    return tokenizer.apply_chat_template([*turns, {"role": "user", "content": question}], tokenize=True,
-                                         add_generation_prompt=True, return_dict=False)
+    try:
+        return tokenizer.apply_chat_template([*turns, {"role": "user", "content": question}], tokenize=True,
+                                             add_generation_prompt=True, return_dict=False)
+    except Exception as error:  # a template is a program in a sandbox, and can end in any way
+        raise ValueError(f"the tokenizer's chat template cannot be used: {' '.join(str(error).split())}; use an "
+                         "instruction-tuned model that you trust") from error

@@ -191,15 +191,15 @@ def load(source, dtype=torch.float32):
     """A causal LM and its tokenizer from a folder or a hub id: safetensors only, and no code from the repository.
 
     -> (model in eval mode, tokenizer). ValueError in one sentence for what cannot serve: no such model, no
-    safetensors, no chat template, or logits that are not the output embedding of the last hidden state.
+    safetensors or damaged ones, no chat template, or logits that are not the output embedding of the last hidden state.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what a folder can make the libraries raise has no common kind
         what = "folder" if Path(source).exists() else "folder or hub id (is it spelled right, and is the hub in reach?)"
         raise ValueError(f"no causal language model with safetensors weights could be loaded from the {what} "
-                         f"{str(source)!r}: {str(error).splitlines()[0]}") from error
+                         f"{str(source)!r}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
     if not tokenizer.chat_template:
         raise ValueError(f"the tokenizer of {str(source)!r} has no chat template, so it has no system turn to tell the "
                          "modes apart; use an instruction-tuned model")

@@ -109,7 +109,11 @@ def load_profile(name):
                          f"mode; got {profile.train.group_size}")
     if profile.model == "nano" and profile.base.world not in nano.WORLDS:
         raise ValueError(f"no nano world is called {profile.base.world!r}; there are {', '.join(nano.WORLDS)}")
+    for seed in profile.seeds:
+        if type(seed) is not int:
+            raise ValueError(f"profile {name}: seeds must be whole numbers; got {seed!r}")
     for size in profile.sizes:
+        run_id("", size, 0)  # raises for what cannot be a folder's name
         if profile.model == "nano" and size not in base.SIZES:
             raise ValueError(f"no nano size is called {size!r}; there are {', '.join(base.SIZES)}")
     return profile
@@ -123,9 +127,23 @@ def run_id(method, size, seed):
     return name
 
 
+def within(root, path):
+    """The path, if it lies in `root` when all links are followed; ValueError if it does not."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{path} leads out of {root}, and results stay there; use another name, or remove the link "
+                         "(PSLIB_RESULTS says where results go)")
+    return path
+
+
 def run_folder(profile, method, size, seed):
     """The folder of one run of a profile."""
-    return profile.folder / "runs" / run_id(method, size, seed)
+    return within(results_root(), profile.folder / "runs" / run_id(method, size, seed))
+
+
+def base_folder(profile, size):
+    """The folder of a profile's base model; ValueError for a size that could lead out of it."""
+    run_id("base", size, 0)
+    return within(results_root(), profile.folder / "base" / size)
 
 
 @contextmanager
@@ -144,6 +162,8 @@ def owned(folder):
         raise BlockingIOError(f"{folder} is in use by {owner}; wait for it to end, or stop it") from None
     try:
         checkpoint.write(folder / ".owner", f"process {os.getpid()} on {platform.node()}")
+        for path in folder.rglob("*"):
+            within(folder, path)
         yield folder
     finally:
         lock.release()

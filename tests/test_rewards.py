@@ -1,10 +1,18 @@
 """Rewards: what counts as a boxed answer and when it is right; nothing in a response can hang or crash the grader."""
 
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import answers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pslib import rewards
+from pslib import nano, rewards
 
 
 @pytest.mark.parametrize("text, content", [
@@ -100,3 +108,209 @@ def test_a_fraction_equals_its_multiples_and_nothing_next_to_it(top, bottom, tim
 ])
 def test_what_only_looks_like_the_answer_is_wrong(text, answer, right):
     assert rewards.grade(text, answer) == right
+
+
+# --- what needs math-verify -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("given_answer, answer, right", [
+    ("\\sqrt{12}", "2\\sqrt{3}", 1.0), ("2\\sqrt{5}", "2\\sqrt{3}", 0.0), ("\\frac{\\pi}{2}", "0.5\\pi", 1.0),
+    ("$(1, 2]$", "(1,2]", 1.0),
+    ("[1,2]", "(1,2]", 0.0), ("\\{2,1\\}", "1,2", 1.0), ("(2,1)", "(1,2)", 0.0), ("x^2+1", "1+x^2", 1.0),
+    ("y=3", "x=3", 0.0),
+    ("\\text{(B)}", "B", 1.0), ("(C)", "B", 0.0), ("3", "x=3", 1.0), ("x\\le 2", "x \\leq 2", 1.0),
+    # A reference that is a number needs no help with what a number may wear.
+    ("x=3", "3", 1.0), ("x=4", "3", 0.0), ("\\theta = -3", "-3", 1.0), ("5\\text{ cm}", "5", 1.0),
+    ("5\\,\\text{cm}^2", "5", 1.0),
+    ("\\$5.00", "5", 1.0), ("-\\$5", "-5", 1.0), ("5^\\circ", "5", 1.0), ("5^{\\circ}", "5", 1.0), ("10\\%", "10", 1.0),
+    ("10%", "0.1", 1.0),
+    ("10\\%", "1000", 0.0), ("1{,}234", "1234", 1.0), ("\\frac12", "0.5", 1.0), ("\\frac123", "4", 0.0), (".5", "1/2", 1.0),
+    ("5\\text{ or }6", "5", 0.0), ("5\\text{6}", "5", 0.0), ("5x", "5", 0.0),
+])
+def test_answers_that_are_no_plain_numbers(given_answer, answer, right):
+    assert rewards.grade(f"It is \\boxed{{{given_answer}}}.", answer) == right
+
+
+def math_verify_says(reference, answer):
+    """What math-verify itself says of two answers, called as its README does but without its timeouts."""
+    import math_verify
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    parsed = [math_verify.parse(f"${text.strip().strip('$')}$", parsing_timeout=None) for text in (reference, answer)]
+    return float(math_verify.verify(*parsed, timeout_seconds=None))
+
+
+def test_benign_answers_are_graded_as_math_verify_does():
+    graded = [(kind, reference, answer, rewards.grade(f"\\boxed{{{answer}}}", reference),
+               math_verify_says(reference, answer))
+              for kind, reference, answer in answers.benign(34, seed=1)]
+    assert [row for row in graded if row[3] != row[4]] == []
+    assert 8 < sum(row[3] for row in graded) < 26
+
+
+@pytest.mark.parametrize("reference, answer", [
+    # Nothing is worked out for a reference that is a number: the question itself would pass for its answer.
+    ("42", "40+2"), ("1024", "2^{10}"), ("4", "\\sqrt{16}"), ("15", "7\\frac{8}{1}"), ("15", "7+8=15"),
+    ("\\frac{\\pi}{4}", "\\int_0^1\\frac{1}{1+x^2}dx"),  # nor an integral, sum, product or limit for any
+    ("1/3", "0.333333"),  # numbers are exact
+    ("5", "(5)"),  # of what a number may wear, brackets are no part
+    ("B", "b"), ("ab", "ba"),  # words are text, no products of letters
+])
+def test_where_math_verify_says_right_and_this_grader_does_not(reference, answer):
+    assert math_verify_says(reference, answer) == 1.0
+    assert rewards.grade(f"\\boxed{{{answer}}}", reference) == 0.0
+
+
+def test_where_math_verify_says_wrong_and_this_grader_does_not():
+    # It takes 9% for 9 and 12.5% for 0.125, yet not 12.5% for 12.5.
+    assert math_verify_says("12.5", "12.5\\%") == 0.0
+    assert rewards.grade("\\boxed{12.5\\%}", "12.5") == 1.0
+
+
+def test_hostile_answers_are_graded_zero_or_one_in_time_and_run_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rewards._stop()  # so that the next one starts in this folder
+    rewards.grade("\\boxed{1+x}", "x+1")
+    before, begun = dict(os.environ), time.perf_counter()
+    assert rewards.grade("\\boxed{9^{9^{9}}+x}", "x+\\sqrt{2}") == 0.0  # would never end
+    assert 0.9 < time.perf_counter() - begun < 2
+    short = [text for text in answers.CRAFTED[-60:] if len(text) < 9]
+    for text in (*answers.CODE, "\\operatorname{zeros}(100000,100000)", *short[::4], "1" * 10**6,
+                 *answers.fuzzed(15, seed=3)):
+        for response, reference in ((text, "42"), (f"\\boxed{{{text}}}", "x+\\sqrt{2}"), ("\\boxed{x+\\sqrt{2}}", text)):
+            begun = time.perf_counter()
+            assert rewards.grade(response, reference) in (0.0, 1.0)
+            assert time.perf_counter() - begun < 2, text
+    assert list(tmp_path.iterdir()) == [] and "PSLIB_CANARY" not in os.environ and before.keys() >= os.environ.keys() - {
+        "PYTEST_CURRENT_TEST"}
+
+
+@pytest.mark.parametrize("code", [
+    "eval('1+1')", "exec('x = 1')", "compile('1', '<string>', 'eval')", "eval('Integer (1 ) if 1 else 2')",
+    "open('canary', 'w')",
+    "open('canary', 'x')", "__import__('os').open('canary', 65)", "__import__('os').mkdir('canary')",
+    "__import__('os').system('touch canary')",
+    "__import__('os').posix_spawn('/usr/bin/touch', ['touch', 'canary'], {})",
+    "__import__('subprocess').run(['touch', 'canary'])",
+    "__import__('socket').socket()", "__import__('os').putenv('PSLIB_CANARY', '1')",
+    "__import__('os').kill(__import__('os').getppid(), 9)",
+    "__import__('ctypes').CDLL(None)", "__import__('shutil').rmtree('keep')",
+])
+def test_a_process_that_compares_answers_can_do_nothing_else(code, tmp_path):
+    # Whatever an answer might make sympy do, this is where it ends.
+    (tmp_path / "keep").mkdir()
+    program = ("import subprocess, socket, ctypes, shutil; from pslib import rewards; rewards._confine()\n"
+               f"{code}\nimport os; os._exit(99)")
+    ended = subprocess.run([sys.executable, "-B", "-c", program], cwd=tmp_path, capture_output=True,
+                           env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(rewards.__file__))})
+    assert ended.returncode == 1 and ended.stderr == b""
+    assert [p.name for p in tmp_path.iterdir()] == ["keep"]
+
+
+def test_figures_may_still_be_compiled_and_files_read_in_a_confined_process():
+    program = ("from pslib import rewards; rewards._confine()\nInteger = int\nassert eval('Integer (12 )') == 12\n"
+               "open(rewards.__file__).close()\nimport os; os._exit(99)")
+    assert subprocess.run([sys.executable, "-B", "-c", program]).returncode == 99
+
+
+@pytest.mark.parametrize("work, limit, number", [("x = 9 ** (9 ** 9)", "CPU_SECONDS", signal.SIGPROF),
+                                                 ("import time; time.sleep(9)", "SECONDS", signal.SIGALRM)])
+def test_a_confined_process_ends_when_its_time_is_up(work, limit, number):
+    program = ("from pslib import rewards; rewards.CPU_SECONDS = rewards.SECONDS = 30\n"
+               f"rewards.{limit} = 0.3; rewards._confine()\n{work}")
+    begun = time.perf_counter()
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -number
+    assert time.perf_counter() - begun < 8
+
+
+def test_a_confined_process_gets_no_more_memory_than_its_share():
+    program = ("from pslib import rewards; rewards._confine()\n"
+               "try:\n bytearray(2**29)\nexcept MemoryError:\n import os; os._exit(99)")
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 99
+
+
+def test_nano_answers_start_no_process(monkeypatch):
+    def equal(*sides):
+        raise AssertionError(f"asked about {sides}")
+
+    monkeypatch.setattr(rewards, "_equal", equal)
+    for text in ("42", "41", "7+8", "7+8=15", "so 15", "\\frac{1}{2}", "x=7+8", "2^{10}", "\\text{15}", "{15", "nought"):
+        rewards.grade(f"\\boxed{{{text}}}", nano.Sum((7, 8)).answer)
+    rewards.grade("\\boxed{B}", "C")
+    rewards.grade("\\boxed{3}", "none")
+
+
+def test_what_is_not_ascii_too_long_or_left_to_be_worked_out_is_not_handed_on(monkeypatch):
+    monkeypatch.setattr(rewards, "_equal", lambda *sides: True)
+    assert rewards.grade("\\boxed{1+x}", "x+1") == 1.0
+    for text in ("x=\u0663", "x+\u0661", "\u03c0", "x\x00", "x\ud800", "\\int_0^1 x dx", "\\sum_{n=1}^9 n", "\\lim x",
+                 "\\iint x"):
+        assert rewards.grade(f"\\boxed{{{text}}}", "x+1") == rewards.grade("\\boxed{x+1}", text) == 0.0
+    assert rewards.grade("\\boxed{x+1}", "x+" + "1" * 199) == 0.0
+
+
+def test_the_process_is_kept_is_replaced_when_it_dies_and_answers_are_remembered():
+    rewards._equal.cache_clear()
+    assert rewards.grade("\\boxed{\\sqrt{12}}", "2\\sqrt{3}") == 1.0
+    first = rewards._process
+    assert rewards.grade("\\boxed{\\sqrt{27}}", "3\\sqrt{3}") == 1.0 and rewards._process is first
+    first.kill()
+    first.wait()
+    assert rewards.grade("\\boxed{\\sqrt{12}}", "2\\sqrt{3}") == 1.0 and rewards._process is first  # remembered
+    assert rewards.grade("\\boxed{\\sqrt{48}}", "4\\sqrt{3}") == 1.0 and rewards._process is not first
+
+
+def test_a_forked_child_leaves_the_process_to_its_parent():
+    rewards._equal.cache_clear()
+    assert rewards.grade("\\boxed{1+x}", "x+1") == 1.0
+    process, files = rewards._process, (rewards._process.stdin, rewards._process.stdout)
+    if not (child := os.fork()):
+        os._exit(0 if rewards._process is None and all(file.closed for file in files) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert rewards.grade("\\boxed{\\sqrt{27}}", "3\\sqrt{3}") == 1.0 and rewards._process is process
+
+
+def test_an_interrupted_comparison_leaves_no_late_reply(monkeypatch):
+    rewards._equal.cache_clear()
+    rewards.grade("\\boxed{1+x}", "x+1")
+
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rewards, "_reply", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rewards.grade("\\boxed{\\sqrt{12}}", "2\\sqrt{3}")  # right: its reply must not be the next one's
+    assert rewards.grade("\\boxed{\\sqrt{12}}", "2\\sqrt{5}") == 0.0
+
+
+def test_a_process_that_cannot_start_is_said(monkeypatch):
+    rewards._stop()
+    rewards._equal.cache_clear()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="does not stay alive; check that"):
+        rewards.grade("\\boxed{\\sqrt{12}}", "2\\sqrt{3}")
+
+
+def _state(pid):
+    """A process's state as /proc has it: R, S, Z, ...; None for one that is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return None
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc, which only Linux has")
+def test_math_verify_is_in_another_process_which_ends_when_its_parent_is_killed():
+    program = ("import sys; from pslib import rewards; assert rewards.grade('\\\\boxed{1+x}', 'x+1') == 1.0\n"
+               "assert not {'sympy', 'math_verify'} & sys.modules.keys()\n"
+               "rewards._process.stdin.write(b'[\"9^{9^{9}}\", \"x\"]\\n')\n"  # it is at work when the parent ends
+               "print(rewards._process.pid, flush=True); input()")
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as parent:
+        pid = int(parent.stdout.readline())
+        assert _state(pid) not in (None, "Z")
+        parent.kill()
+    until = time.time() + 8
+    while _state(pid) not in (None, "Z") and time.time() < until:
+        time.sleep(0.05)
+    assert _state(pid) in (None, "Z")

@@ -1,21 +1,16 @@
-"""One row a claim in results/reliability.csv: what was tried, how much of it survived, and how long that took."""
+"""What the long tests measured: results/reliability.csv, a row for each claim."""
 
-import csv
-from pathlib import Path
+import pandas as pd
 
-from pslib import checkpoint
+from pslib import checkpoint, runs
 
-TABLE = Path(__file__).parents[2] / "results" / "reliability.csv"
-COLUMNS = ("claim", "tried", "survived", "seconds")
+COLUMNS = ["claim", "tried", "survived", "seconds"]
 
 
 def record(claim, tried, survived, seconds):
-    """Write the row of a claim in place of its earlier one; other claims' rows stay. Call it before asserting."""
-    rows = {}
-    if TABLE.exists():
-        with TABLE.open(newline="") as file:
-            rows = {row["claim"]: row for row in csv.DictReader(file)}
-    rows[claim] = dict(zip(COLUMNS, (claim, tried, survived, round(seconds, 1))))
-    lines = [COLUMNS, *([row[column] for column in COLUMNS] for row in rows.values())]
-    checkpoint.write(TABLE, "".join(",".join(f'"{cell}"' if "," in str(cell) else str(cell) for cell in line) + "\n"
-                                    for line in lines))
+    """Put a claim's counts and time in place of those that it had; other claims keep theirs."""
+    path = runs.ROOT / "results" / "reliability.csv"
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+    row = pd.DataFrame([[claim, tried, survived, round(seconds, 1)]], columns=COLUMNS)
+    table = pd.concat([table[table.claim != claim], row]).sort_values("claim")
+    checkpoint.write(path, table.to_csv(index=False))

@@ -6,12 +6,16 @@ Where this differs from what one may expect:
 - A response that the other mode drew gets its old log-prob under the mode that trains on it, as in the released code:
   its ratio starts at 1 too, with no correction for who drew it.
 - The loss is a mean over the valid tokens of the whole batch, whatever the micro-batches.
+- A step in which a number is not finite is undone: weights, optimiser and generators are as before it.
 - A dead group (all rewards equal) has no gradient in any method without an entropy term in the loss: its rows are
   scored, for the metrics and for batch statistics, but not differentiated. This changes no weight.
 """
 
 import math
+import signal
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +45,12 @@ class Settings:
     save_every: int = 10
     micro_tokens: int = 4096  # prompt and response tokens to a forward pass
     graph_tokens: int = 65536  # up to this many tokens a step, scoring and training share one forward pass
+    # Runaway entropy: a step with a mode's entropy above max_entropy_bits (0: no bound) or a mode's accuracy below
+    # min_accuracy is beyond its bounds. The metrics' column beyond_bounds counts such steps in a row; the run stops at
+    # stop_beyond of them, and where that is 0 it only reports.
+    max_entropy_bits: float = 0.0
+    min_accuracy: float = 0.0
+    stop_beyond: int = 0
 
 
 class Run:
@@ -59,22 +69,30 @@ class Run:
         self.policy, self.optimiser = self.accelerator.prepare(Policy(model), optimiser)
         self.generators = {"sampling": torch.Generator().manual_seed(seed), "tokens": torch.Generator().manual_seed(seed)}
         self.decoding = Decoding(settings.temperature, 0, 1.0, settings.max_new_tokens)
-        self.done = 0
+        self.done = self.beyond = 0  # steps taken; steps in a row beyond the bounds
+
+    @property
+    def runaway(self):
+        """Whether entropy or accuracy were beyond their bounds for as many steps as the settings allow."""
+        return 0 < self.settings.stop_beyond <= self.beyond
 
     def save(self, folder):
         """Write a checkpoint from which `resume` goes on exactly."""
-        checkpoint.save(folder, self.done, checkpoint.state_of(self.model, self.optimiser, self.generators))
+        tensors = checkpoint.state_of(self.model, self.optimiser, self.generators)
+        checkpoint.save(folder, self.done, {**tensors, "beyond": torch.tensor(self.beyond)})
 
     def resume(self, folder):
         """Go on from the newest good checkpoint, if there is one."""
         found = checkpoint.load_newest(folder)
         if found:
             self.done, tensors = found
+            self.beyond = int(tensors["beyond"])
             checkpoint.restore(tensors, self.model, self.optimiser, self.generators)
 
     def step(self, questions):
         """One update on a list of questions (rows with id, question, answer) -> (metrics, Rollouts)."""
         clock = [time.perf_counter()]
+        self._before = {name: generator.get_state() for name, generator in self.generators.items()}
         # 1. Sample: each sampling mode draws its part of every group. 2. Grade: inside `sample`.
         context = self.model.config.max_position_embeddings
         prompts = {name: render_all(self.tokenizer, self.modes[name], questions, self.decoding, context)
@@ -82,6 +100,7 @@ class Run:
         rollouts = sample(engine_for(self.model, self.tokenizer), self.tokenizer, questions,
                           {name: prompts[name] for name in self.method.sampling},
                           self.settings.group_size, self.decoding, self.generators["sampling"])
+        self._check("rewards", rollouts.rewards, rollouts)
         clock.append(time.perf_counter())
         # 3. Share: every response becomes a row under every training mode. 4. Score the rows.
         rows = self._rows(rollouts, prompts)
@@ -94,6 +113,7 @@ class Run:
             unlearned = [self.policy(tokens, starts, lengths) for _, tokens, starts, lengths in dead]
         logp, entropy = self._gather(parts + dead, outputs + unlearned, rollouts)
         self._check("log-probs", logp, rollouts)
+        self._check("entropies", entropy, rollouts)
         clock.append(time.perf_counter())
         # 5. Advantages, each of its training mode's kind; which tokens count.
         mask = rollouts.mask
@@ -103,6 +123,7 @@ class Run:
                         {name: entropy[rows] for name, rows in by_mode.items()})
         coefficients = self.method.coefficients
         adv = torch.cat([advantage(scored, coefficients) for advantage in self.method.advantage.values()])
+        self._check("advantages", adv, rollouts)
         every = mask.repeat(len(by_mode), 1)
         keep = self.method.keep(logp, adv, entropy, every, coefficients, self.generators["tokens"])
         total = int((keep if self.method.divide_by_kept else every).sum())
@@ -115,7 +136,9 @@ class Run:
         self.optimiser.zero_grad(set_to_none=False)
         self.done += 1
         clock.append(time.perf_counter())
-        return {"step": self.done, "loss": loss, "grad_norm": float(norm), **_measure(rollouts, scored),
+        measured = _measure(rollouts, scored)
+        self.beyond = self.beyond + 1 if self._is_beyond(measured) else 0
+        return {"step": self.done, "loss": loss, "grad_norm": float(norm), **measured, "beyond_bounds": self.beyond,
                 **{f"seconds_{part}": b - a for part, a, b in zip(("sample", "score", "update"), clock, clock[1:])}
                 }, rollouts
 
@@ -167,12 +190,22 @@ class Run:
             loss += part.item()
         return loss
 
+    def _is_beyond(self, measured):
+        entropies, accuracies = ([measured[f"{what}_{mode}"] for mode in self.method.sampling]
+                                 for what in ("entropy_bits", "accuracy"))
+        return 0 < self.settings.max_entropy_bits < max(entropies) or min(accuracies) < self.settings.min_accuracy
+
     def _check(self, what, values, rollouts):
-        if not torch.isfinite(values).all():
-            ids = ", ".join(dict.fromkeys(rollouts.question_ids))
+        """Undo the step and raise FloatingPointError unless all values, a row a response or one in all, are finite."""
+        bad, ids = ~torch.isfinite(values), rollouts.question_ids
+        if bad.any():
+            if bad.ndim:  # rows are the responses, once for each training mode
+                ids = [ids[row % len(ids)] for row in bad.reshape(len(bad), -1).any(1).nonzero().flatten().tolist()]
             self.optimiser.zero_grad()
+            for name, generator in self.generators.items():
+                generator.set_state(self._before[name])
             raise FloatingPointError(f"{what} not finite at step {self.done + 1} of {self.method.label}; no weight was "
-                                     f"changed. Lower the learning rate, or look at the questions {ids}")
+                                     f"changed. Lower the learning rate, or look at the questions {', '.join(dict.fromkeys(ids))}")
 
 
 def _measure(rollouts, scored):
@@ -192,19 +225,49 @@ def _measure(rollouts, scored):
     return out
 
 
+@contextmanager
+def _stop_requests():
+    """A list that is no longer empty once Ctrl-C or SIGTERM has come; a second one acts at once, as outside.
+
+    Outside the main thread, where Python handles no signals, it stays empty.
+    """
+    asked, before = [], {}
+
+    def ask(number, frame):
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run(state, dataset, folder=None, record=None):
     """Train to the end, from the newest checkpoint in `folder` if there is one, saving every `save_every` steps.
 
-    state: a Run; dataset: questions. `record(metrics, rollouts)` is called after each step.
+    state: a Run; dataset: questions. `record(metrics, rollouts)` is called after each step. Ctrl-C and SIGTERM end the
+    run after the step at hand, saved, with KeyboardInterrupt. RuntimeError where entropy or accuracy ran away.
     """
     settings = state.settings
     if folder:
         state.resume(folder)
-    for step, questions in enumerate(tasks.batches(dataset, settings.questions, settings.steps, state.seed)):
-        if step < state.done:
-            continue
-        metrics, rollouts = state.step(questions)
-        if record:
-            record(metrics, rollouts)
-        if folder and (state.done % settings.save_every == 0 or state.done == settings.steps):
-            state.save(folder)
+    with _stop_requests() as asked:
+        for step, questions in enumerate(tasks.batches(dataset, settings.questions, settings.steps, state.seed)):
+            if step < state.done:
+                continue
+            if state.runaway:
+                raise RuntimeError(f"{state.method.label} was stopped after step {step}: for {state.beyond} steps entropy was above "
+                                   f"max_entropy_bits={settings.max_entropy_bits} or accuracy below min_accuracy="
+                                   f"{settings.min_accuracy}; lower the learning rate or the method's coefficients")
+            metrics, rollouts = state.step(questions)
+            if record:
+                record(metrics, rollouts)
+            stop, due = bool(asked), state.done % settings.save_every == 0 or state.done == settings.steps
+            if folder and (stop or due or state.runaway):
+                state.save(folder)
+            if stop:
+                raise KeyboardInterrupt(f"stopped after step {state.done} of {settings.steps}; run the same again to continue")

@@ -90,6 +90,8 @@ def make_base(profile, size):
     params = json.loads(json.dumps({"size": size, **asdict(profile.base)}))
     if not _finished(folder, params):  # a finished one is only read, by as many runs at once as there are
         with runs.owned(folder):
+            if _finished(folder, params):  # by another process, just before this one asked
+                return make_base(profile, size)
             begun, progress = time.time(), Progress(f"base {size}")
             model, tokenizer, losses = base.train(size, **asdict(profile.base), report=lambda s, n, loss: progress(s, n))
             _save_model(folder / "model", model, tokenizer)

@@ -128,7 +128,7 @@ class Run:
         keep = self.method.keep(logp, adv, entropy, every, coefficients, self.generators["tokens"])
         total = int((keep if self.method.divide_by_kept else every).sum())
         # 6. Loss and gradient, a micro-batch at a time. 7. Update, unless something is not finite.
-        loss = self._backward(parts, outputs if share_graph else None, logp, adv, keep, total)
+        loss = self._backward(parts, outputs if share_graph else None, logp, adv, keep, total, rollouts)
         norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), self.settings.grad_clip_norm)
         self._check("loss", torch.tensor(loss), rollouts)
         self._check("gradient norm", norm, rollouts)
@@ -175,7 +175,7 @@ class Run:
             entropy[chosen, : part_entropy.shape[1]] = part_entropy.detach().cpu()
         return logp, entropy
 
-    def _backward(self, parts, outputs, old_logp, adv, keep, total):
+    def _backward(self, parts, outputs, old_logp, adv, keep, total, rollouts):
         """Accumulate the gradient of the batch's loss over its micro-batches; -> the loss."""
         weigh_entropy = self.method.coefficients.get(self.method.entropy_coef, 0.0)
         eps, loss = self.settings.clip_eps, 0.0
@@ -183,6 +183,7 @@ class Run:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for k, (chosen, tokens, starts, lengths) in enumerate(parts):
             logp, entropy = outputs[k] if outputs else self.policy(tokens, starts, lengths)
+            self._check("new log-probs", logp, rollouts, chosen)  # minus infinity would give a ratio of 0, and no trace
             old, a, kept = (t[chosen, : logp.shape[1]].to(logp.device) for t in (old_logp, adv, keep))
             per_token = losses.clipped_surrogate(logp, old, a, eps, eps) - weigh_entropy * entropy
             part = losses.token_mean(per_token, kept, total)
@@ -195,12 +196,13 @@ class Run:
                                  for what in ("entropy_bits", "accuracy"))
         return 0 < self.settings.max_entropy_bits < max(entropies) or min(accuracies) < self.settings.min_accuracy
 
-    def _check(self, what, values, rollouts):
-        """Undo the step and raise FloatingPointError unless all values, a row a response or one in all, are finite."""
+    def _check(self, what, values, rollouts, rows=None):
+        """Undo the step and raise FloatingPointError unless all values are finite: one, or some for each of the rows."""
         bad, ids = ~torch.isfinite(values), rollouts.question_ids
         if bad.any():
-            if bad.ndim:  # rows are the responses, once for each training mode
-                ids = [ids[row % len(ids)] for row in bad.reshape(len(bad), -1).any(1).nonzero().flatten().tolist()]
+            if bad.ndim:  # all rows are the responses, once for each training mode
+                rows = range(len(bad)) if rows is None else rows
+                ids = [ids[row % len(ids)] for row, is_bad in zip(rows, bad.reshape(len(bad), -1).any(1)) if is_bad]
             self.optimiser.zero_grad()
             for name, generator in self.generators.items():
                 generator.set_state(self._before[name])

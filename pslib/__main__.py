@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ def notebook(name, out, given):
     import ast
 
     import papermill
+    from traitlets.config import Config
 
     path = ROOT / "notebooks" / f"{Path(name).stem}.ipynb"
     if not path.exists():
@@ -46,12 +48,17 @@ def notebook(name, out, given):
     if out.suffix != ".ipynb" or out.resolve() == path:
         raise ValueError(f"the executed notebook must go to a file of its own that ends in .ipynb; got {out}")
     out.parent.mkdir(parents=True, exist_ok=True)
+    # Asked to stop, papermill interrupts the kernel and waits for so many seconds, in which a training step can end. The
+    # kernel's own log would then fill the screen with the trouble it has in answering.
+    stopping = {"config": Config(KernelManager={"shutdown_wait_time": 600.0}), "extra_arguments": ["--log-level=CRITICAL"]}
     try:
         # It would fill in {parameters}, and so let their values say where to write.
         plain = [str(p).replace("{", "{{").replace("}", "}}") for p in (path, out)]
         papermill.execute_notebook(*plain, values, log_output=True, progress_bar=False, kernel_name="python3",
-                                   cwd=str(ROOT))
+                                   cwd=str(ROOT), **stopping)
     except papermill.PapermillExecutionError as error:
+        if error.ename == "KeyboardInterrupt":
+            raise KeyboardInterrupt from None
         reason = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
         raise RuntimeError(f"{path.stem} stopped with {reason} (the notebook up to there is {out})") from None
 
@@ -114,6 +121,11 @@ class Watch:
                 print("    " + lines[-1].strip(), flush=True)
 
 
+# The chain runs in a session of its own, on a leash: however this process ends, killed outright included, the pipe that it
+# holds closes, `read` returns, and every process of the chain gets SIGTERM.
+LEASH = 'exec 3<&0 </dev/null; (read _ <&3; kill 0) & exec "$@"'
+
+
 def reproduce(name, cores):
     """Run a profile's whole chain, then show this machine's table beside the committed one and the paper's."""
     from pslib import runs
@@ -127,17 +139,19 @@ def reproduce(name, cores):
         watch, said = Watch(profile), 0.0
         chain_log = profile.folder / "chain.log"
         with open(chain_log, "w") as log:
-            chain = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT,
-                                     env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"})
+            chain = subprocess.Popen(["sh", "-c", LEASH, "sh", *command], stdin=subprocess.PIPE, stdout=log,
+                                     stderr=subprocess.STDOUT, start_new_session=True,
+                                     env={**os.environ, "PYTHONPATH": str(ROOT),
+                                          "PYTHONWARNINGS": "ignore,default:::pslib.train"})
             try:
                 while chain.poll() is None:
                     time.sleep(0.5)
                     if time.time() - said > 15:
                         watch.say()
                         said = time.time()
-            except KeyboardInterrupt:
+            finally:
+                chain.stdin.close()
                 chain.wait()
-                raise
         if chain.returncode:
             reasons = [line for path in sorted((profile.folder / "logs").glob("*.log")) if path.stat().st_mtime > watch.begun
                        for line in path.read_text(errors="replace").splitlines() if line.startswith("pslib: ")]
@@ -191,6 +205,11 @@ def publish(profile):
     print(f"published to {target}")
 
 
+def _terminated(number, frame):
+    signal.signal(number, signal.SIG_IGN)  # the end is under way
+    raise KeyboardInterrupt(number)
+
+
 def main(argv=None):
     """Parse the command line and run it; -> exit code."""
     parser = argparse.ArgumentParser(prog="python -m pslib", description="Policy Split on a laptop.")
@@ -220,9 +239,9 @@ def main(argv=None):
             from pslib import runs
 
             {"compare": compare, "publish": publish}[args.command](runs.load_profile(args.profile))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("pslib: stopped; run the same command again to continue", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if stop.args == (signal.SIGTERM,) else signal.SIGINT)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             error = f"the disk is full ({error.filename}); free some space and run again, nothing earlier was changed"
@@ -232,4 +251,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminated)  # ends like Ctrl-C
     sys.exit(main())

@@ -51,13 +51,18 @@ def _hash(folder):
 
 
 def _save_model(folder, model, tokenizer):
-    """Save a Hugging Face folder so that it is there whole or not at all."""
+    """Save a Hugging Face folder so that it is there whole or not at all; OSError where it cannot be written."""
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except Exception as error:  # the libraries raise kinds of their own when the disk is full
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(f"could not save the model to {folder}: {error}; nothing earlier was lost: put this right and run "
+                      "again") from error
 
 
 def _write_json(path, content):
@@ -85,6 +90,8 @@ def make_base(profile, size):
     params = json.loads(json.dumps({"size": size, **asdict(profile.base)}))
     if not _finished(folder, params):  # a finished one is only read, by as many runs at once as there are
         with runs.owned(folder):
+            if _finished(folder, params):  # by another process, just before this one asked
+                return make_base(profile, size)
             begun, progress = time.time(), Progress(f"base {size}")
             model, tokenizer, losses = base.train(size, **asdict(profile.base), report=lambda s, n, loss: progress(s, n))
             _save_model(folder / "model", model, tokenizer)
@@ -178,20 +185,18 @@ def train_run(profile, method, size, seed, split="train", folder=None):
         rows, progress = [], Progress(folder.name)
         if (folder / "metrics.csv").exists():
             rows = pd.read_csv(folder / "metrics.csv").to_dict("records")
-        last = {}
 
-        def record(metrics, rollouts):
+        def record(metrics, rollouts):  # comes before the step's checkpoint, so no saved step lacks its row
             rows[metrics["step"] - 1 :] = [metrics]
-            last["rollouts"] = rollouts
             checkpoint.write(folder / "metrics.csv", pd.DataFrame(rows).round(6).to_csv(index=False))
+            if metrics["step"] == profile.train.steps:
+                kept = {"question_id": rollouts.question_ids, "mode": rollouts.modes, "response": rollouts.texts,
+                        "reward": rollouts.rewards.int().tolist()}
+                checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())
             progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
 
         train.run(state, tasks.load("train", profile.train.pool, split), folder / "checkpoints", record)
         _save_model(folder / "model", state.model.eval(), tokenizer)
-        if last:
-            r = last["rollouts"]
-            pd.DataFrame({"question_id": r.question_ids, "mode": r.modes, "response": r.texts,
-                          "reward": r.rewards.int().tolist()}).to_parquet(folder / "rollouts.parquet")
         _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, {"model": _hash(folder / "model")}))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return pd.read_csv(folder / "metrics.csv")

@@ -1,13 +1,14 @@
 """Checkpoints: written whole or not at all, verified when read, and enough to go on exactly where a run stopped.
 
-A checkpoint is one safetensors file (weights, optimiser, generators: no pickles) and a small JSON beside it with the
-file's SHA-256, written last. A file without a matching hash is not used.
+A checkpoint is one safetensors file (weights, optimiser, generators: no pickles) and a small JSON beside it, written
+last, with the step and the file's SHA-256. It is used only where that JSON is, byte for byte, what the file calls for.
 """
 
 import hashlib
 import json
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,23 +18,30 @@ from safetensors.torch import save as save_tensors
 
 
 def write(path, data):
-    """Write bytes or text to a path so that it holds the old content or the new, whole, whatever happens."""
+    """Write bytes or text to a path so that it holds the old content or the new, whole, whatever happens.
+
+    OSError names the path and the reason, wherever on the way the system refused.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}; nothing earlier was lost: put this right and run again",
+                      str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def state_of(model, optimiser, generators):
@@ -59,25 +67,40 @@ def restore(tensors, model, optimiser, generators):
         generator.set_state(tensors[f"generator.{name}"])
 
 
+def _name(step):
+    return f"step-{step:06d}"
+
+
+def _seal(step, data):
+    return json.dumps({"step": step, "sha256": hashlib.sha256(data).hexdigest()})
+
+
 def save(folder, step, tensors, keep=2):
-    """Save tensors as the checkpoint of a step, and delete all but the newest `keep`."""
-    folder, data = Path(folder), save_tensors(tensors)
-    write(folder / f"step-{step:06d}.safetensors", data)
-    write(folder / f"step-{step:06d}.json", json.dumps({"step": step, "sha256": hashlib.sha256(data).hexdigest()}))
-    for old in sorted(folder.glob("step-*.json"))[:-keep]:
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    """Save tensors as the checkpoint of a step, and delete all others but the newest `keep`, this one among them.
+
+    Later ones are deleted too: a run that has come to an earlier step could not use them.
+    """
+    folder = Path(folder)
+    for unfinished in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+        unfinished.unlink()
+    data = save_tensors(tensors)
+    write(folder / f"{_name(step)}.safetensors", data)
+    write(folder / f"{_name(step)}.json", _seal(step, data))
+    found = {path.stem for path in folder.glob("step-*")}
+    kept = sorted((name for name in found if name <= _name(step)), reverse=True)[:keep]
+    for path in sorted(folder.glob("step-*")):  # the JSON first
+        if path.stem not in kept:
+            path.unlink()
 
 
 def load_newest(folder):
     """The newest checkpoint of a folder that is whole: (step, tensors), or None. Says which damaged ones it passed."""
-    for path in sorted(Path(folder).glob("step-*.json"), reverse=True):
+    for name in sorted({path.stem for path in Path(folder).glob("step-*")}, reverse=True):
         try:
-            meta = json.loads(path.read_text())
-            data = path.with_suffix(".safetensors").read_bytes()
-            if hashlib.sha256(data).hexdigest() == meta["sha256"]:
-                return meta["step"], load_tensors(data)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            step, data = int(name[5:]), (Path(folder) / f"{name}.safetensors").read_bytes()
+            if (Path(folder) / f"{name}.json").read_bytes() == _seal(step, data).encode():
+                return step, load_tensors(data)
+        except (OSError, ValueError, SafetensorError):
             pass
-        warnings.warn(f"checkpoint {path.stem} in {folder} is damaged; going back to the one before it", stacklevel=2)
+        warnings.warn(f"checkpoint {name} in {folder} is damaged or incomplete; going back to the one before it", stacklevel=2)
     return None

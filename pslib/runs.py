@@ -148,20 +148,20 @@ def base_folder(profile, size):
 
 @contextmanager
 def owned(folder):
-    """Own a run's folder while the block runs; BlockingIOError says so if another process has it.
+    """Own a run's folder while the block runs; BlockingIOError says who has it if another process does.
 
     The lock is the operating system's, so a dead owner's is free at once.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")
+    lock, owner = filelock.FileLock(folder / ".lock"), folder / ".owner"
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        owner = (folder / ".owner").read_text() if (folder / ".owner").exists() else "another process"
-        raise BlockingIOError(f"{folder} is in use by {owner}; wait for it to end, or stop it") from None
-    try:
-        checkpoint.write(folder / ".owner", f"process {os.getpid()} on {platform.node()}")
+        with filelock.FileLock(folder / ".door"):  # one asks at a time: who is refused finds the holder's name, no older one
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise BlockingIOError(f"{folder} is in use by {owner.read_text()}; wait for it to end, or stop it") from None
+            checkpoint.write(owner, f"process {os.getpid()} on {platform.node()}")
         for path in folder.rglob("*"):
             within(folder, path)
         yield folder

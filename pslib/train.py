@@ -12,10 +12,14 @@ Where this differs from what one may expect:
 - Several processes share out a step's prompts for sampling and its rows for scoring; all else, being small, each does
   for the whole batch, so that a run is the same for any number of processes, to rounding (`GenerateEngine` excepted:
   its draws depend on the batch). The gradient is summed once a step. Each process holds the whole model.
+- A step in which a number is not finite is undone: weights, optimiser and generators are as before it.
 """
 
 import math
+import signal
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +50,12 @@ class Settings:
     measure_every: int = 5  # steps from one measurement of entropy and inter-mode KL to the next
     micro_tokens: int = 4096  # prompt and response tokens to a forward pass
     graph_tokens: int = 65536  # up to this many tokens a step, scoring and training share one forward pass
+    # Runaway entropy: a step with a mode's entropy above max_entropy_bits (0: no bound) or a mode's accuracy below
+    # min_accuracy is beyond its bounds. The column beyond_bounds counts such measured steps in a row; the run stops at
+    # stop_beyond of them, and where that is 0 it only reports.
+    max_entropy_bits: float = 0.0
+    min_accuracy: float = 0.0
+    stop_beyond: int = 0
 
 
 class Shared:
@@ -85,23 +95,31 @@ class Run:
         self.optimiser = self.accelerator.prepare_optimizer(optimiser)
         self.generators = {"sampling": torch.Generator().manual_seed(seed), "tokens": torch.Generator().manual_seed(seed)}
         self.decoding = Decoding(settings.temperature, 0, 1.0, settings.max_new_tokens)
-        self.done = 0
+        self.done = self.beyond = 0  # steps taken; steps in a row beyond the bounds
+
+    @property
+    def runaway(self):
+        """Whether entropy or accuracy were beyond their bounds for as many steps as the settings allow."""
+        return 0 < self.settings.stop_beyond <= self.beyond
 
     def save(self, folder):
         """Write a checkpoint from which `resume` goes on exactly; one process does."""
         if self.accelerator.is_main_process:
-            checkpoint.save(folder, self.done, checkpoint.state_of(self.model, self.optimiser, self.generators))
+            tensors = checkpoint.state_of(self.model, self.optimiser, self.generators)
+            checkpoint.save(folder, self.done, {**tensors, "beyond": torch.tensor(self.beyond)})
 
     def resume(self, folder):
         """Go on from the newest good checkpoint, if there is one."""
         found = checkpoint.load_newest(folder)
         if found:
             self.done, tensors = found
+            self.beyond = int(tensors["beyond"])
             checkpoint.restore(tensors, self.model, self.optimiser, self.generators)
 
     def step(self, questions):
         """One update on a list of questions (rows with id, question, answer) -> (metrics, Rollouts)."""
         clock = [time.perf_counter()]
+        self._before = {name: generator.get_state() for name, generator in self.generators.items()}
         # 1. Sample: each sampling mode draws its part of every group. 2. Grade: inside `sample`.
         context = self.model.config.max_position_embeddings
         prompts = {name: render_all(self.tokenizer, self.modes[name], questions, self.decoding, context)
@@ -109,6 +127,7 @@ class Run:
         rollouts = sample(Shared(engine_for(self.model, self.tokenizer), self.accelerator), self.tokenizer, questions,
                           {name: prompts[name] for name in self.method.sampling},
                           self.settings.group_size, self.decoding, self.generators["sampling"])
+        self._check("rewards", rollouts.rewards, rollouts)
         clock.append(time.perf_counter())
         # 3. Share: every response becomes a row under every training mode. 4. Score the rows.
         live = self._live(rollouts)
@@ -122,6 +141,7 @@ class Run:
             unlearned = [self.policy(packed) for _, packed in dead]
         logp, entropy = self._gather(parts + dead, outputs + unlearned, rollouts)
         self._check("log-probs", logp, rollouts)
+        self._check("entropies", entropy, rollouts)
         clock.append(time.perf_counter())
         # 5. Advantages, each of its training mode's kind; which tokens count.
         mask = rollouts.mask
@@ -131,11 +151,12 @@ class Run:
                         {name: entropy[rows] for name, rows in by_mode.items()})
         coefficients = self.method.coefficients
         adv = torch.cat([advantage(scored, coefficients) for advantage in self.method.advantage.values()])
+        self._check("advantages", adv, rollouts)
         every = mask.repeat(len(by_mode), 1)
         keep = self.method.keep(logp, adv, entropy, every, coefficients, self.generators["tokens"])
         total = int((keep if self.method.divide_by_kept else every).sum())
         # 6. Loss and gradient, a micro-batch at a time. 7. Update, unless something is not finite.
-        loss = self._backward(parts, outputs if share_graph else None, logp, adv, keep, total)
+        loss = self._backward(parts, outputs if share_graph else None, logp, adv, keep, total, rollouts)
         norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), self.settings.grad_clip_norm)
         self._check("loss", torch.tensor(loss), rollouts)
         self._check("gradient norm", norm, rollouts)
@@ -143,7 +164,10 @@ class Run:
         self.optimiser.zero_grad(set_to_none=False)
         self.done += 1
         clock.append(time.perf_counter())
-        return {"step": self.done, "loss": loss, "grad_norm": float(norm), **_measure(rollouts, scored, measured),
+        metrics = _measure(rollouts, scored, measured)
+        if measured:
+            self.beyond = self.beyond + 1 if self._is_beyond(metrics) else 0
+        return {"step": self.done, "loss": loss, "grad_norm": float(norm), **metrics, "beyond_bounds": self.beyond,
                 **{f"seconds_{part}": b - a for part, a, b in zip(("sample", "score", "update"), clock, clock[1:])}
                 }, rollouts
 
@@ -203,7 +227,7 @@ class Run:
             entropy[chosen, : part_entropy.shape[1]] = part_entropy.detach().cpu()
         return (self.accelerator.reduce(t.to(self.accelerator.device), "sum").cpu() for t in (logp, entropy))
 
-    def _backward(self, parts, outputs, old_logp, adv, keep, total):
+    def _backward(self, parts, outputs, old_logp, adv, keep, total, rollouts):
         """Accumulate the gradient of the batch's loss over its micro-batches and processes; -> the loss."""
         weigh_entropy = self.method.coefficients.get(self.method.entropy_coef, 0.0)
         eps, loss = self.settings.clip_eps, 0.0
@@ -211,6 +235,7 @@ class Run:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for k, (chosen, packed) in enumerate(parts):
             logp, entropy = outputs[k] if outputs else self.policy(packed)
+            self._check("new log-probs", logp, rollouts, chosen)  # minus infinity would give a ratio of 0, and no trace
             old, a, kept = (t[chosen, : logp.shape[1]].to(logp.device) for t in (old_logp, adv, keep))
             per_token = losses.clipped_surrogate(logp, old, a, eps, eps) - weigh_entropy * entropy
             part = losses.token_mean(per_token, kept, total)
@@ -221,12 +246,23 @@ class Run:
         loss = torch.tensor(loss, dtype=torch.float64, device=self.accelerator.device)
         return float(self.accelerator.reduce(loss, "sum"))
 
-    def _check(self, what, values, rollouts):
-        if not torch.isfinite(values).all():
-            ids = ", ".join(dict.fromkeys(rollouts.question_ids))
+    def _is_beyond(self, measured):
+        entropies, accuracies = ([measured[f"{what}_{mode}"] for mode in self.method.sampling]
+                                 for what in ("entropy_bits", "accuracy"))
+        return 0 < self.settings.max_entropy_bits < max(entropies) or min(accuracies) < self.settings.min_accuracy
+
+    def _check(self, what, values, rollouts, rows=None):
+        """Undo the step and raise FloatingPointError unless all values are finite: one, or some for each of the rows."""
+        bad, ids = ~torch.isfinite(values), rollouts.question_ids
+        if bad.any():
+            if bad.ndim:  # all rows are the responses, once for each training mode
+                rows = range(len(bad)) if rows is None else rows
+                ids = [ids[row % len(ids)] for row, is_bad in zip(rows, bad.reshape(len(bad), -1).any(1)) if is_bad]
             self.optimiser.zero_grad()
+            for name, generator in self.generators.items():
+                generator.set_state(self._before[name])
             raise FloatingPointError(f"{what} not finite at step {self.done + 1} of {self.method.label}; no weight was "
-                                     f"changed. Lower the learning rate, or look at the questions {ids}")
+                                     f"changed. Lower the learning rate, or look at the questions {', '.join(dict.fromkeys(ids))}")
 
 
 def _measure(rollouts, scored, measured):
@@ -247,19 +283,50 @@ def _measure(rollouts, scored, measured):
     return out
 
 
+@contextmanager
+def _stop_requests():
+    """A list that is no longer empty once Ctrl-C or SIGTERM has come; a second one acts at once, as outside.
+
+    Outside the main thread, where Python handles no signals, it stays empty.
+    """
+    asked, before = [], {}
+
+    def ask(number, frame):
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run(state, dataset, folder=None, record=None):
     """Train to the end, from the newest checkpoint in `folder` if there is one, saving every `save_every` steps.
 
-    state: a Run; dataset: questions. `record(metrics, rollouts)` is called after each step, in one process.
+    state: a Run; dataset: questions. `record(metrics, rollouts)` is called after each step, in one process. Ctrl-C and
+    SIGTERM end the run after the step at hand, saved, with KeyboardInterrupt. RuntimeError where entropy or accuracy ran
+    away.
     """
     settings = state.settings
     if folder:
         state.resume(folder)
-    for step, questions in enumerate(tasks.batches(dataset, settings.questions, settings.steps, state.seed)):
-        if step < state.done:
-            continue
-        metrics, rollouts = state.step(questions)
-        if record and state.accelerator.is_main_process:
-            record(metrics, rollouts)
-        if folder and (state.done % settings.save_every == 0 or state.done == settings.steps):
-            state.save(folder)
+    with _stop_requests() as asked:
+        for step, questions in enumerate(tasks.batches(dataset, settings.questions, settings.steps, state.seed)):
+            if step < state.done:
+                continue
+            if state.runaway:
+                raise RuntimeError(f"{state.method.label} was stopped after step {step}: for {state.beyond} steps entropy was above "
+                                   f"max_entropy_bits={settings.max_entropy_bits} or accuracy below min_accuracy="
+                                   f"{settings.min_accuracy}; lower the learning rate or the method's coefficients")
+            metrics, rollouts = state.step(questions)
+            if record and state.accelerator.is_main_process:
+                record(metrics, rollouts)
+            stop, due = bool(asked), state.done % settings.save_every == 0 or state.done == settings.steps
+            if folder and (stop or due or state.runaway):
+                state.save(folder)
+            if stop:
+                raise KeyboardInterrupt(f"stopped after step {state.done} of {settings.steps}; run the same again to continue")

@@ -2,12 +2,17 @@
 
 import errno
 import json
+import random
+import time
 from dataclasses import replace
 
+import crashes
+import faults
 import pandas as pd
 import pytest
+import safetensors
 
-from pslib import chain, checkpoint, runs, tables, tasks, train
+from pslib import chain, runs, tables, tasks, train
 
 
 @pytest.fixture(scope="module")
@@ -44,33 +49,72 @@ def test_a_run_writes_its_record_and_is_not_repeated(profile, monkeypatch):
     assert chain.train_run(profile, "grpo", "0.2m", 1).equals(metrics)
 
 
-def test_a_run_killed_in_the_middle_goes_on_to_the_same_metrics(profile, monkeypatch):
-    whole = chain.train_run(profile, "policy_split", "0.2m", 1)
-    stop_after, step = 2, train.Run.step
-
-    def dies(self, questions):
-        if self.done == stop_after:
-            raise KeyboardInterrupt
-        return step(self, questions)
-
-    elsewhere = runs.run_folder(profile, "policy_split", "0.2m", 1).with_name("killed")
-    monkeypatch.setattr(train.Run, "step", dies)
-    with pytest.raises(KeyboardInterrupt):
-        chain.train_run(profile, "policy_split", "0.2m", 1, folder=elsewhere)
-    assert not (elsewhere / "manifest.json").exists() and len(pd.read_csv(elsewhere / "metrics.csv")) == 2
-    monkeypatch.setattr(train.Run, "step", step)
-    resumed = chain.train_run(profile, "policy_split", "0.2m", 1, folder=elsewhere)
-    timeless = [c for c in whole if not c.startswith("seconds")]
-    assert resumed[timeless].equals(whole[timeless])
+# --- killed, or unable to write (the long form of both is in tests/long) ---------------------------------------------
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """(profile, folder): a profile of half a second a run whose base model is made."""
+    folder = tmp_path_factory.mktemp("small")
+    with crashes.small_profile(folder, steps=4, save_every=2) as made:
+        crashes.end(crashes.start(lambda: chain.make_base(made, crashes.SIZE), folder / "base.log"), folder / "base.log")
+        yield made, folder
 
 
-def test_a_full_disk_leaves_the_earlier_file_as_it_was(tmp_path, monkeypatch):
-    checkpoint.write(tmp_path / "metrics.csv", "earlier")
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.write(tmp_path / "metrics.csv", "later")
-    assert (tmp_path / "metrics.csv").read_text() == "earlier"
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+def test_a_killed_run_loses_at_most_a_save_interval_and_ends_the_same(small):
+    profile, folder = small
+    begun, rng, killed = time.monotonic(), random.Random(0), 0
+    crashes.survive(profile, "policy_split", folder / "whole", None, random.Random(0), kills=0, longest=0)
+    longest, expected = time.monotonic() - begun, crashes.outcome(folder / "whole")
+    while killed < 3:
+        more, good = crashes.survive(profile, "policy_split", folder / f"killed-{killed}", expected, rng, 3 - killed, longest)
+        assert good
+        killed += more
+
+
+def test_a_run_killed_after_its_last_checkpoint_has_its_rollouts(small, monkeypatch):
+    profile, folder = small
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(chain, "_save_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        chain.train_run(profile, "grpo", crashes.SIZE, 1, folder=folder / "late")
+    chain.train_run(profile, "grpo", crashes.SIZE, 1, folder=folder / "late")
+    kept = pd.read_parquet(folder / "late" / "rollouts.parquet")
+    assert len(kept) == profile.train.questions * profile.train.group_size and set(kept["mode"]) == {"normal"}
+
+
+def test_a_run_that_cannot_write_says_so_keeps_its_files_and_goes_on(small):
+    profile, folder = small
+    profile = replace(profile, train=replace(profile.train, steps=2, save_every=1))
+    with crashes.base_kept(profile), faults.watched(faults.Calls()) as calls:
+        chain.train_run(profile, "grpo", crashes.SIZE, 1, folder=folder / "written")
+        expected = crashes.outcome(folder / "written")
+        for number in range(1, len(calls.made), 13):  # every 13th of the calls, all files among them
+            at = folder / f"fails-{number}"
+            crashes.fail_and_go_on(lambda: chain.train_run(profile, "grpo", crashes.SIZE, 1, folder=at), at, expected, number,
+                                   errno.EIO)
+    assert len(calls.made) > 80
+
+
+def test_an_evaluation_that_cannot_be_written_is_not_there_and_is_made_again(small):
+    profile, folder = small
+    def written(at):
+        return (at / "evaluation.csv").read_text()
+
+    at, whole = folder / "evaluated", folder / "evaluated-whole"
+    chain.evaluate_run(profile, "original", crashes.SIZE, 1, folder=whole)
+    crashes.fail_and_go_on(lambda: chain.evaluate_run(profile, "original", crashes.SIZE, 1, folder=at), at, written(whole), 12,
+                           errno.ENOSPC, written)
+
+
+def test_a_model_that_cannot_be_saved_leaves_the_earlier_one(tmp_path, model, tokenizer, monkeypatch):
+    chain._save_model(tmp_path / "model", model, tokenizer)
+    before = chain._hash(tmp_path / "model")
+
+    def full(*args, **kwargs):
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(model, "save_pretrained", full)
+    with pytest.raises(OSError, match="could not save the model to .*/model: .*No space left.*nothing earlier was lost"):
+        chain._save_model(tmp_path / "model", model, tokenizer)
+    assert chain._hash(tmp_path / "model") == before and [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_an_evaluation_has_a_row_for_each_suite_mode_question_and_sample(profile):

@@ -1,9 +1,14 @@
 """Checkpoints: what is saved comes back, what is damaged is noticed, and nothing is left half written."""
 
 import copy
+import errno
+import itertools
 import os
+import random
+import shutil
 import warnings
 
+import faults
 import pytest
 import torch
 
@@ -27,16 +32,39 @@ def test_write_makes_folders_and_takes_text_or_bytes(tmp_path):
     assert names(tmp_path) == ["bytes", "new"]
 
 
-def test_a_write_that_fails_leaves_the_old_content_and_no_temporary_file(tmp_path, monkeypatch):
-    checkpoint.write(tmp_path / "file", "old")
+WRITING = ["open", "write", "flush", "fsync", "close", "replace", "open", "fsync", "close"]  # the last three: the folder
 
-    def fail(*args):
-        raise OSError("disk full")
 
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+def test_a_write_makes_these_calls(tmp_path):
+    with faults.watched(faults.Calls()) as calls:
         checkpoint.write(tmp_path / "file", "new")
-    assert (tmp_path / "file").read_text() == "old" and names(tmp_path) == ["file"]
+    assert calls.made == WRITING and (tmp_path / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("number", range(1, len(WRITING) + 1))
+def test_a_write_that_fails_names_the_path_and_leaves_a_whole_file_and_nothing_else(number, code, tmp_path):
+    checkpoint.write(tmp_path / "file", "old")
+    with faults.watched(faults.Calls(number, code)):
+        with pytest.raises(OSError, match=f"{os.strerror(code)}; nothing earlier was lost.*/file'$") as error:
+            checkpoint.write(tmp_path / "file", "new")
+    assert error.value.errno == code
+    replaced = number > WRITING.index("replace") + 1
+    assert (tmp_path / "file").read_text() == ("new" if replaced else "old") and names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("number", range(1, 2 * len(WRITING) + 1))
+def test_a_save_that_fails_leaves_the_earlier_checkpoint(number, tmp_path):
+    checkpoint.save(tmp_path, 1, tensors(1))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with faults.watched(faults.Calls(number, errno.ENOSPC)):
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.save(tmp_path, 2, tensors(2))
+    assert all(path.read_bytes() == data for path, data in before.items())
+    with warnings.catch_warnings(action="ignore"):  # a checkpoint without its JSON is said; here it does not matter
+        step, loaded = checkpoint.load_newest(tmp_path)
+    assert step == (1 if number <= len(WRITING) + WRITING.index("replace") + 1 else 2)
+    assert torch.equal(loaded["a"], tensors(step)["a"])
 
 
 # --- saving and loading ---------------------------------------------------------------------------------------------
@@ -54,10 +82,19 @@ def test_a_folder_without_checkpoints_gives_none(tmp_path):
 
 
 def test_the_newest_step_is_loaded_by_number_and_not_by_time_of_writing(tmp_path):
-    for step in (10, 9, 100):
-        checkpoint.save(tmp_path, step, tensors(step), keep=5)
-    checkpoint.save(tmp_path, 11, tensors(11), keep=5)
+    for step in (9, 10, 100):
+        checkpoint.save(tmp_path, step, tensors(step), keep=3)
+    for path in tmp_path.glob("step-000009.*"):
+        os.utime(path, (2e9, 2e9))
     assert checkpoint.load_newest(tmp_path)[0] == 100
+
+
+def test_a_save_keeps_itself_and_removes_later_ones_and_what_a_killed_save_left(tmp_path):
+    for step in (8, 10):  # both found damaged, say, so that the run began again
+        checkpoint.save(tmp_path, step, tensors(step))
+    (tmp_path / ".step-000012.safetensors.77.tmp").write_bytes(b"half")
+    checkpoint.save(tmp_path, 3, tensors(3))
+    assert names(tmp_path) == ["step-000003.json", "step-000003.safetensors"]
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -68,61 +105,59 @@ def test_only_the_newest_stay_and_no_temporary_files(tmp_path, keep):
     assert names(tmp_path) == sorted(f"{stem}.{end}" for stem in kept for end in ("json", "safetensors"))
 
 
-def flip_a_bit(folder):
-    data = bytearray((folder / "step-000002.safetensors").read_bytes())
-    data[-1] ^= 1
-    (folder / "step-000002.safetensors").write_bytes(data)
-
-
-def cut_short(folder):
-    data = (folder / "step-000002.safetensors").read_bytes()
-    (folder / "step-000002.safetensors").write_bytes(data[:-3])
-
-
-def lose_the_tensors(folder):
-    (folder / "step-000002.safetensors").unlink()
-
-
-def empty_the_json(folder):
-    (folder / "step-000002.json").write_text("")
-
-
-def forget_the_hash(folder):
-    (folder / "step-000002.json").write_text('{"step": 2}')
-
-
-def write_a_number(folder):
-    (folder / "step-000002.json").write_text("2")
-
-
-DAMAGES = [flip_a_bit, cut_short, lose_the_tensors, empty_the_json, forget_the_hash, write_a_number]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning_for_the_one_before_it(tmp_path, damage):
+@pytest.fixture
+def two(tmp_path):
+    """A folder with the checkpoints of steps 1 and 2."""
     for step in (1, 2):
         checkpoint.save(tmp_path, step, tensors(step))
-    damage(tmp_path)
-    with pytest.warns(UserWarning, match="checkpoint step-000002 in .* is damaged"):
-        step, loaded = checkpoint.load_newest(tmp_path)
-    assert step == 1 and torch.equal(loaded["a"], tensors(1)["a"])
+    return tmp_path
+
+
+def noticed(folder):
+    """Whether the damage to checkpoint 2 is said, and checkpoint 1 used."""
+    with pytest.warns(UserWarning, match="checkpoint step-000002 in .* is damaged or incomplete; going back"):
+        step, loaded = checkpoint.load_newest(folder)
+    return step == 1 and all(torch.equal(loaded[name], tensor) for name, tensor in tensors(1).items())
+
+
+def test_every_byte_of_a_checkpoints_json_is_covered_its_step_and_its_spaces_too(two):
+    path = two / "step-000002.json"
+    whole = path.read_bytes()
+    assert b'"step": 2' in whole
+    for at in range(len(whole)):
+        for other in b"3 \t":
+            if whole[at] != other:
+                path.write_bytes(whole[:at] + bytes([other]) + whole[at + 1 :])
+                assert noticed(two), path.read_bytes()
+
+
+def test_a_byte_changed_cut_dropped_or_added_anywhere_or_a_lost_file_is_noticed(two):
+    rng = random.Random(0)
+    for name in itertools.islice(itertools.cycle(["step-000002.json", "step-000002.safetensors"]), 60):
+        whole = (two / name).read_bytes()
+        done = faults.damage(two / name, rng)
+        assert noticed(two), done
+        (two / name).write_bytes(whole)
+    assert checkpoint.load_newest(two)[0] == 2
+
+
+def test_a_checkpoint_under_another_steps_name_is_noticed(two):
+    for end in ("json", "safetensors"):
+        shutil.copy(two / f"step-000001.{end}", two / f"step-000002.{end}")
+    assert noticed(two)
 
 
 def test_no_good_checkpoint_at_all_gives_none_with_a_warning(tmp_path):
     checkpoint.save(tmp_path, 2, tensors(2))
-    flip_a_bit(tmp_path)
+    faults.damage(tmp_path / "step-000002.safetensors", random.Random(0))
     with pytest.warns(UserWarning, match="damaged"):
         assert checkpoint.load_newest(tmp_path) is None
 
 
-def test_tensors_without_their_json_are_not_a_checkpoint(tmp_path):
+def test_tensors_without_their_json_are_not_a_checkpoint(two):
     # the state after a stop between the two writes: the hash is written last
-    checkpoint.save(tmp_path, 1, tensors(1))
-    checkpoint.save(tmp_path, 2, tensors(2))
-    (tmp_path / "step-000002.json").unlink()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert checkpoint.load_newest(tmp_path)[0] == 1
+    (two / "step-000002.json").unlink()
+    assert noticed(two)
 
 
 # --- a training state -----------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """Profiles, run folders and their owners: what is wrong is said in one sentence, and nothing is touched."""
 
+import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from pslib import runs
+from pslib import checkpoint, runs
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick", "nano", "split"])
@@ -88,6 +90,44 @@ def test_a_folder_in_use_by_another_process_is_refused_and_a_dead_owners_is_free
         other.wait()
     with runs.owned(tmp_path) as folder:
         assert folder == tmp_path
+
+
+def test_who_is_refused_is_told_the_holder_even_before_it_has_written_its_name(tmp_path, monkeypatch):
+    # a loser that asks between the winner's lock and its name must not be told a dead owner's name
+    (tmp_path / ".owner").write_text("process 1 on a dead machine")
+    write, said = checkpoint.write, []
+
+    def ask():
+        try:
+            with runs.owned(tmp_path):
+                said.append("got it")
+        except BlockingIOError as error:
+            said.append(str(error))
+
+    loser = threading.Thread(target=ask)
+
+    def slow_write(path, text):
+        loser.start()
+        loser.join(0.3)
+        assert not said  # it waits at the door
+        write(path, text)
+
+    monkeypatch.setattr(checkpoint, "write", slow_write)
+    with runs.owned(tmp_path):
+        loser.join(10)
+    assert len(said) == 1 and f"is in use by process {os.getpid()} on " in said[0]
+
+
+def test_a_folder_whose_owner_cannot_be_named_is_left_free(tmp_path, monkeypatch):
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(checkpoint, "write", full)
+        with runs.owned(tmp_path):
+            pass
+    with runs.owned(tmp_path):
+        pass
 
 
 def test_a_manifest_says_what_the_numbers_depend_on():

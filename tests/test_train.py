@@ -4,19 +4,22 @@ import copy
 import dataclasses
 import itertools
 import math
+import signal
+import threading
 
+import faults
 import pytest
 import torch
 from conftest import laid_out
 
-from pslib import advantages, methods, modes, rewards, train
+from pslib import advantages, checkpoint, methods, modes, rewards, train
 from pslib.policy import Policy
 from pslib.train import Settings
 
 TRAINED = [name for name, method in methods.METHODS.items() if method.training]
 # No weight decay and hardly any clipping of the gradient, so that all that moves a weight is the loss.
 SETTINGS = Settings(steps=5, questions=2, group_size=4, pool=6, learning_rate=1e-3, max_new_tokens=6, weight_decay=0.0,
-                    grad_clip_norm=1e9, save_every=1)
+                    grad_clip_norm=1e9, save_every=1, measure_every=1)
 POOL = [{"id": f"q{k}", "question": f"{k + 1}+8+6+1+2+{k + 3}{'+1' * (k % 3)}", "answer": "0"} for k in range(6)]
 
 
@@ -240,7 +243,7 @@ def test_a_step_of_every_method_changes_the_weights_and_reports_itself(name, mod
     metrics, rollouts = state.step(POOL[:2])
     assert not same(before, weights(state)) and state.done == 1
     sampling = methods.get(name).sampling
-    expected = {"step", "loss", "grad_norm", "reward", "live_groups", "response_tokens"}
+    expected = {"step", "loss", "grad_norm", "reward", "live_groups", "response_tokens", "beyond_bounds"}
     expected |= {"seconds_sample", "seconds_score", "seconds_update"}
     expected |= {f"{what}_{mode}" for mode in sampling for what in ("accuracy", "entropy_bits")}
     expected |= {"kl_he_from_normal"} if "he" in sampling else set()
@@ -378,32 +381,86 @@ def test_the_gradients_norm_is_clipped(model, start, monkeypatch):
     close(clipped, {name: gradient / 4 for name, gradient in free.items()}, 1e-5)
 
 
+# --- numbers that are not finite ------------------------------------------------------------------------------------
+def everything(state):
+    """All that a step may change, as bytes (NaN is not equal to itself)."""
+    tensors = checkpoint.state_of(state.model, state.optimiser, state.generators)
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, state.done, state.beyond
+
+
 @pytest.mark.parametrize("graph_tokens", [0, 65536])
-def test_a_weight_that_is_not_finite_stops_the_step_and_changes_no_weight(model, start, graph_tokens):
+def test_a_weight_that_is_not_finite_stops_the_step_and_changes_nothing(model, start, graph_tokens):
     state = start(model, "policy_split", graph_tokens=graph_tokens)
     with torch.no_grad():
         state.model.model.norm.weight[3] = float("nan")
-    before = weights(state)
+    before = everything(state)
     with pytest.raises(FloatingPointError, match="log-probs not finite at step 1 of Policy Split; .* q0, q1"):
         state.step(POOL[:2])
-    for name, weight in weights(state).items():
-        assert torch.equal(weight.nan_to_num(9.0), before[name].nan_to_num(9.0))
-    assert state.done == 0
+    assert everything(state) == before
 
 
-@pytest.mark.parametrize("what, advantage", [("loss", float("inf")), ("gradient norm", 1e36)])
-def test_a_loss_or_gradient_that_is_not_finite_changes_no_weight_and_the_next_step_can_be_taken(
-        what, advantage, model, start):
-    broken = dataclasses.replace(methods.get("grpo"), advantage={
-        "normal": lambda scored, c: torch.full(scored.mask.shape, advantage)})
-    state = start(model, broken)
-    before = weights(state)
-    with pytest.raises(FloatingPointError, match=f"^{what} not finite at step 1"):
-        state.step(POOL[:2])
-    assert same(before, weights(state)) and state.done == 0
-    state.method = methods.get("grpo")
+def spoil_a_step(state, where, bad):
+    """Take a good step, then one with a bad number: the message; what came before must be as it was, and go on."""
+    inject, what, _ = faults.NOT_FINITE[where]
+    state.step(POOL[:2])  # so that the optimiser has a state
+    before = everything(state)
+    with pytest.MonkeyPatch.context() as patch:
+        inject(patch, state, bad)
+        with pytest.raises(FloatingPointError, match=f"^{what} not finite at step 2 of ") as error:
+            state.step(POOL[:2])
+    assert everything(state) == before
     metrics, _ = state.step(POOL[:2])
-    assert math.isfinite(metrics["grad_norm"]) and not same(before, weights(state))  # no bad gradient was left behind
+    assert math.isfinite(metrics["grad_norm"]) and everything(state) != before  # no bad gradient was left behind
+    return str(error.value)
+
+
+@pytest.mark.parametrize("where", faults.NOT_FINITE)
+def test_a_number_that_is_not_finite_changes_nothing_and_the_next_step_can_be_taken(where, model, start):
+    for name, bad in (("grpo", math.nan), ("entropy_regularization", math.inf), ("policy_split", -math.inf)):
+        said = spoil_a_step(start(model, name, **faults.NOT_FINITE[where][2]), where, bad)
+        assert methods.get(name).label in said and said.endswith(("q0", "q1")) and "\n" not in said
+
+
+def test_the_message_names_only_the_questions_that_have_such_a_number(model, start, monkeypatch):
+    answers = iter([0.0, 1.0, 0.0, 1.0, 1.0, math.nan, 0.0, 1.0])
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: next(answers))
+    with pytest.raises(FloatingPointError, match="^rewards not finite at step 1 of GRPO.* the questions q1$"):
+        start(model, "grpo").step(POOL[:2])
+
+
+# --- entropy or accuracy that run away ------------------------------------------------------------------------------
+# the tiny model's entropy is above 0.001 bits in every step, its accuracy (by parity) below 1 in every step or so
+@pytest.mark.parametrize("bound", [{"max_entropy_bits": 0.001}, {"min_accuracy": 1.01}])
+@pytest.mark.parametrize("name", ["grpo", "policy_split"])
+def test_steps_beyond_a_bound_are_counted_in_the_metrics_and_stop_nothing(name, bound, model, start):
+    seen, state = [], start(model, name, **bound)
+    train.run(state, POOL, record=lambda metrics, rollouts: seen.append(metrics["beyond_bounds"]))
+    assert seen == [1, 2, 3, 4, 5] and state.done == 5
+
+
+def test_within_the_bounds_nothing_is_counted(model, start):
+    seen, state = [], start(model, "policy_split", max_entropy_bits=20.0, min_accuracy=0.0, stop_beyond=1)
+    train.run(state, POOL, record=lambda metrics, rollouts: seen.append(metrics["beyond_bounds"]))
+    assert seen == [0] * 5
+
+
+def test_one_step_within_the_bounds_begins_the_count_anew(model, start, monkeypatch):
+    grades = itertools.chain.from_iterable([grade] * 8 for grade in (0.0, 0.0, 1.0, 0.0, 1.0))
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: next(grades))
+    seen = []
+    train.run(start(model, "grpo", min_accuracy=0.5, stop_beyond=3), POOL,
+              record=lambda metrics, rollouts: seen.append(metrics["beyond_bounds"]))
+    assert seen == [1, 2, 0, 1, 0]
+
+
+def test_a_run_stops_where_asked_saved_and_stays_stopped(model, start, tmp_path):
+    seen, changes = [], {"max_entropy_bits": 0.001, "stop_beyond": 3, "save_every": 100}
+    for stop in (2, None, None):  # stopped by hand after two steps, so that the count has to be resumed; and run again
+        with pytest.raises((Stop, RuntimeError)) as error:
+            train.run(start(model, "policy_split", **changes | ({"save_every": 1} if stop else {})), POOL, tmp_path,
+                      stop_after(stop, seen))
+    assert seen == [1, 2, 2, 3] and checkpoint.load_newest(tmp_path)[0] == 3
+    assert "Policy Split was stopped after step 3: for 3 steps entropy was above max_entropy_bits=0.001" in str(error.value)
 
 
 def test_the_original_model_is_not_trained(model, start):
@@ -431,26 +488,73 @@ def stop_after(step, seen):
     return record
 
 
-@pytest.mark.parametrize("name", ["grpo", "policy_split", "clip_cov"])
-@pytest.mark.parametrize("save_every", [1, 2])
-def test_a_run_that_is_stopped_twice_ends_with_the_weights_of_one_that_is_not(name, save_every, model, start, tmp_path):
-    whole = start(model, name, save_every=save_every)
-    losses = []
-    train.run(whole, POOL, record=lambda metrics, rollouts: losses.append(metrics["loss"]))
-    assert len(losses) == whole.done == 5
+def row_of(metrics, rollouts):
+    """Metrics and rollouts, all but the seconds, in a form that is equal only if every bit is."""
+    kept = {key: repr(value) for key, value in metrics.items() if not key.startswith("seconds")}
+    held = {key: value.tolist() if torch.is_tensor(value) else value for key, value in vars(rollouts).items()}
+    return kept, held
 
-    # The checkpoint comes after the record, so a stop at step 3 falls back to step 2, and one at 5 to 4.
-    seen, later = [], {}
-    for stop in (3, 5):
-        state = start(model, name, save_every=save_every)
-        with pytest.raises(Stop):
-            train.run(state, POOL, tmp_path, stop_after(stop, seen))
-    last = start(model, name, save_every=save_every)
-    train.run(last, POOL, tmp_path, lambda metrics, rollouts: later.update({metrics["step"]: metrics["loss"]}))
-    assert seen == [1, 2, 3, 3, 4, 5] and list(later) == [5] and later[5] == losses[4]
-    assert same(weights(whole), weights(last))
-    assert all(torch.equal(whole.generators[g].get_state(), last.generators[g].get_state()) for g in whole.generators)
-    assert not same(weights(whole), dict(model.named_parameters()))
+
+def through(states, folder, stops):
+    """Run each state in turn on one folder, the first ones up to a step each and the last to the end -> a row a step.
+
+    A stop is before the step's checkpoint, so the step is taken again.
+    """
+    rows = {}
+    for state, stop in zip(states, (*stops, None), strict=True):
+        def record(metrics, rollouts):
+            rows[metrics["step"]] = row_of(metrics, rollouts)
+            if metrics["step"] == stop:
+                raise Stop
+        try:
+            train.run(state, POOL, folder, record)
+            assert stop is None
+        except Stop:
+            assert state.done == stop
+    return rows
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_run_stopped_three_times_ends_bit_for_bit_as_one_that_is_not(name, model, start, tmp_path):
+    whole = start(model, name, save_every=2)
+    expected = through([whole], None, ())
+    states = [start(model, name, save_every=2) for _ in range(4)]
+    assert through(states, tmp_path, (2, 3, 5)) == expected and len(expected) == 5
+    assert everything(states[-1]) == everything(whole) and not same(weights(whole), dict(model.named_parameters()))
+    assert not list(tmp_path.glob(".*.tmp")) and len(list(tmp_path.iterdir())) == 4
+
+
+# --- asked to stop --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_request_ends_the_run_after_its_step_saved_and_it_goes_on_to_the_same_weights(number, model, start, tmp_path):
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    whole, first, second = (start(model, "policy_split", save_every=100) for _ in range(3))
+    train.run(whole, POOL)
+    with pytest.raises(KeyboardInterrupt, match="^stopped after step 2 of 5; run the same again to continue$"):
+        train.run(first, POOL, tmp_path, lambda metrics, _: metrics["step"] == 2 and signal.raise_signal(number))
+    assert checkpoint.load_newest(tmp_path)[0] == 2
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    train.run(second, POOL, tmp_path)
+    assert everything(second) == everything(whole)
+
+
+def test_a_second_stop_request_acts_at_once(model, start, tmp_path):
+    def impatient(metrics, rollouts):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second was not heard")
+
+    with pytest.raises(KeyboardInterrupt):
+        train.run(start(model, "grpo"), POOL, tmp_path, impatient)
+    assert checkpoint.load_newest(tmp_path) is None
+
+
+def test_a_run_outside_the_main_thread_needs_no_signals(model, start):
+    state = start(model, "grpo", steps=1)
+    thread = threading.Thread(target=train.run, args=(state, POOL))
+    thread.start()
+    thread.join()
+    assert state.done == 1
 
 
 def test_a_finished_run_is_not_trained_again(model, start, tmp_path):

@@ -28,7 +28,13 @@ test: .venv/ready
 bench bench-gpu: .venv/bench
 	OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 $(BIN)/python benchmarks/$(subst -,_,$@).py
 
-test-long: .venv/bench
+# verl pins an older transformers: it and what its import needs go to a folder that only tests/long/test_peers.py sees.
+.venv/peers: .venv/bench
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ verl==0.9.1 tensordict==0.10.0 \
+		omegaconf==2.4.0 pyvers==0.1.0 orjson==3.13.0 cloudpickle==3.1.2 codetiming==1.4.0
+	touch $@
+
+test-long: .venv/bench .venv/peers
 	$(BIN)/python -m pytest tests/long --durations=20
 
 lab: .venv/ready

@@ -50,8 +50,11 @@ class Decoder:
         self.eps = [self.embedding.new_tensor(eps * size).sqrt() for size in (hidden, dim)]
         self.rotary = model.model.rotary_emb
 
+        def laid_out(weight):  # as a product with few rows reads it fastest
+            return weight.detach().t().contiguous()
+
         def after(norm, *projections):
-            return (torch.cat([p.weight for p in projections]) * (norm.weight * hidden**0.5)).detach().t()
+            return laid_out(torch.cat([p.weight for p in projections]) * (norm.weight * hidden**0.5))
 
         def per_head(attention, scale):
             heads = [attention.q_norm.weight * scale] * config.num_attention_heads
@@ -59,9 +62,9 @@ class Decoder:
 
         self.layers = [(
             after(layer.input_layernorm, layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
-            per_head(layer.self_attn, layer.self_attn.scaling), layer.self_attn.o_proj.weight.detach().t(),
+            per_head(layer.self_attn, layer.self_attn.scaling), laid_out(layer.self_attn.o_proj.weight),
             after(layer.post_attention_layernorm, layer.mlp.gate_proj, layer.mlp.up_proj),
-            layer.mlp.down_proj.weight.detach().t(),
+            laid_out(layer.mlp.down_proj.weight),
         ) for layer in model.model.layers]
         self.head = after(model.model.norm, model.get_output_embeddings())
 

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import pickle
+import shutil
 import struct
 import warnings
 from pathlib import Path
@@ -178,7 +179,6 @@ def command(capsys, *arguments):
     (("notebook", "../evil"), "no notebook is called"),
     (("notebook", "/etc/passwd"), "no notebook is called"),
     (("notebook", "06_train", "--out", "precious.txt"), "a file of its own that ends in .ipynb"),
-    (("notebook", "06_train", "--out", str(cli.ROOT / "notebooks" / "06_train.ipynb")), "a file of its own"),
     (("notebook", "06_train", "-p", "seed", "1;open('canary','w')"), "parameter seed must be int"),
     (("notebook", "06_train", "-p", "seed", "__import__('os').getpid()"), "parameter seed must be int"),
     (("notebook", "06_train", "-p", "x=open('canary','w')#", "1"), "has no parameter"),
@@ -188,6 +188,13 @@ def test_a_name_or_parameter_that_leads_elsewhere_is_refused(arguments, said, pl
     (place / "evil.ipynb").write_text("{}")
     assert said in refused(place, lambda: command(capsys, *arguments))
     assert list((place / "results").iterdir()) == []
+
+
+def test_an_executed_notebook_does_not_replace_the_one_it_came_from(place, monkeypatch, capsys):
+    shutil.copytree(cli.ROOT / "notebooks", place / "notebooks")
+    monkeypatch.setattr(cli, "ROOT", place)
+    for out in ("notebooks/07_evaluate.ipynb", str(place / "notebooks/../notebooks/07_evaluate.ipynb")):
+        assert "a file of its own" in refused(place, lambda: command(capsys, "notebook", "07_evaluate", "--out", out))
 
 
 def test_text_parameters_reach_the_notebook_as_text_and_do_not_choose_where_it_is_written(place, monkeypatch):

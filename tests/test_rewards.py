@@ -191,7 +191,7 @@ def test_hostile_answers_are_graded_zero_or_one_in_time_and_run_no_code(tmp_path
     "__import__('os').posix_spawn('/usr/bin/touch', ['touch', 'canary'], {})",
     "__import__('subprocess').run(['touch', 'canary'])",
     "__import__('socket').socket()", "__import__('os').putenv('PSLIB_CANARY', '1')",
-    "__import__('os').kill(__import__('os').getppid(), 9)",
+    "__import__('os').kill(__import__('os').getppid(), 0)",
     "__import__('ctypes').CDLL(None)", "__import__('shutil').rmtree('keep')",
 ])
 def test_a_process_that_compares_answers_can_do_nothing_else(code, tmp_path):
@@ -300,10 +300,11 @@ def _state(pid):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc, which only Linux has")
-def test_math_verify_is_in_another_process_which_ends_when_its_parent_is_killed():
+@pytest.mark.parametrize("request_", ["", '["9^{9^{9}}", "x"]\\n'], ids=["idle", "at work"])
+def test_math_verify_is_in_another_process_which_ends_when_its_parent_is_killed(request_):
     program = ("import sys; from pslib import rewards; assert rewards.grade('\\\\boxed{1+x}', 'x+1') == 1.0\n"
                "assert not {'sympy', 'math_verify'} & sys.modules.keys()\n"
-               "rewards._process.stdin.write(b'[\"9^{9^{9}}\", \"x\"]\\n')\n"  # it is at work when the parent ends
+               f"rewards._process.stdin.write(b'{request_}')\n"
                "print(rewards._process.pid, flush=True); input()")
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           text=True) as parent:

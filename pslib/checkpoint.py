@@ -102,5 +102,6 @@ def load_newest(folder):
                 return step, load_tensors(data)
         except (OSError, ValueError, SafetensorError):
             pass
-        warnings.warn(f"checkpoint {name} in {folder} is damaged or incomplete; going back to the one before it", stacklevel=2)
+        warnings.warn(f"checkpoint {name} in {folder} is damaged or incomplete; going back to the one before it",
+                      stacklevel=2)
     return None

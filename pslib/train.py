@@ -261,8 +261,9 @@ class Run:
             self.optimiser.zero_grad()
             for name, generator in self.generators.items():
                 generator.set_state(self._before[name])
+            ids = ", ".join(dict.fromkeys(ids))
             raise FloatingPointError(f"{what} not finite at step {self.done + 1} of {self.method.label}; no weight was "
-                                     f"changed. Lower the learning rate, or look at the questions {', '.join(dict.fromkeys(ids))}")
+                                     f"changed. Lower the learning rate, or look at the questions {ids}")
 
 
 def _measure(rollouts, scored, measured):
@@ -319,8 +320,8 @@ def run(state, dataset, folder=None, record=None):
             if step < state.done:
                 continue
             if state.runaway:
-                raise RuntimeError(f"{state.method.label} was stopped after step {step}: for {state.beyond} steps entropy was above "
-                                   f"max_entropy_bits={settings.max_entropy_bits} or accuracy below min_accuracy="
+                raise RuntimeError(f"{state.method.label} was stopped after step {step}: for {state.beyond} steps entropy "
+                                   f"was above max_entropy_bits={settings.max_entropy_bits} or accuracy below min_accuracy="
                                    f"{settings.min_accuracy}; lower the learning rate or the method's coefficients")
             metrics, rollouts = state.step(questions)
             if record and state.accelerator.is_main_process:
@@ -329,4 +330,5 @@ def run(state, dataset, folder=None, record=None):
             if folder and (stop or due or state.runaway):
                 state.save(folder)
             if stop:
-                raise KeyboardInterrupt(f"stopped after step {state.done} of {settings.steps}; run the same again to continue")
+                raise KeyboardInterrupt(f"stopped after step {state.done} of {settings.steps}; run the same again to "
+                                        "continue")

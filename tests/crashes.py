@@ -27,7 +27,7 @@ SIZE, SEED = "0.2m", 1
 
 
 def parity(text, answer):
-    """1.0 for about half of all texts: the base model of two steps is never right, and dead groups would hide what differs."""
+    """1.0 for about half of all texts: such a base model is never right, and dead groups would hide what differs."""
     return float(sum(map(ord, text)) % 2)
 
 
@@ -116,8 +116,11 @@ def lost_steps(folder):
 
 
 def survive(profile, method, folder, expected, rng, kills, longest):
-    """Kill a run up to `kills` times, unless it ends before, then let it end -> (times killed, whether all was well)."""
-    log, killed, good = f"{folder}.log", 0, True
+    """Kill a run up to `kills` times, unless it ends before, then let it end.
+
+    -> (times killed, how many of these cut a checkpoint's file off, whether all was well)
+    """
+    log, killed, cut, good = f"{folder}.log", 0, 0, True
     folder.parent.mkdir(parents=True, exist_ok=True)
 
     def job():
@@ -125,9 +128,10 @@ def survive(profile, method, folder, expected, rng, kills, longest):
 
     while killed < kills and run_and_kill(job, folder, log, rng, longest):
         killed += 1
+        cut += any(folder.glob("checkpoints/.step-*.tmp"))
         good &= lost_steps(folder) <= profile.train.save_every
     end(start(job, log), log)
-    return killed, good and outcome(folder) == expected
+    return killed, cut, good and outcome(folder) == expected
 
 
 # --- writes that fail -----------------------------------------------------------------------------------------------

@@ -65,7 +65,8 @@ def test_a_killed_run_loses_at_most_a_save_interval_and_ends_the_same(small):
     crashes.survive(profile, "policy_split", folder / "whole", None, random.Random(0), kills=0, longest=0)
     longest, expected = time.monotonic() - begun, crashes.outcome(folder / "whole")
     while killed < 3:
-        more, good = crashes.survive(profile, "policy_split", folder / f"killed-{killed}", expected, rng, 3 - killed, longest)
+        at = folder / f"killed-{killed}"
+        more, _, good = crashes.survive(profile, "policy_split", at, expected, rng, 3 - killed, longest)
         assert good
         killed += more
 
@@ -88,8 +89,8 @@ def test_a_run_that_cannot_write_says_so_keeps_its_files_and_goes_on(small):
         expected = crashes.outcome(folder / "written")
         for number in range(1, len(calls.made), 13):  # every 13th of the calls, all files among them
             at = folder / f"fails-{number}"
-            crashes.fail_and_go_on(lambda: chain.train_run(profile, "grpo", crashes.SIZE, 1, folder=at), at, expected, number,
-                                   errno.EIO)
+            crashes.fail_and_go_on(lambda: chain.train_run(profile, "grpo", crashes.SIZE, 1, folder=at), at, expected,
+                                   number, errno.EIO)
     assert len(calls.made) > 80
 
 
@@ -100,8 +101,8 @@ def test_an_evaluation_that_cannot_be_written_is_not_there_and_is_made_again(sma
 
     at, whole = folder / "evaluated", folder / "evaluated-whole"
     chain.evaluate_run(profile, "original", crashes.SIZE, 1, folder=whole)
-    crashes.fail_and_go_on(lambda: chain.evaluate_run(profile, "original", crashes.SIZE, 1, folder=at), at, written(whole), 12,
-                           errno.ENOSPC, written)
+    crashes.fail_and_go_on(lambda: chain.evaluate_run(profile, "original", crashes.SIZE, 1, folder=at), at, written(whole),
+                           12, errno.ENOSPC, written)
 
 
 def test_a_model_that_cannot_be_saved_leaves_the_earlier_one(tmp_path, model, tokenizer, monkeypatch):

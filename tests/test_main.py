@@ -1,5 +1,6 @@
 """The command line: one clear sentence and a non-zero exit for what is wrong, and no earlier result touched."""
 
+import signal
 import subprocess
 import sys
 
@@ -37,6 +38,27 @@ def test_an_error_inside_a_notebook_is_said_and_stays_in_the_executed_notebook(t
     assert "06_train stopped with ValueError: no method is called 'ppo'" in capfd.readouterr().err
     outputs = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", [])]
     assert any(o.output_type == "error" and "ppo" in o.evalue for o in outputs)
+
+
+@pytest.mark.parametrize("stop, code", [(KeyboardInterrupt(), 130), (KeyboardInterrupt(signal.SIGTERM), 143)])
+def test_a_command_that_is_asked_to_stop_says_how_to_go_on(stop, code, monkeypatch, capsys):
+    def stopped(profile):
+        raise stop
+
+    monkeypatch.setattr(cli, "compare", stopped)
+    assert cli.main(["compare", "smoke"]) == code
+    assert _said(capsys) == "pslib: stopped; run the same command again to continue"
+
+
+def test_a_command_that_is_killed_takes_its_chain_with_it(tmp_path):
+    # the command is killed outright: the chain has only the closed pipe to learn it by
+    code = ("import subprocess, sys; from pslib.__main__ import LEASH\n"
+            "chain = subprocess.Popen(['sh', '-c', LEASH, 'sh', 'sh', '-c', 'echo begun; sleep 60; echo ended'],\n"
+            "                         stdin=subprocess.PIPE, start_new_session=True)\nchain.wait()")
+    command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert command.stdout.readline() == "begun\n"
+    command.kill()
+    assert command.communicate(timeout=20)[0] == ""  # the end of the output: every process that held it is gone
 
 
 def test_a_full_disk_is_said_in_one_sentence(monkeypatch, capsys):

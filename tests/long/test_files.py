@@ -34,12 +34,14 @@ def test_1000_damages_to_a_checkpoint_are_noticed_and_the_one_before_it_is_used(
         with warnings.catch_warnings(record=True, action="always") as caught:
             step, tensors = checkpoint.load_newest(tmp_path)
         noticed = (step == 1 and len(caught) == 1 and "checkpoint step-000002" in str(caught[0].message)
-                   and tensors.keys() == saved[1].keys() and all(torch.equal(tensors[name], saved[1][name]) for name in tensors))
+                   and tensors.keys() == saved[1].keys()
+                   and all(torch.equal(tensor, saved[1][name]) for name, tensor in tensors.items()))
         survived += noticed
         missed += [] if noticed else [done]
         path.write_bytes(whole[path.suffix[1:]])
     assert checkpoint.load_newest(tmp_path)[0] == 2  # undamaged, it is the newest
-    record("Verified load: one byte changed, dropped or added, a file cut short or lost", 1000, survived, time.time() - begun)
+    record("Verified load: one byte changed, dropped or added, a file cut short or lost", 1000, survived,
+           time.time() - begun)
     assert survived == 1000, missed
 
 
@@ -84,7 +86,8 @@ def disk(tmp_path):
         return at
 
     yield size
-    subprocess.run(["umount", str(at)], check=not os.path.ismount(at) is False)
+    if os.path.ismount(at):
+        subprocess.run(["umount", str(at)], check=True)
 
 
 def test_a_disk_that_is_really_full_is_said_and_with_space_the_run_goes_on(tmp_path, disk):

@@ -28,8 +28,8 @@ def test_a_run_stopped_after_any_step_or_three_times_goes_on_bit_for_bit(model, 
             rows = through(states, tmp_path / f"{name}-{stop}", stop)
             tried += 1
             survived += rows == expected and len(rows) == STEPS and everything(states[-1]) == everything(whole)
-    record("Exact resume: a run stopped after any of 12 steps, and one stopped three times, of every method", tried, survived,
-           time.time() - begun)
+    record("Exact resume: a run stopped after any of 12 steps, and one stopped three times, of every method", tried,
+           survived, time.time() - begun)
     assert tried == survived == len(TRAINED) * (STEPS + 1)
 
 

@@ -26,7 +26,7 @@ test: .venv/ready
 	touch $@
 
 bench bench-gpu: .venv/bench
-	OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 $(BIN)/python benchmarks/$(subst -,_,$@).py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$(subst -,_,$@).py
 
 # verl pins an older transformers: it and what its import needs go to a folder that only tests/long/test_peers.py sees.
 .venv/peers: .venv/bench

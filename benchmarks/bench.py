@@ -210,7 +210,7 @@ def lean_memory(goal):
     """Peak extra memory of log-probs and entropies at V = 151,936, 512 tokens, forward and backward; in a process of its own."""
     # Freed memory goes back to the system at once, so that the peak is of what is held.
     out = subprocess.run([sys.executable, __file__, "--memory"], capture_output=True, text=True, check=True,
-                         env={"PATH": os.environ["PATH"], "MALLOC_MMAP_THRESHOLD_": "262144"})
+                         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"})
     extra, full, error = map(float, out.stdout.split())
     made = figure_row("log-prob and entropy at V = 151,936: extra memory over the full logits'", extra / full, goal,
                       f"{extra:.0f} of {full:.0f} MB, the gradients themselves not counted; largest error {error:.1g}")
@@ -333,12 +333,15 @@ def picture(table, points):
         axes[0].scatter(pairs.goal.str.removeprefix("<= ").astype(float), pairs.index, marker="|", s=120, color="black",
                         label="goal, at most")
         axes[0].set_yticks(pairs.index, pairs.case)
-        axes[0].set(xlabel="our time over the peer's; bars: smallest and largest of the pairs", xlim=(0, None))
+        axes[0].set(xlabel="our time over the peer's, with the pairs' spread", xlim=(0, None))
         axes[0].legend(loc="lower right")
         for axis, (against, part) in zip(axes[1:], points.groupby("against", sort=False)):
             axis.loglog(part.value, part.seconds, "o-", color=figures.COLOURS["grpo"])
             axis.loglog(part.value, part.seconds.iloc[0] * part.value / part.value.iloc[0], ":", color="grey")
             axis.set(xlabel=against, ylabel="seconds a GRPO step")
+            axis.set_xticks(part.value, [f"{value / 1e6:.1f}M" if value > 1e5 else str(value) for value in part.value])
+            axis.set_yticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
+            axis.minorticks_off()
         axes[-1].legend(["measured", "in proportion"])
         figure.tight_layout()
     return figure

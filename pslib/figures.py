@@ -45,7 +45,7 @@ def accuracy_against_entropy(profile, folder=None):
 
 
 def training_curves(profile, size, methods=("grpo", "policy_split"), seeds=None, folder=None):
-    """Training of some methods: reward, and each mode's entropy in bits, means over seeds in windows of five steps.
+    """Training of some methods: reward, and each mode's entropy in bits, means over seeds in windows of five measurements.
 
     Thin lines are seeds; dashed lines are the high-entropy mode.
     """
@@ -54,16 +54,17 @@ def training_curves(profile, size, methods=("grpo", "policy_split"), seeds=None,
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.2))
         for name in methods:
             paths = [root / runs.run_id(name, size, seed) / "metrics.csv" for seed in seeds or profile.seeds]
-            found = [pd.read_csv(path).set_index("step").rolling(5, min_periods=1).mean() for path in paths if path.exists()]
+            found = [pd.read_csv(path).set_index("step") for path in paths if path.exists()]
             if not found:
                 continue
             for mode in profile.method(name).sampling:
                 line = "-" if mode == "normal" else "--"
                 label = profile.method(name).label + (", HE mode" if mode == "he" else "")
                 for axis, column in ((left, f"accuracy_{mode}"), (right, f"entropy_bits_{mode}")):
-                    for seed in found:
-                        axis.plot(seed.index, seed[column], line, color=COLOURS[name], lw=0.5, alpha=0.4)
-                    mean = pd.concat([seed[column] for seed in found], axis=1).mean(axis=1)
+                    smooth = [seed[column].dropna().rolling(5, min_periods=1).mean() for seed in found]
+                    for seed in smooth:
+                        axis.plot(seed.index, seed, line, color=COLOURS[name], lw=0.5, alpha=0.4)
+                    mean = pd.concat(smooth, axis=1).mean(axis=1)
                     axis.plot(mean.index, mean, line, color=COLOURS[name], lw=1.8, label=label)
         left.set(xlabel="step", ylabel="accuracy of the step's rollouts")
         right.set(xlabel="step", ylabel="entropy, bits a token")

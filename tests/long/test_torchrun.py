@@ -38,4 +38,4 @@ def test_torchrun_with_two_processes_does_the_run_of_one(saved, tmp_path):  # no
 def test_torchrun_ends_with_an_error_where_questions_cannot_be_shared_out(saved, tmp_path):  # noqa: F811
     done = torchrun(2, saved, tmp_path, 1, 3, "grpo")
     assert done.returncode != 0
-    assert "ValueError: 3 questions cannot be shared out evenly among 2 processes" in done.stderr
+    assert "ValueError: 3 prompts cannot be shared out evenly among 2 processes" in done.stderr

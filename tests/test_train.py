@@ -544,8 +544,12 @@ def test_a_second_stop_request_acts_at_once(model, start, tmp_path):
         signal.raise_signal(signal.SIGINT)
         pytest.fail("the second was not heard")
 
-    with pytest.raises(KeyboardInterrupt):
-        train.run(start(model, "grpo"), POOL, tmp_path, impatient)
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train.run(start(model, "grpo"), POOL, tmp_path, impatient)
+    finally:
+        signal.signal(signal.SIGINT, outside)
     assert checkpoint.load_newest(tmp_path) is None
 
 

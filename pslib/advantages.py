@@ -72,15 +72,26 @@ def standardize_in_group(signal, mask, group_ids, eps=1e-6):
     return torch.where(_all_equal(low, high, where)[where, None], 0.0, centred / (variance.sqrt()[where, None] + eps))
 
 
+# What is added to A, by variant; bound is |A|/kappa.
+VARIANTS = {
+    "paper": lambda bonus, eta, bound: eta * bonus.clamp(-bound, bound),
+    "clip_order": lambda bonus, eta, bound: (eta * bonus).clamp(-bound, bound),
+    "doubled": lambda bonus, eta, bound: 2 * eta * bonus.clamp(-bound, bound),
+    "released": lambda bonus, eta, bound: 2 * (eta * bonus).clamp(-bound, bound),
+    "unclipped": lambda bonus, eta, bound: eta * bonus,
+}
+
+
 def high_entropy(adv, bonus, eta, kappa, variant="paper"):
     """The high-entropy mode's advantage: the reward's, tilted towards exploration without ever changing sides.
 
     variant "paper":    A + eta clip(B, -|A|/kappa, |A|/kappa) (eq. 3)
     variant "released": A + 2 clip(eta B, -|A|/kappa, |A|/kappa), what the authors' code computes: there eta is
-                        inside the clip, and `advantages` and `returns` are one tensor that the bonus is added to twice
+                        inside the clip ("clip_order", if that were all), and `advantages` and `returns` are one tensor
+                        that the bonus is added to twice ("doubled"). Its default kappa of 0 means "unclipped", A + eta B.
 
-    adv A (N,), bonus B (N, T) -> (N, T), detached. A dead group's A = 0 leaves no bonus. The sign of A cannot flip
-    while eta <= kappa ("paper") or kappa >= 2 ("released").
+    adv A (N,), bonus B (N, T) -> (N, T), detached. Unless unclipped, a dead group's A = 0 leaves no bonus, and the sign
+    of A cannot flip while eta <= kappa ("paper"), 2 eta <= kappa ("doubled") or kappa >= 2 ("released").
     """
     if adv.ndim != 1 or bonus.ndim != 2 or len(adv) != len(bonus):
         raise ValueError(f"adv must be (N,) and bonus (N, T); got {tuple(adv.shape)} and {tuple(bonus.shape)}")
@@ -88,11 +99,9 @@ def high_entropy(adv, bonus, eta, kappa, variant="paper"):
         raise ValueError(f"eq. 3 needs eta >= 0 and kappa >= 1; got eta={eta}, kappa={kappa}")
     adv, bonus = adv.detach()[:, None], bonus.detach()
     bound = adv.abs() / kappa
-    if variant == "paper":
-        return adv + eta * bonus.clamp(-bound, bound)
-    if variant == "released":
-        return adv + 2 * (eta * bonus).clamp(-bound, bound)
-    raise ValueError(f'variant must be "paper" or "released"; got {variant!r}')
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
+    return adv + VARIANTS[variant](bonus, eta, bound)
 
 
 def entropy_advantage(adv, entropy, alpha=0.4, kappa=2.0):

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from pslib import modes, nano
 
 # name -> (hidden, layers, feed-forward, heads, key-value heads, head dimension)
-SIZES = {"0.2m": (64, 3, 192, 4, 2, 16), "0.6m": (96, 5, 288, 4, 2, 32), "2m": (192, 5, 512, 6, 2, 32)}
+SIZES = {"0.1m": (48, 3, 144, 4, 2, 12), "0.2m": (64, 3, 192, 4, 2, 16), "0.6m": (96, 5, 288, 4, 2, 32), "2m": (192, 5, 512, 6, 2, 32)}
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"

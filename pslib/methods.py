@@ -2,7 +2,7 @@
 
 A method says which modes sample, which modes train and with which advantage, which tokens count, and its
 coefficients. Rollout sharing (eq. 10) is the rule that every training mode learns from every response, whichever mode
-drew it: Policy Split's four terms are two sampling modes times two training modes.
+drew it: Policy Split's four terms are two sampling modes times two training modes. ABLATIONS holds what table 1 does not.
 """
 
 from collections.abc import Callable
@@ -34,17 +34,25 @@ def _grpo(scored, c):
 
 def _entropy_driven(scored, c):
     return advantages.entropy_driven(_relative(scored), scored.entropy["normal"], scored.mask,
-                                     scored.group_ids)[:, None].expand(scored.mask.shape)
+                                     scored.group_ids, c["floor"])[:, None].expand(scored.mask.shape)
 
 
 def _entropy_advantage(scored, c):
     return advantages.entropy_advantage(_grpo(scored, c), scored.entropy["normal"], c["alpha"], c["kappa"])
 
 
-def _high_entropy(scored, c):
+def _tilted(scored, c, eta):
     signal = advantages.exploration_signal(scored.logp["he"], scored.logp["normal"], c["alpha"])
     bonus = advantages.standardize_in_group(signal, scored.mask, scored.group_ids)
-    return advantages.high_entropy(_relative(scored), bonus, c["eta"], c["kappa"], c["variant"])
+    return advantages.high_entropy(_relative(scored), bonus if eta >= 0 else -bonus, abs(eta), c["kappa"], c["variant"])
+
+
+def _high_entropy(scored, c):
+    return _tilted(scored, c, c["eta"])
+
+
+def _normal_of_two(scored, c):
+    return _tilted(scored, c, c["eta_normal"])  # the group-relative advantage alone at eta' = 0, which is the paper's
 
 
 def _every_token(logp, adv, entropy, mask, c, generator):
@@ -68,7 +76,11 @@ class Method:
     sampling: tuple = ("normal",)
     keep: Callable = _every_token  # (logp, adv, entropy, mask, coefficients, generator) -> bool (N, T)
     divide_by_kept: bool = False  # the loss's denominator: kept tokens, or all valid ones
-    whole_batch: bool = False  # whether `keep` looks at every token of the batch, those of dead groups too
+    whole_batch: bool = False  # whether it looks at every token of the batch, also those that it does not learn from
+    learns_from_dead: bool = False  # whether a group whose rewards are all equal has a gradient
+    shares: bool = True  # rollout sharing; without it each mode learns from its own responses, which are its groups
+    rewrapped: tuple = ()  # training modes that learn from shared responses under their prompt as one user turn
+    loses_end: bool = False  # whether the end token of a shared response is not learned from
     entropy_coef: str = ""  # which coefficient weighs the differentiable entropy term; none where empty
     coefficients: dict = field(default_factory=dict)
 
@@ -77,8 +89,8 @@ class Method:
         """The modes that train; none for the original model."""
         return tuple(self.advantage)
 
-    def having(self, **coefficients):
-        """The same method with other coefficients; ValueError names one that the method does not have."""
+    def having(self, label="", **coefficients):
+        """The same method with other coefficients, or another label; ValueError names a coefficient it does not have."""
         for name, value in coefficients.items():
             if name not in self.coefficients:
                 known = ", ".join(self.coefficients) or "none"
@@ -86,11 +98,11 @@ class Method:
             if isinstance(value, str) != isinstance(self.coefficients[name], str):
                 raise ValueError(f"coefficient {name} of {self.label} is {value!r}, of the wrong type; "
                                  f"its default is {self.coefficients[name]!r}")
-        return replace(self, coefficients={**self.coefficients, **coefficients})
+        return replace(self, label=label or self.label, coefficients={**self.coefficients, **coefficients})
 
 
-_SPLIT = Method("Policy Split", {"normal": _grpo, "he": _high_entropy}, sampling=("normal", "he"),
-                coefficients={"eta": 0.03, "kappa": 2.0, "alpha": 0.5, "variant": "paper"})
+_SPLIT = Method("Policy Split", {"normal": _normal_of_two, "he": _high_entropy}, sampling=("normal", "he"),
+                coefficients={"eta": 0.03, "kappa": 2.0, "alpha": 0.5, "variant": "paper", "eta_normal": 0.0})
 
 METHODS = {
     "original": Method("Original", advantage={}),
@@ -99,17 +111,29 @@ METHODS = {
                       coefficients={"keep": 0.2}),
     "clip_cov": Method("GRPO w/ Clip-Cov", keep=_clip_cov, whole_batch=True,
                        coefficients={"ratio": 2e-4, "lower": 1.0, "upper": 5.0}),
-    "entropy_driven": Method("GRPO w/ Ent Driven Adv", {"normal": _entropy_driven}),
-    "entropy_regularization": Method("GRPO w/ Ent Regularization", entropy_coef="coef", coefficients={"coef": 3e-3}),
+    "entropy_driven": Method("GRPO w/ Ent Driven Adv", {"normal": _entropy_driven}, coefficients={"floor": 1e-3}),
+    "entropy_regularization": Method("GRPO w/ Ent Regularization", entropy_coef="coef", learns_from_dead=True,
+                                     coefficients={"coef": 3e-3}),
     "entropy_advantage": Method("GRPO w/ Ent Advantage", {"normal": _entropy_advantage},
                                 coefficients={"alpha": 0.4, "kappa": 2.0}),
     "policy_split": _SPLIT,
-    "policy_split_released": replace(_SPLIT, label="Policy Split (released code's bonus)").having(variant="released"),
+    "policy_split_released": _SPLIT.having("Policy Split (released code's bonus)", variant="released"),
+}
+# Policy Split without one of its parts, or with one departure of the released code; other coefficients make the rest.
+ABLATIONS = {
+    "policy_split_unshared": replace(_SPLIT, label="Policy Split without sharing", shares=False, whole_batch=True),
+    "policy_split_rewrapped": replace(_SPLIT, label="Policy Split, prompt re-wrapped", rewrapped=("he",)),
+    "policy_split_lost_end": replace(_SPLIT, label="Policy Split, end token lost", loses_end=True),
+    "policy_split_unclipped": replace(_SPLIT, label="Policy Split, bonus not clipped",
+                                      learns_from_dead=True).having(variant="unclipped"),
+    "policy_split_as_released": replace(_SPLIT, label="Policy Split as released", rewrapped=("he",),
+                                        loses_end=True).having(variant="released"),
 }
 
 
 def get(name, **coefficients):
     """A method by name, with some coefficients set; ValueError names the methods there are."""
-    if name not in METHODS:
-        raise ValueError(f"no method is called {name!r}; there are {', '.join(METHODS)}")
-    return METHODS[name].having(**coefficients)
+    known = {**METHODS, **ABLATIONS}
+    if name not in known:
+        raise ValueError(f"no method is called {name!r}; there are {', '.join(known)}")
+    return known[name].having(**coefficients)

@@ -16,6 +16,7 @@ class Mode:
 
     name: str
     system: str | None = None
+    one_turn: bool = False  # all of it in one user turn that begins with the word "system", as the released code trains
 
 
 NORMAL = Mode("normal")
@@ -45,6 +46,8 @@ def render(tokenizer, mode, question):
         raise ValueError("the tokenizer has no chat template, so it has no system turn to tell the modes apart; "
                          "use an instruction-tuned model or set tokenizer.chat_template")
     turns = [{"role": "system", "content": mode.system}] if mode.system else []
+    if mode.one_turn:
+        turns, question = [], f"system\n{mode.system}\nuser\n{question}\nassistant\n"
     try:
         return tokenizer.apply_chat_template([*turns, {"role": "user", "content": question}], tokenize=True,
                                              add_generation_prompt=True, return_dict=False)

@@ -20,13 +20,13 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from pslib import advantages, checkpoint, losses, tasks
 from pslib.methods import Scored
-from pslib.policy import Policy, pack
+from pslib.policy import Policy, pack, stop_ids
 from pslib.rollouts import Decoding, engine_for, render_all, sample
 
 BITS = 1 / math.log(2)
@@ -122,18 +122,19 @@ class Run:
         self._before = {name: generator.get_state() for name, generator in self.generators.items()}
         # 1. Sample: each sampling mode draws its part of every group. 2. Grade: inside `sample`.
         context = self.model.config.max_position_embeddings
-        prompts = {name: render_all(self.tokenizer, self.modes[name], questions, self.decoding, context)
-                   for name in dict.fromkeys((*self.method.sampling, *self.method.training))}
+        prompts = {name: render_all(self.tokenizer, mode, questions, self.decoding, context)
+                   for name, mode in self._prompting().items()}
         rollouts = sample(Shared(engine_for(self.model, self.tokenizer), self.accelerator), self.tokenizer, questions,
                           {name: prompts[name] for name in self.method.sampling},
                           self.settings.group_size, self.decoding, self.generators["sampling"])
         self._check("rewards", rollouts.rewards, rollouts)
         clock.append(time.perf_counter())
         # 3. Share: every response becomes a row under every training mode. 4. Score the rows.
-        live = self._live(rollouts)
+        group_ids, learned = self._share(rollouts)
+        rows = learned.any(1) & self._live(rollouts, group_ids)
         measured = self.done % self.settings.measure_every == 0
-        parts = self._micro_batches(rollouts, prompts, live)
-        dead = self._micro_batches(rollouts, prompts, ~live) if measured or self.method.whole_batch else []
+        parts = self._micro_batches(rollouts, prompts, rows)
+        dead = self._micro_batches(rollouts, prompts, ~rows) if measured or self.method.whole_batch else []
         share_graph = sum(len(packed.tokens) for _, packed in parts) <= self.settings.graph_tokens
         with torch.set_grad_enabled(share_graph):
             outputs = [self.policy(packed) for _, packed in parts]
@@ -146,15 +147,14 @@ class Run:
         # 5. Advantages, each of its training mode's kind; which tokens count.
         mask = rollouts.mask
         by_mode = {name: slice(k * len(mask), (k + 1) * len(mask)) for k, name in enumerate(self.method.training)}
-        scored = Scored(rollouts.rewards, rollouts.group_ids, mask,
+        scored = Scored(rollouts.rewards, group_ids, mask,
                         {name: logp[rows] for name, rows in by_mode.items()},
                         {name: entropy[rows] for name, rows in by_mode.items()})
         coefficients = self.method.coefficients
         adv = torch.cat([advantage(scored, coefficients) for advantage in self.method.advantage.values()])
         self._check("advantages", adv, rollouts)
-        every = mask.repeat(len(by_mode), 1)
-        keep = self.method.keep(logp, adv, entropy, every, coefficients, self.generators["tokens"])
-        total = int((keep if self.method.divide_by_kept else every).sum())
+        keep = self.method.keep(logp, adv, entropy, learned, coefficients, self.generators["tokens"])
+        total = int((keep if self.method.divide_by_kept else learned).sum())
         # 6. Loss and gradient, a micro-batch at a time. 7. Update, unless something is not finite.
         loss = self._backward(parts, outputs if share_graph else None, logp, adv, keep, total, rollouts)
         norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), self.settings.grad_clip_norm)
@@ -171,13 +171,37 @@ class Run:
                 **{f"seconds_{part}": b - a for part, a, b in zip(("sample", "score", "update"), clock, clock[1:])}
                 }, rollouts
 
-    def _live(self, rollouts):
-        """bool (R,): the responses that have a gradient; all of them where the loss has an entropy term."""
-        live = advantages.group_relative(rollouts.rewards, rollouts.group_ids) != 0  # every method's A is 0 with it
-        return live | bool(self.method.entropy_coef)
+    def _prompting(self):
+        """The modes whose prompts a step needs, by name."""
+        names = dict.fromkeys((*self.method.sampling, *self.method.training))
+        rewrapped = {_rewrapped(name): replace(self.modes[name], one_turn=True) for name in self.method.rewrapped}
+        return {name: self.modes[name] for name in names} | rewrapped
+
+    def _share(self, rollouts):
+        """Who learns from what: group ids (R,), and bool (N, T), the tokens that each training mode learns from.
+
+        With sharing (eq. 10) that is every token of every response. Without it a mode has only what it drew, which is
+        then a group of its own.
+        """
+        mask, modes, learned = rollouts.mask, rollouts.modes, []
+        last = rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1)
+        ended = torch.isin(last, torch.tensor(stop_ids(self.model, self.tokenizer))) & self.method.loses_end
+        shared = mask & (torch.arange(mask.shape[1]) < (rollouts.lengths - ended.long())[:, None]) & self.method.shares
+        for name in self.method.training:
+            own = torch.tensor([drawn_in == name for drawn_in in modes])
+            learned.append(torch.where(own[:, None], mask, shared))
+        if self.method.shares:
+            return rollouts.group_ids, torch.cat(learned)
+        place = {name: k for k, name in enumerate(self.method.sampling)}
+        return rollouts.group_ids * len(place) + torch.tensor([place[name] for name in modes]), torch.cat(learned)
+
+    def _live(self, rollouts, group_ids):
+        """bool (N,): the rows that have a gradient; all of them where dead groups have one too."""
+        live = advantages.group_relative(rollouts.rewards, group_ids) != 0  # every method's A is 0 with it
+        return (live | self.method.learns_from_dead).repeat(len(self.method.training))
 
     def _micro_batches(self, rollouts, prompts, wanted):
-        """This process's share of the wanted responses under each training mode, cut to micro_tokens.
+        """This process's share of the wanted rows (N,), cut to micro_tokens.
 
         A part is (row numbers, Packed). A group stays together, so that its prompt is read once, unless it alone is more
         than micro_tokens; groups go in the order of their longest responses, so that attention pads little. Row k R + r
@@ -186,8 +210,9 @@ class Run:
         ends, everyone = rollouts.lengths.tolist(), rollouts.group_ids.tolist()
         groups = {}
         for k, mode in enumerate(self.method.training):
-            for r in wanted.nonzero().squeeze(1).tolist():
-                groups.setdefault((mode, everyone[r]), []).append((k, r))
+            for r in wanted[k * len(ends) : (k + 1) * len(ends)].nonzero().squeeze(1).tolist():
+                foreign = mode in self.method.rewrapped and rollouts.modes[r] != mode
+                groups.setdefault((_rewrapped(mode) if foreign else mode, everyone[r]), []).append((k, r))
         pieces = []
         for (mode, g), rows in groups.items():
             size = room = len(prompts[mode][g])
@@ -264,6 +289,10 @@ class Run:
             ids = ", ".join(dict.fromkeys(ids))
             raise FloatingPointError(f"{what} not finite at step {self.done + 1} of {self.method.label}; no weight was "
                                      f"changed. Lower the learning rate, or look at the questions {ids}")
+
+
+def _rewrapped(name):
+    return f"{name}, one turn"
 
 
 def _measure(rollouts, scored, measured):

@@ -124,21 +124,22 @@ def test_policy_split_samples_and_trains_both_modes_and_every_other_method_the_n
 
 
 def test_policy_split_has_the_papers_coefficients():
-    assert methods.get("policy_split").coefficients == {"eta": 0.03, "kappa": 2.0, "alpha": 0.5, "variant": "paper"}
+    assert methods.get("policy_split").coefficients == {"eta": 0.03, "kappa": 2.0, "alpha": 0.5, "variant": "paper",
+                                                            "eta_normal": 0.0}
     assert methods.get("policy_split_released").coefficients == {
-        "eta": 0.03, "kappa": 2.0, "alpha": 0.5, "variant": "released"}
+        "eta": 0.03, "kappa": 2.0, "alpha": 0.5, "variant": "released", "eta_normal": 0.0}
 
 
 def test_get_sets_coefficients_in_a_copy():
     changed = methods.get("policy_split", eta=0.3)
-    assert changed.coefficients == {"eta": 0.3, "kappa": 2.0, "alpha": 0.5, "variant": "paper"}
+    assert changed.coefficients == {"eta": 0.3, "kappa": 2.0, "alpha": 0.5, "variant": "paper", "eta_normal": 0.0}
     assert changed.label == "Policy Split" and methods.METHODS["policy_split"].coefficients["eta"] == 0.03
 
 
 @pytest.mark.parametrize("name, coefficients, message", [
     ("grop", {}, "'grop'.*grpo.*policy_split"),
     ("grpo", {"eta": 1.0}, "GRPO has no coefficient 'eta'; it has none"),
-    ("policy_split", {"beta": 1.0}, "Policy Split has no coefficient 'beta'; it has eta, kappa, alpha, variant"),
+    ("policy_split", {"beta": 1.0}, "Policy Split has no coefficient 'beta'; it has eta, kappa, alpha, variant, eta_normal"),
     ("policy_split", {"eta": "0.03"}, "coefficient eta of Policy Split is '0.03'"),
     ("policy_split", {"variant": 1}, "coefficient variant of Policy Split is 1"),
 ])

@@ -310,7 +310,7 @@ def test_a_dead_group_beside_a_live_one_leaves_the_gradient_of_the_equations(
 @pytest.mark.parametrize("name", ["grpo", "policy_split", "forking"])
 def test_leaving_dead_groups_out_changes_no_weight(name, first_group_dead, model64, start, monkeypatch):
     left_out, whole = start(model64, name, measure_every=100), start(model64, name)
-    whole._live = lambda rollouts: torch.ones(len(rollouts.rewards), dtype=torch.bool)
+    whole._live = lambda rollouts, group_ids: torch.ones(len(group_ids) * len(whole.method.training), dtype=torch.bool)
     for _ in range(10):
         ours, _ = left_out.step(first_group_dead)
         theirs, _ = whole.step(first_group_dead)

@@ -1,12 +1,13 @@
 # make reproduce: set up .venv, train every method of table 1 in the quick profile, show the table.
 # make test:      set up .venv, run all tests, the notebooks among them.
+# make figures:   make every table and figure again from the committed results, without training.
 # make bench:     measure ours against TRL and transformers, into results/benchmarks; bench-gpu the same on a GPU.
 # make test-long: run the long forms of the tests, an hour or so; they write results/reliability.csv.
 PYTHON ?= python3
 PROFILE ?= quick
 BIN := .venv/bin
 
-.PHONY: reproduce test test-long bench bench-gpu lab clean
+.PHONY: reproduce figures test test-long bench bench-gpu lab clean
 .venv/ready: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else 'this project needs Python 3.11 or 3.12; name one with make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
@@ -16,6 +17,9 @@ BIN := .venv/bin
 
 reproduce: .venv/ready
 	$(BIN)/python -m pslib reproduce $(PROFILE)
+
+figures: .venv/ready
+	$(BIN)/python -m pslib figures
 
 test: .venv/ready
 	$(BIN)/python -m pytest --durations=10

@@ -221,6 +221,7 @@ def main(argv=None):
     two.add_argument("name")
     two.add_argument("--out", help="where the executed notebook goes")
     two.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    commands.add_parser("figures", help="make every table and figure again from the committed results, without training")
     for name, help_text in (("compare", "show table 1: this machine's, the committed and the paper's"),
                             ("tune", "try every method's settings on tuning questions and seeds; writes tuning.csv"),
                             ("publish", "copy a profile's small results to where they are committed")):
@@ -231,6 +232,11 @@ def main(argv=None):
             reproduce(args.profile, args.cores)
         elif args.command == "notebook":
             notebook(args.name, args.out, dict(args.p))
+        elif args.command == "figures":
+            from pslib import artefacts
+
+            for profile, folder in artefacts.committed():
+                print(f"{folder}: {', '.join(artefacts.write_all(profile, folder))}", flush=True)
         elif args.command == "tune":
             from pslib import tuning
 

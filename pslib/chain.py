@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 import yaml
 
-from pslib import base, checkpoint, evaluate, modes, nano, policy, runs, tables, tasks, train
+from pslib import base, checkpoint, evaluate, modes, nano, policy, probe, runs, tasks, train
 
 # One thread a run: on a small model a second one gains nothing, and waits for milliseconds at every product as soon as
 # anything else uses its core. The chain fills the other cores with other runs.
@@ -238,30 +238,47 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
         return table
 
 
-def evaluate_runs(profile, method, size, seeds):
-    """`evaluate_run` for each of some seeds, given as a text like "1,2,3": their rows together, with a column seed."""
+def probe_run(profile, method, size, seed):
+    """Ask a run's model (or the original's) what the profile's `probe` section wants, in both modes; -> {name: DataFrame}.
+
+    Each is written beside the run's evaluation: best_of_n.csv, prompts.csv, stories.csv and story_texts.parquet.
+    """
+    folder = runs.run_folder(profile, method, size, seed)
+    with runs.owned(folder):
+        files = {name: folder / f"{name}.csv" for name in ("best_of_n", "prompts", "stories") if getattr(profile.probe, name)}
+        if not all(path.exists() for path in files.values()):
+            model, tokenizer = trained_model(profile, method, size, seed, folder)
+            found = probe.probe(model, tokenizer, profile.modes, profile.evaluate, profile.probe, seed)
+            if "story_texts" in found:
+                checkpoint.write(folder / "story_texts.parquet", found.pop("story_texts").to_parquet())
+            for name, table in found.items():
+                checkpoint.write(files[name], table.round(4).to_csv(index=False))
+        return {name: pd.read_csv(path) for name, path in files.items()}
+
+
+def _of_seeds(seeds, step):
+    """Of each of some seeds, given as a text like "1,2,3", what `step(seed)` returns."""
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise ValueError(f'seeds must be whole numbers with commas between them, like "1,2,3"; got {seeds!r}') from None
-    return pd.concat([evaluate_run(profile, method, size, seed).assign(seed=seed) for seed in numbers])
+    return {seed: step(seed) for seed in numbers}
+
+
+def evaluate_runs(profile, method, size, seeds):
+    """`evaluate_run` for each of some seeds, given as a text like "1,2,3": their rows together, with a column seed."""
+    return pd.concat([table.assign(seed=seed) for seed, table in
+                      _of_seeds(seeds, lambda seed: evaluate_run(profile, method, size, seed)).items()])
+
+
+def probe_runs(profile, method, size, seeds):
+    """`probe_run` for each of some seeds, given as a text: {name: their rows together, with a column seed}."""
+    found = _of_seeds(seeds, lambda seed: probe_run(profile, method, size, seed))
+    return {name: pd.concat([own[name].assign(seed=seed) for seed, own in found.items()])
+            for name in next(iter(found.values()))}
 
 
 def sample_of_rollouts(profile, method, size, seed, count=3):
     """The first `count` responses in each mode of a run's last step."""
     kept = pd.read_parquet(runs.run_folder(profile, method, size, seed) / "rollouts.parquet")
     return kept.groupby("mode", sort=False).head(count)[["mode", "reward", "response"]]
-
-
-def write_table1(profile):
-    """Write tables/table1_general.csv and .md, their effects, and both figures; -> the table (see tables.table1)."""
-    from pslib import figures  # here, since the other steps need no matplotlib
-
-    ours, folder = tables.table1(profile), profile.folder
-    for name, table, shown in (("table1_general", ours, tables.as_shown(ours)),
-                               ("table1_effects", tables.effects(profile), tables.effects(profile))):
-        checkpoint.write(folder / "tables" / f"{name}.md", shown.to_markdown(index=False, disable_numparse=True) + "\n")
-        checkpoint.write(folder / "tables" / f"{name}.csv", table.round(4).to_csv(index=False))
-    figures.save(figures.accuracy_against_entropy(profile), folder / "figures", "table1")
-    figures.save(figures.training_curves(profile, profile.sizes[0]), folder / "figures", "training")
-    return ours

@@ -31,6 +31,16 @@ class Settings:
         return Decoding(self.temperature, self.top_k, self.top_p, self.max_new_tokens)
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What is asked of a model beside the suites, in both modes; a profile's `probe` section. 0 leaves a part out."""
+
+    best_of_n: int = 0  # questions of each of the suites `like` and `long`, answered `samples` times
+    samples: int = 64
+    prompts: int = 0  # questions of the suite `like` asked under every system prompt
+    stories: int = 0  # responses to each story prompt
+
+
 @torch.no_grad()
 def score(model, prompts, group_ids, tokens, lengths, rows=128):
     """Log-probs and entropies (N, T) in nats of responses under prompts, `rows` at a time and without gradients.
@@ -47,25 +57,34 @@ def score(model, prompts, group_ids, tokens, lengths, rows=128):
     return logp, entropy
 
 
-def evaluate(model, tokenizer, mode, questions, settings, generator, suite=""):
+def answer(model, tokenizer, mode, questions, settings, generator, suite=""):
     """Draw `settings.samples` responses to each question in a mode and grade them -> (DataFrame, Rollouts, prompts).
 
-    A row a response, columns COLUMNS: correct is 0 or 1; entropy_bits is the full-vocabulary Shannon entropy of the
-    policy at temperature 1, averaged over the response's tokens; derivation is how a nano question was worked.
+    A row a response, columns COLUMNS but for entropy_bits: correct is 0 or 1, derivation is how a nano question was worked.
     """
     rows = list(questions)
     prompts = render_all(tokenizer, mode, rows, settings.decoding, model.config.max_position_embeddings)
     rollouts = sample(engine_for(model, tokenizer), tokenizer, rows, {mode.name: prompts}, settings.samples,
                       settings.decoding, generator)
     groups = rollouts.group_ids.tolist()
-    _, entropy = score(model, prompts, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
     table = pd.DataFrame({
         "suite": suite, "mode": mode.name, "question_id": rollouts.question_ids,
         "sample": [k % settings.samples for k in range(len(groups))], "correct": rollouts.rewards.int().tolist(),
-        "tokens": rollouts.lengths.tolist(), "entropy_bits": (entropy.sum(1) / rollouts.lengths * BITS).tolist(),
+        "tokens": rollouts.lengths.tolist(),
         "derivation": [nano.derivation_of(rows[g]["question"], text) for g, text in zip(groups, rollouts.texts)],
-    }, columns=COLUMNS)
+    })
     return table, rollouts, prompts
+
+
+def evaluate(model, tokenizer, mode, questions, settings, generator, suite=""):
+    """`answer`, with the column entropy_bits: -> (DataFrame, Rollouts, prompts).
+
+    It is the full-vocabulary Shannon entropy of the policy at temperature 1, averaged over the response's tokens.
+    """
+    table, rollouts, prompts = answer(model, tokenizer, mode, questions, settings, generator, suite)
+    _, entropy = score(model, prompts, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
+    table["entropy_bits"] = (entropy.sum(1) / rollouts.lengths * BITS).tolist()
+    return table[COLUMNS], rollouts, prompts
 
 
 def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator):

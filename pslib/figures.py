@@ -5,7 +5,7 @@ import io
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from pslib import checkpoint, runs, tables
+from pslib import analyses, checkpoint, runs, tables
 
 # One colour a method in every figure; the two modes of Policy Split share one hue.
 COLOURS = {
@@ -92,6 +92,211 @@ def base_properties(measured):
         right.set(xlabel="accuracy when it is used", xlim=(0, 1))
         right.set_yticks(list(places), order)
         right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2)
+        figure.tight_layout()
+    return figure
+
+
+def _panels(profile, rows=1, width=3.6, height=3.0, **kwargs):
+    """A figure with a column a size."""
+    return plt.subplots(rows, len(profile.sizes), figsize=(width * len(profile.sizes) + 2.2, height * rows), squeeze=False,
+                        **kwargs)
+
+
+def _band(axis, table, x, y, **style):
+    """A line of means with its 95% band."""
+    axis.plot(table[x], table[y], **style)
+    axis.fill_between(table[x], table[y] - table[f"{y}_ci"], table[y] + table[f"{y}_ci"], color=style["color"], alpha=0.13, lw=0)
+
+
+def dynamics(profile, folder=None, methods=("grpo", "policy_split", "policy_split_released")):
+    """Figure 1c, ours: entropy of both modes, and the inter-mode KL, over training; means over seeds with 95% bands."""
+    found = analyses.dynamics(profile, folder)
+    measures = ["entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal"]
+    with plt.rc_context(STYLE):
+        figure, axes = _panels(profile, rows=2, height=2.6, sharex=True)
+        for column, size in enumerate(profile.sizes):
+            for name in methods:
+                own = found[(found["size"] == size) & (found.method == name)]
+                table = analyses.over_seeds(own, ["step"], measures) if len(own) else own
+                for mode in profile.method(name).sampling if len(table) else ():
+                    label = profile.method(name).label + (", HE mode" if mode == "he" else "")
+                    _band(axes[0, column], table, "step", f"entropy_bits_{mode}", color=COLOURS[name],
+                          ls="--" if mode == "he" else "-", lw=1.4, label=label)
+                if len(table) and len(profile.method(name).sampling) > 1:
+                    _band(axes[1, column], table, "step", "kl_he_from_normal", color=COLOURS[name], lw=1.4)
+            axes[0, column].set(title=_named(profile, size))
+            axes[1, column].set(xlabel="training step")
+        axes[0, 0].set_ylabel("entropy, bits a token")
+        axes[1, 0].set_ylabel("inter-mode KL, nats a token")
+        axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
+        figure.tight_layout()
+    return figure
+
+
+def _named(profile, size):
+    return f"nano {size}" if profile.model == "nano" else size
+
+
+def eta_ablation(profile, folder=None):
+    """Accuracy, entropy and final inter-mode KL of both modes against eta; GRPO as a line with its 95% band."""
+    table = tables.ablations(profile, folder)
+    table = table[table.reference == "grpo"]
+    grpo = tables.table1(profile, folder).set_index(["size", "label"])
+    at = (profile.ablation_size, "GRPO")
+    panels = (("average_acc", "accuracy, %"), ("average_ent", "entropy, bits a token"), ("kl_end", "inter-mode KL at the end, nats"))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 3, figsize=(10.4, 3.1))
+        for axis, (measure, name) in zip(axes, panels):
+            for mode, style in (("normal", "-o"), ("he", "--o")):
+                own = table[table["mode"] == mode].sort_values("eta")
+                if measure != "kl_end" or mode == "he":
+                    axis.errorbar(own.eta, own[measure], own[f"{measure}_ci"], fmt=style, color=COLOURS["policy_split"], ms=4, lw=1.2,
+                                  mfc=COLOURS["policy_split"] if mode == "normal" else "white", label=f"Policy Split, {mode} mode")
+            if measure != "kl_end":
+                mean, half = grpo.loc[at, measure], grpo.loc[at, f"{measure}_ci"]
+                axis.axhline(mean, color=COLOURS["grpo"], lw=1.2, label="GRPO")
+                axis.axhspan(mean - half, mean + half, color=COLOURS["grpo"], alpha=0.12, lw=0)
+            axis.set_xscale("symlog", linthresh=0.03)
+            ticks = sorted(set(table.eta))
+            axis.set_xticks(ticks, [f"{eta:g}" for eta in ticks])
+            axis.minorticks_off()
+            axis.set(xlabel="eta", ylabel=name)
+        axes[0].legend(fontsize=8)
+        figure.tight_layout()
+    return figure
+
+
+def part_ablation(profile, folder=None):
+    """What each part and each departure of the released code changes: differences from Policy Split with the same eta."""
+    table = tables.ablations(profile, folder)
+    table = table[(table.reference != "grpo") & (table.seeds > 0)]
+    order, etas = list(dict.fromkeys(table.variant))[::-1], dict(zip(table.variant, table.eta))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(8.6, 0.34 * len(order) + 1.2), sharey=True)
+        for axis, (measure, name) in zip(axes, (("average_acc", "change of accuracy, points"),
+                                                ("average_ent", "change of entropy, bits a token"))):
+            for mode, shift, face in (("normal", 0.14, COLOURS["policy_split"]), ("he", -0.14, "white")):
+                own = table[table["mode"] == mode].set_index("variant")
+                axis.errorbar(own[f"{measure}_change"], [order.index(v) + shift for v in own.index], fmt="o", ms=4.5,
+                              xerr=own[f"{measure}_change_ci"], color=COLOURS["policy_split"], mfc=face, lw=1, label=f"{mode} mode")
+            axis.axvline(0, color="black", lw=0.8)
+            axis.set_yticks(range(len(order)), [f"{v.replace('_', ' ')} (eta {etas[v]:g})" for v in order])
+            axis.set(xlabel=name)
+        axes[0].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)
+        figure.tight_layout()
+    return figure
+
+
+SAMPLING = {"normal": ("-", "normal mode"), "he": ("--", "HE mode"), "both": (":", "half of each")}
+
+
+def best_of_n(profile, folder=None, methods=("original", "grpo", "policy_split", "policy_split_released")):
+    """Best-of-n accuracy against n for the normal mode, the high-entropy mode, and an equal budget split over both."""
+    found = analyses.best_of_n(profile, folder)
+    with plt.rc_context(STYLE):
+        figure, axes = _panels(profile)
+        for axis, size in zip(axes[0], profile.sizes):
+            for name in methods:
+                own = found[(found["size"] == size) & (found.method == name)]
+                table = analyses.over_seeds(own, ["sampling", "n"], ["accuracy"]) if len(own) else None
+                for sampling, (line, label) in SAMPLING.items() if table is not None else ():
+                    part = table[table.sampling == sampling]
+                    axis.plot(part.n, 100 - part.accuracy, line, color=COLOURS[name], lw=1.3, marker=".", ms=4,
+                              label=f"{profile.method(name).label}, {label}")
+            axis.set(title=_named(profile, size), xlabel="responses n", xscale="log", yscale="log")
+            axis.set_xticks(analyses.TRIES, map(str, analyses.TRIES))
+            axis.minorticks_off()
+        axes[0, 0].set_ylabel("questions not solved by any of n, %")
+        axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=7)
+        figure.tight_layout()
+    return figure
+
+
+DERIVATION_COLOURS = ("#332288", "#88ccee", "#ddcc77", "#cc6677", "#bbbbbb")
+
+
+def behaviour(profile, folder=None, methods=("original", "grpo", "policy_split", "policy_split_released")):
+    """Share of each derivation in the normal mode and under the high-entropy prompt, and the distance between them."""
+    found = analyses.behaviour(profile, folder)
+    with plt.rc_context(STYLE):
+        figure, axes = _panels(profile, height=3.2, sharey=True)
+        for axis, size in zip(axes[0], profile.sizes):
+            ticks = []
+            for name in methods:
+                own = found[(found["size"] == size) & (found.method == name)]
+                for mode in ("normal", "he") if len(own) else ():
+                    left, place = 0.0, -len(ticks)
+                    for share, colour in zip(analyses.SHARES, DERIVATION_COLOURS):
+                        value = own[f"{share}_{mode}"].mean()
+                        axis.barh(place, value, left=left, color=colour, height=0.8, label=None if ticks else share[6:])
+                        left += value
+                    ticks.append(profile.method(name).label + (", HE prompt" if mode == "he" else ""))
+                    if mode == "he":
+                        axis.text(1.01, place + 0.5, f"{own.distance.mean():.2f}", va="center", fontsize=7)
+            axis.set_yticks([-k for k in range(len(ticks))], ticks, fontsize=8)
+            axis.set(title=_named(profile, size), xlabel="share of responses; right: distance", xlim=(0, 1))
+            axis.grid(False)
+        axes[0, 0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, fontsize=8)
+        figure.tight_layout()
+    return figure
+
+
+def prompt_generalization(profile, folder=None, methods=("original", "grpo", "policy_split", "policy_split_released")):
+    """Change of entropy from the normal mode under the trained and the unseen system prompts; means with 95% intervals."""
+    found = analyses.prompt_generalization(profile, folder)
+    with plt.rc_context(STYLE):
+        figure, axes = _panels(profile, height=3.2, sharey=True)
+        for axis, size in zip(axes[0], profile.sizes):
+            for k, name in enumerate(methods):
+                own = found[(found["size"] == size) & (found.method == name)]
+                if len(own):
+                    table = analyses.over_seeds(own, ["prompt"], ["entropy_change"])
+                    places = [-place + 0.15 * (1.5 - k) for place in range(len(table))]
+                    axis.errorbar(table.entropy_change, places, xerr=table.entropy_change_ci, fmt="o", ms=4, lw=1,
+                                  color=COLOURS[name], label=profile.method(name).label)
+                    axis.set_yticks([-place for place in range(len(table))], [p.replace("_", " ") for p in table.prompt])
+            axis.axvline(0, color="black", lw=0.8)
+            axis.set(title=_named(profile, size), xlabel="change of entropy, bits a token")
+        axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
+        figure.tight_layout()
+    return figure
+
+
+def cost(profile, folder=None):
+    """Seconds a step by method, split into sampling, scoring and update; means over seeds."""
+    found, parts = analyses.cost(profile, folder), ("sample", "score", "update")
+    with plt.rc_context(STYLE):
+        figure, axes = _panels(profile, height=3.0, sharey=True)
+        for axis, size in zip(axes[0], profile.sizes):
+            own = found[found["size"] == size].groupby("label", sort=False).mean(numeric_only=True)[::-1] if len(found) else found
+            left = 0.0
+            for part, colour in zip(parts, ("#88ccee", "#ddcc77", "#332288")):
+                if len(own):
+                    axis.barh(own.index, own[f"seconds_{part}"], left=left, color=colour, label=part)
+                    left = left + own[f"seconds_{part}"]
+            axis.set(title=_named(profile, size), xlabel="seconds a step")
+        axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
+        figure.tight_layout()
+    return figure
+
+
+def creative(profile, folder=None):
+    """Diversity of stories in each mode of each method; means over seeds with 95% intervals, filled the normal mode."""
+    table = tables.table2(profile, folder)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, len(profile.sizes), figsize=(3.6 * len(profile.sizes) + 2.2, 6.2), squeeze=False, sharey=True)
+        for column, size in enumerate(profile.sizes):
+            for row, (measure, name) in enumerate((("div_2gram", "Div-2-gram"), ("div_bleu4", "Div-BLEU-4"))):
+                for place, method in enumerate(profile.methods):
+                    label = profile.method(method).label
+                    for mode, shift, face in (("", 0.14, COLOURS[method]), (tables.HE, -0.14, "white")):
+                        own = table[(table["size"] == size) & (table.label == label + mode)]
+                        if len(own):
+                            axes[row, column].errorbar(own[measure], -place + shift, xerr=own[f"{measure}_ci"], fmt="o", ms=4.5,
+                                                       color=COLOURS[method], mfc=face, lw=1)
+                axes[row, column].set_yticks([-k for k in range(len(profile.methods))],
+                                             [profile.method(m).label for m in profile.methods], fontsize=8)
+                axes[row, column].set(xlabel=f"{name}, 0 to 100", title=_named(profile, size) if row == 0 else "")
         figure.tight_layout()
     return figure
 

@@ -100,6 +100,11 @@ class Method:
                                  f"its default is {self.coefficients[name]!r}")
         return replace(self, label=label or self.label, coefficients={**self.coefficients, **coefficients})
 
+    def same_but(self, coefficient, other):
+        """Whether two methods differ in nothing, or in this one coefficient (and in what they are called)."""
+        one, two = (replace(m, label="", coefficients={**m.coefficients, coefficient: None}) for m in (self, other))
+        return one == two
+
 
 _SPLIT = Method("Policy Split", {"normal": _normal_of_two, "he": _high_entropy}, sampling=("normal", "he"),
                 coefficients={"eta": 0.03, "kappa": 2.0, "alpha": 0.5, "variant": "paper", "eta_normal": 0.0})

@@ -30,7 +30,7 @@ def prompts():
 
 def he_mode(prompt="high_entropy"):
     """The high-entropy mode under one of the prompts in prompts.yaml; ValueError names those there are."""
-    texts = prompts()["modes"]
+    texts = {**prompts()["modes"], **prompts()["first_sentences"]}
     if prompt not in texts:
         raise ValueError(f"no mode prompt is called {prompt!r}; there are {', '.join(texts)}")
     return Mode("he", texts[prompt])

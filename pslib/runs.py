@@ -44,10 +44,23 @@ class Profile:
     train: train.Settings
     evaluate: evaluate.Settings
     coefficients: dict = field(default_factory=dict)  # method -> coefficients that differ from the paper's
+    probe: evaluate.Probe = evaluate.Probe()
+    ablation_size: str = ""  # the size at which the variants run
+    variants: dict = field(default_factory=dict)  # name -> {of: method, then its coefficients}: rows of the ablation table
 
     def method(self, name):
-        """A method with this profile's coefficients."""
+        """A method with this profile's coefficients, or one of its variants, whose coefficients are all given there."""
+        if name in self.variants:
+            given = dict(self.variants[name])
+            of = methods.get(given.pop("of", name))
+            return of.having(", ".join([of.label, *(f"{key} {value}" for key, value in given.items())]), **given)
         return methods.get(name, **self.coefficients.get(name, {}))
+
+    @property
+    def grid(self):
+        """Every run that the profile holds: (method or variant, size, seed)."""
+        table1 = [(name, size) for size in self.sizes for name in self.methods]
+        return [(*row, seed) for row in table1 + [(name, self.ablation_size) for name in self.variants] for seed in self.seeds]
 
     @property
     def modes(self):
@@ -101,7 +114,10 @@ def load_profile(name):
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"profile {path} is not readable YAML: {' '.join(str(error).split())}") from error
     profile = build(Profile, {"name": name, **given} if isinstance(given, dict) else given, f"profile {name}")
-    for method in (*profile.methods, *profile.coefficients):
+    for variant, given in profile.variants.items():
+        if not isinstance(given, dict):
+            raise ValueError(f"profile {name}: variant {variant} must be a mapping like {{of: policy_split, eta: 1.0}}; got {given!r}")
+    for method in (*profile.methods, *profile.coefficients, *profile.variants):
         profile.method(method)
     modes.he_mode(profile.he_prompt)  # raises for a prompt that there is not
     if profile.train.group_size % 2:
@@ -112,6 +128,9 @@ def load_profile(name):
     for seed in profile.seeds:
         if type(seed) is not int:
             raise ValueError(f"profile {name}: seeds must be whole numbers; got {seed!r}")
+    if profile.variants and profile.ablation_size not in profile.sizes:
+        raise ValueError(f"profile {name}: ablation_size must be one of its sizes, {', '.join(profile.sizes)}; got "
+                         f"{profile.ablation_size!r}")
     for size in profile.sizes:
         run_id("", size, 0)  # raises for what cannot be a folder's name
         if profile.model == "nano" and size not in base.SIZES:

@@ -4,37 +4,35 @@ from pathlib import Path
 
 import pandas as pd
 
-from pslib import evaluate, runs, tasks
+from pslib import analyses, evaluate, methods, runs, tasks
 from pslib.stats import mean_interval
 
 ROLES = {"like": "math500", "long": "aime", "choice": "gpqa", "mixed": "mmlu_pro"}  # our suite -> the paper's column
+HE = " + HE prompt"  # what a row of the high-entropy mode adds to the method's label, as in the paper
 MEASURES = [f"{suite}_{what}" for suite in (*tasks.TEST_SUITES, "average") for what in ("acc", "ent")]
 
 
 def per_seed(profile, folder=None):
-    """Accuracy (percent) and entropy (bits) of every run found: a row a size, method, mode and seed.
+    """Accuracy (percent) and entropy (bits) of every run found, variants too: a row a size, method, mode and seed.
 
     Columns size, method, label, mode, seed, run, and MEASURES (suite by suite and their plain average).
     """
     root, rows = Path(folder or profile.folder) / "runs", []
-    for size in profile.sizes:
-        for name in profile.methods:
-            method = profile.method(name)
-            for seed in profile.seeds:
-                run = runs.run_id(name, size, seed)
-                path = root / run / "evaluation.csv"
-                if not path.exists():
-                    continue
-                means = evaluate.summary(pd.read_csv(path)).set_index(["mode", "suite"])
-                for mode in method.sampling:
-                    row = {}
-                    for suite in tasks.TEST_SUITES:
-                        row[f"{suite}_acc"] = 100 * means.accuracy[mode, suite]
-                        row[f"{suite}_ent"] = means.entropy_bits[mode, suite]
-                    for what in ("acc", "ent"):
-                        row[f"average_{what}"] = sum(row[f"{s}_{what}"] for s in tasks.TEST_SUITES) / len(tasks.TEST_SUITES)
-                    label = method.label + (" + HE prompt" if mode == "he" else "")
-                    rows.append({"size": size, "method": name, "label": label, "mode": mode, "seed": seed, "run": run, **row})
+    for name, size, seed in profile.grid:
+        method, run = profile.method(name), runs.run_id(name, size, seed)
+        path = root / run / "evaluation.csv"
+        if not path.exists():
+            continue
+        means = evaluate.summary(pd.read_csv(path)).set_index(["mode", "suite"])
+        for mode in method.sampling:
+            row = {}
+            for suite in tasks.TEST_SUITES:
+                row[f"{suite}_acc"] = 100 * means.accuracy[mode, suite]
+                row[f"{suite}_ent"] = means.entropy_bits[mode, suite]
+            for what in ("acc", "ent"):
+                row[f"average_{what}"] = sum(row[f"{s}_{what}"] for s in tasks.TEST_SUITES) / len(tasks.TEST_SUITES)
+            label = method.label + (HE if mode == "he" else "")
+            rows.append({"size": size, "method": name, "label": label, "mode": mode, "seed": seed, "run": run, **row})
     return pd.DataFrame(rows, columns=["size", "method", "label", "mode", "seed", "run", *MEASURES])
 
 
@@ -49,7 +47,7 @@ def table1(profile, folder=None):
             method = profile.method(name)
             for mode in method.sampling:
                 own = found[(found["size"] == size) & (found.method == name) & (found["mode"] == mode)]
-                row = {"size": size, "label": method.label + (" + HE prompt" if mode == "he" else ""),
+                row = {"size": size, "label": method.label + (HE if mode == "he" else ""),
                        "seeds": len(own), "runs": " ".join(own.run)}
                 for measure in MEASURES:
                     row[measure], row[f"{measure}_ci"] = mean_interval(own[measure])
@@ -114,7 +112,7 @@ def effects(profile, folder=None):
     """
     found, reported, rows = per_seed(profile, folder), reported_table1(), []
     for size in profile.sizes:
-        own = found[found["size"] == size].pivot(index="seed", columns="label", values=["average_acc", "average_ent"])
+        own = found[(found["size"] == size) & found.method.isin(profile.methods)].pivot(index="seed", columns="label", values=["average_acc", "average_ent"])
         for claim, first, second, measure in COMPARISONS:
             there = (measure, first) in own and (measure, second) in own
             differences = (own[measure, first] - own[measure, second]).dropna() if there else pd.Series(dtype=float)
@@ -146,3 +144,66 @@ def beside(ours, committed, reported, model="Qwen3-1.7B"):
                     _cell(table.loc[at], f"average_{what}", digits) if at in table.index else "")
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def table2(profile, folder=None):
+    """Table 2's rule-based half, ours: how diverse stories are, in each mode of every method, over seeds.
+
+    Columns size, label, seeds, and div_2gram, div_bleu4 (0 to 100), entropy_bits, tokens with their `_ci`. A method that
+    has one mode was asked under the high-entropy prompt too, to tell what the prompt alone does.
+    """
+    found = analyses.collect(profile, "stories", folder)
+    if found.empty:
+        return pd.DataFrame(columns=["size", "label", "seeds"])
+    found["label"] += found["mode"].map({"normal": "", "he": HE})
+    measures = ["div_2gram", "div_bleu4", "entropy_bits", "tokens"]
+    runs_ = found.groupby(["size", "label", "seed"], sort=False)[measures].mean().reset_index()
+    return analyses.over_seeds(runs_, ["size", "label"], measures)
+
+
+def reported_table2():
+    """Tables 2 and 10 as the paper reports them: a row a judge and method."""
+    return pd.read_csv(runs.ROOT / "results" / "paper" / "table2_table10_creative.csv")
+
+
+def ablations(profile, folder=None):
+    """The ablation table: every variant's accuracy, entropy and final KL in each mode, and its difference from a reference.
+
+    The reference of a variant that sets nothing but eta is GRPO; of any other, Policy Split with the same eta. Differences
+    are paired by seed: means and the half-widths (`_ci`) of their 95% intervals.
+    """
+    found = per_seed(profile, folder)
+    found = found[found["size"] == profile.ablation_size]
+    ends = pd.concat([analyses.start_and_end(profile, folder, variants) for variants in (False, True)])
+    ends = ends[ends["size"] == profile.ablation_size] if len(ends) else ends
+    names = ("policy_split", "policy_split_released", *profile.variants)
+    etas = {name: profile.method(name).coefficients["eta"] for name in names}
+    plain = {etas[name]: name for name in names if profile.method(name).same_but("eta", methods.METHODS["policy_split"])}
+    rows = []
+    for name in names:
+        reference = "grpo" if name in plain.values() else plain[etas[name]]
+        for mode in profile.method(name).sampling:
+            own = found[(found.method == name) & (found["mode"] == mode)].set_index("seed")
+            other = found[(found.method == reference) & (found["mode"] == ("normal" if reference == "grpo" else mode))]
+            other = other.set_index("seed")
+            row = {"variant": name, "label": profile.method(name).label, "mode": mode, "seeds": len(own),
+                   "eta": etas[name], "reference": reference}
+            for measure in ("average_acc", "average_ent"):
+                row[measure], row[f"{measure}_ci"] = mean_interval(own[measure])
+                change = (own[measure] - other[measure]).dropna()
+                row[f"{measure}_change"], row[f"{measure}_change_ci"] = mean_interval(change)
+            kl = ends[ends.method == name].kl_he_from_normal_end if len(ends) else []
+            row["kl_end"], row["kl_end_ci"] = mean_interval(kl)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def ablations_shown(table):
+    """The ablation table as people read it: mean ± half-width of the 95% interval; the KL is of both modes together."""
+    rows = table.to_dict("records")
+    return pd.DataFrame({
+        "variant": table.variant, "what": table.label, "mode": table["mode"], "seeds": table.seeds,
+        "acc %": [_cell(row, "average_acc", 1) for row in rows], "bits": [_cell(row, "average_ent", 3) for row in rows],
+        "KL at the end, nats": [_cell(row, "kl_end", 4) for row in rows], "against": table.reference,
+        "acc change, points": [_cell(row, "average_acc_change", 1) for row in rows],
+        "bits change": [_cell(row, "average_ent_change", 3) for row in rows]})

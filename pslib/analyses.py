@@ -1,0 +1,147 @@
+"""Analyses: what runs did, as tables that figures draw and verdicts quote; each reads a profile's result files.
+
+Every function takes a profile and optionally the folder of its results (by default this machine's), returns a
+DataFrame with columns size, method, label and seed before its own, and leaves out what was not run.
+"""
+
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pslib import nano, runs
+from pslib.stats import mean_interval
+
+TRIES = (1, 2, 4, 8, 16, 32, 64)
+
+
+def collect(profile, name, folder=None, variants=False):
+    """Every run's <name>.csv of a profile's table 1, or of its variants, as one table; empty where there is none."""
+    root, parts = Path(folder or profile.folder) / "runs", []
+    for method, size, seed in profile.grid:
+        path = root / runs.run_id(method, size, seed) / f"{name}.csv"
+        if (method in profile.variants) == variants and path.exists():
+            own = pd.read_csv(path)
+            who = {"size": size, "method": method, "label": profile.method(method).label, "seed": seed}
+            parts.append(pd.concat([pd.DataFrame(who, index=own.index), own], axis=1))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["size", "method", "label", "seed"])
+
+
+def over_seeds(table, keys, measures):
+    """Mean and 95% interval's half-width (`<measure>_ci`) of measures over seeds, a row for each of `keys`, in their order."""
+    rows = []
+    for values, own in table.groupby(keys, sort=False):
+        row = dict(zip(keys, values if isinstance(values, tuple) else (values,)), seeds=own.seed.nunique())
+        for measure in measures:
+            row[measure], row[f"{measure}_ci"] = mean_interval(own[measure])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def dynamics(profile, folder=None, variants=False):
+    """Entropy in bits of each mode on its own responses and inter-mode KL in nats a token, at every measured step."""
+    found = collect(profile, "metrics", folder, variants)
+    wanted = ["entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal", "accuracy_normal", "accuracy_he"]
+    found = found.reindex(columns=["size", "method", "label", "seed", "step", *wanted])
+    return found.dropna(subset=["entropy_bits_normal"]).reset_index(drop=True)
+
+
+def start_and_end(profile, folder=None, variants=False, window=5):
+    """Each run's entropies and KL at the start and the end of training: means of the first and last `window` measurements."""
+    keys, rows = ["size", "method", "label", "seed"], []
+    for values, own in dynamics(profile, folder, variants).groupby(keys, sort=False):
+        row = dict(zip(keys, values))
+        for measure in own.columns[5:]:
+            row[f"{measure}_start"], row[f"{measure}_end"] = own[measure].head(window).mean(), own[measure].tail(window).mean()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def best_of(correct, samples, n):
+    """The probability that at least one of n responses is right, estimated without bias from `correct` of `samples`.
+
+    1 - C(samples - correct, n) / C(samples, n) (Chen et al. 2021, arXiv 2107.03374). ValueError for n beyond samples.
+    """
+    if not 0 <= correct <= samples or not 0 <= n <= samples:
+        raise ValueError(f"best-of-n needs 0 <= correct <= samples and n <= samples; got {correct}, {samples} and n={n}")
+    return 1 - comb(samples - correct, n) / comb(samples, n)
+
+
+def best_of_n(profile, folder=None):
+    """Best-of-n accuracy in percent for the normal mode, the high-entropy mode, and half of the n in each ("both").
+
+    A row a run, n and way of sampling; for "both", 1 - (1 - p_n/2 normal)(1 - p_n/2 HE) for each question, n even.
+    """
+    rows = []
+    for keys, own in collect(profile, "best_of_n", folder).groupby(["size", "method", "label", "seed"], sort=False):
+        counts = own.pivot(index="question_id", columns="mode", values="correct")
+        samples = int(own.samples.iloc[0])
+        chance = {(mode, n): np.array([best_of(c, samples, n) for c in counts[mode]]) for mode in counts
+                  for n in TRIES if n <= samples}
+        for (mode, n), p in chance.items():
+            rows.append((*keys, mode, n, 100 * p.mean()))
+            if mode == "normal" and n > 1:
+                both = 1 - (1 - chance["normal", n // 2]) * (1 - chance["he", n // 2])
+                rows.append((*keys, "both", n, 100 * both.mean()))
+    return pd.DataFrame(rows, columns=["size", "method", "label", "seed", "sampling", "n", "accuracy"])
+
+
+def solved_by_one(profile, folder=None):
+    """Questions, of 100, that only one mode ever solved in its samples: columns only_normal, only_he, neither."""
+    rows = []
+    for keys, own in collect(profile, "best_of_n", folder).groupby(["size", "method", "label", "seed"], sort=False):
+        solved = own.pivot(index="question_id", columns="mode", values="correct") > 0
+        rows.append((*keys, *(100 * part.mean() for part in (solved.normal & ~solved.he, solved.he & ~solved.normal,
+                                                             ~solved.he & ~solved.normal))))
+    return pd.DataFrame(rows, columns=["size", "method", "label", "seed", "only_normal", "only_he", "neither"])
+
+
+SHARES = [f"share_{derivation}" for derivation in (*nano.DERIVATIONS, "other")]
+
+
+def behaviour(profile, folder=None):
+    """What each mode does: shares of the derivations under no prompt and under the trained one, and how far they are apart.
+
+    A row a run; distance is the total variation, half the sum of the shares' absolute differences, and `chance` what two
+    samples of this size from one distribution would show on average. kl in nats a token.
+    """
+    found, rows = collect(profile, "prompts", folder), []
+    responses = profile.probe.prompts * profile.evaluate.samples
+    for keys, own in found.groupby(["size", "method", "label", "seed"], sort=False):
+        own = own.set_index("prompt")
+        none, trained = (own.loc[name, SHARES].to_numpy(float) for name in ("none", "trained"))
+        draws = np.random.default_rng(0).multinomial(responses, (none + trained) / (none + trained).sum(), (2, 2000)) / responses
+        row = dict(zip(["size", "method", "label", "seed"], keys))
+        row |= {"distance": np.abs(none - trained).sum() / 2, "chance": np.abs(draws[0] - draws[1]).sum(1).mean() / 2,
+                "kl": own.kl_from_normal["trained"]}
+        row |= {f"{name}_normal": value for name, value in zip(SHARES, none)}
+        row |= {f"{name}_he": value for name, value in zip(SHARES, trained)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def prompt_generalization(profile, folder=None):
+    """How each system prompt moves a model from its normal mode: differences in accuracy (points), entropy (bits), and KL (nats).
+
+    A row a run and prompt.
+    """
+    found = collect(profile, "prompts", folder)
+    if found.empty:
+        return found
+    keys = ["size", "method", "label", "seed"]
+    none = found[found.prompt == "none"].set_index(keys)
+    rest = found[found.prompt != "none"].set_index(keys)
+    moved = rest[["prompt", "kl_from_normal"]].assign(
+        accuracy_change=100 * (rest.accuracy - none.accuracy.reindex(rest.index)),
+        entropy_change=rest.entropy_bits - none.entropy_bits.reindex(rest.index))
+    return moved.reset_index()
+
+
+def cost(profile, folder=None):
+    """Seconds a step that each run spent on sampling, scoring and update, and in all."""
+    found, parts = collect(profile, "metrics", folder), ["sample", "score", "update"]
+    if found.empty:
+        return found
+    means = found.groupby(["size", "method", "label", "seed"], sort=False)[[f"seconds_{p}" for p in parts]].mean().reset_index()
+    return means.assign(seconds=means[[f"seconds_{p}" for p in parts]].sum(axis=1))

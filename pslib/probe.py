@@ -1,0 +1,82 @@
+"""What a trained model does beyond table 1's suites: with many tries, under other system prompts, and on stories.
+
+Reinforcement learning saw one high-entropy prompt and no story. Each function asks a model in both modes, whatever
+its method, so that Policy Split's high-entropy mode can be told from what the prompt alone does to another model.
+"""
+
+from dataclasses import replace
+
+import pandas as pd
+import torch
+
+from pslib import evaluate, modes, nano, tasks
+
+# Under which names the prompts are asked: the trained one is the profile's, the others were never trained.
+UNSEEN = ("high_entropy", "rewritten_high_entropy_short", "rewritten_high_entropy", "low_entropy_short", "low_entropy")
+
+
+def many_tries(model, tokenizer, both, settings, count, samples, generator, split="test"):
+    """How many of `samples` responses to each question are right, in each of both modes; -> DataFrame.
+
+    Columns suite, mode, question_id, samples, correct; `count` questions of each of the suites `like` and `long`.
+    """
+    settings, parts = replace(settings, samples=samples), []
+    for mode in both:
+        for suite in ("like", "long"):
+            table, _, _ = evaluate.answer(model, tokenizer, mode, tasks.load(suite, count, split), settings, generator, suite)
+            parts.append(table.groupby(["suite", "mode", "question_id"], sort=False).correct.agg(
+                samples="size", correct="sum").reset_index())
+    return pd.concat(parts, ignore_index=True)
+
+
+def under_prompts(model, tokenizer, both, settings, count, generator, split="test"):
+    """Accuracy, entropy, derivations and distance from the normal mode under the trained and the unseen prompts; -> DataFrame.
+
+    A row a prompt ("none" is the normal mode): accuracy, entropy_bits, tokens, kl_from_normal in nats a token on the
+    prompt's own responses, and share_<derivation>, on `count` questions of the suite `like`.
+    """
+    normal, he = both
+    questions, rows = tasks.load("like", count, split), []
+    asked = {"none": normal, "trained": he, **{name: modes.he_mode(name) for name in UNSEEN}}
+    for name, mode in asked.items():
+        kl, table = evaluate.inter_mode_kl(model, tokenizer, mode, normal, questions, settings, generator)
+        totals = evaluate.summary(table).iloc[0]
+        shares = table.derivation.value_counts(normalize=True)
+        rows.append({"prompt": name, "accuracy": totals.accuracy, "entropy_bits": totals.entropy_bits,
+                     "tokens": table.tokens.mean(), "kl_from_normal": kl,
+                     **{f"share_{d}": shares.get(d, 0.0) for d in (*nano.DERIVATIONS, "other")}})
+    return pd.DataFrame(rows)
+
+
+def stories(model, tokenizer, both, settings, samples, generator):
+    """Stories in both modes to every story prompt, and how diverse they are; -> (DataFrame of prompts, DataFrame of texts).
+
+    Prompts: mode, prompt, div_2gram and div_bleu4 (0 to 100, over the prompt's samples), entropy_bits, tokens. Texts: mode,
+    prompt, sample, story.
+    """
+    from pslib import creative
+    asked = [{"id": prompt, "question": prompt, "answer": ""} for prompt in nano.story_prompts()]
+    settings, scores, texts = replace(settings, samples=samples), [], []
+    for mode in both:
+        table, rollouts, _ = evaluate.evaluate(model, tokenizer, mode, asked, settings, generator, "stories")
+        told = pd.DataFrame({"mode": mode.name, "prompt": rollouts.question_ids, "sample": table["sample"],
+                             "story": rollouts.texts, "bits": table.entropy_bits * table.tokens, "tokens": table.tokens})
+        for prompt, own in told.groupby("prompt", sort=False):
+            scores.append({"mode": mode.name, "prompt": prompt, "div_2gram": creative.div_ngram(list(own.story), 2),
+                           "div_bleu4": creative.div_bleu(list(own.story)), "entropy_bits": own.bits.sum() / own.tokens.sum(),
+                           "tokens": own.tokens.mean()})
+        texts.append(told[["mode", "prompt", "sample", "story"]])
+    return pd.DataFrame(scores), pd.concat(texts, ignore_index=True)
+
+
+def probe(model, tokenizer, both, settings, wanted, seed):
+    """All of the above that `wanted` (an evaluate.Probe) asks for: {name of the file: DataFrame}."""
+    generator, out = torch.Generator().manual_seed(seed), {}
+    plain = replace(settings, temperature=1.0, top_k=0, top_p=1.0)  # entropies and KL are of the policy itself
+    if wanted.best_of_n:
+        out["best_of_n"] = many_tries(model, tokenizer, both, plain, wanted.best_of_n, wanted.samples, generator)
+    if wanted.prompts:
+        out["prompts"] = under_prompts(model, tokenizer, both, plain, wanted.prompts, generator)
+    if wanted.stories:
+        out["stories"], out["story_texts"] = stories(model, tokenizer, both, plain, wanted.stories, generator)
+    return out

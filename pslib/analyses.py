@@ -145,3 +145,20 @@ def cost(profile, folder=None):
         return found
     means = found.groupby(["size", "method", "label", "seed"], sort=False)[[f"seconds_{p}" for p in parts]].mean().reset_index()
     return means.assign(seconds=means[[f"seconds_{p}" for p in parts]].sum(axis=1))
+
+
+def bonus(profile, folder=None):
+    """What eq. 3 adds to the base models' advantages, token by token (see probe.bonus), with their sizes."""
+    paths = {size: Path(folder or profile.folder) / "base" / size / "bonus.csv" for size in profile.sizes}
+    parts = [pd.read_csv(path).assign(size=size) for size, path in paths.items() if path.exists()]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["size", "kind"])
+
+
+def bonus_by_kind(profile, folder=None):
+    """By size and kind of token: its share of all tokens, its mean B, and the median addition over |A| in two forms."""
+    rows = []
+    for (size, kind), own in bonus(profile, folder).groupby(["size", "kind"], sort=False):
+        beside = own[["paper", "released"]].abs().div(own.advantage.abs(), axis=0)
+        rows.append({"size": size, "kind": kind, "tokens": len(own), "mean_bonus": own.bonus.mean(),
+                     **{f"{form}_{what}": getattr(beside[form], what)() for form in beside for what in ("median", "max")}})
+    return pd.DataFrame(rows)

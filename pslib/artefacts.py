@@ -6,7 +6,7 @@ Notebooks call `write`; `python -m pslib figures` makes all of them again from t
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pslib import analyses, checkpoint, figures, runs, tables
+from pslib import analyses, checkpoint, figures, runs, tables, verdicts
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,9 @@ ARTEFACTS = {
         {"prompt_generalization": (_over_seeds(analyses.prompt_generalization, [*_RUN, "prompt"],
                                                ["entropy_change", "accuracy_change", "kl_from_normal"]), _rounded)},
         {"prompt_generalization": figures.prompt_generalization}, _probes("prompts")),
+    "bonus": Artefact({"bonus": (analyses.bonus_by_kind, _rounded)}, {"bonus": figures.bonus_size}, lambda p: bool(p.variants)),
+    "verdicts": Artefact({"verdicts": (verdicts.verdicts, _rounded), "checks": (verdicts.checks, _rounded)},
+                         {"checks": figures.checks}, lambda profile: bool(profile.variants)),
     "cost": Artefact({"cost": (_over_seeds(analyses.cost, _RUN, ["seconds", "seconds_sample", "seconds_score", "seconds_update"]),
                                _rounded)}, {"cost": figures.cost}, _probes("prompts")),
 }

@@ -147,6 +147,17 @@ def measure_base(profile, size):
     return measured
 
 
+def bonus_of_base(profile, size):
+    """What eq. 3 adds to the base model's advantages, token by token (see probe.bonus); also written to bonus.csv beside it."""
+    model, tokenizer, _ = make_base(profile, size)
+    generator = torch.Generator().manual_seed(profile.base.seed)
+    table = probe.bonus(model, tokenizer, profile.modes, profile.evaluate, profile.train.questions, profile.train.group_size,
+                        generator).round(5)
+    if profile.model == "nano":
+        checkpoint.write(runs.base_folder(profile, size) / "bonus.csv", table.to_csv(index=False))
+    return table
+
+
 def base_verdict(measured):
     """The properties of a fair stand-in, each with the figure that decides it, as text."""
     default = measured[measured.measure == "default"].set_index("derivation")
@@ -245,7 +256,8 @@ def probe_run(profile, method, size, seed):
     """
     folder = runs.run_folder(profile, method, size, seed)
     with runs.owned(folder):
-        files = {name: folder / f"{name}.csv" for name in ("best_of_n", "prompts", "stories") if getattr(profile.probe, name)}
+        files = {name: folder / f"{name}.csv" for name in ("best_of_n", "prompts", "stories")
+                 if getattr(profile.probe, name) and method in profile.probe.methods}
         if not all(path.exists() for path in files.values()):
             model, tokenizer = trained_model(profile, method, size, seed, folder)
             found = probe.probe(model, tokenizer, profile.modes, profile.evaluate, profile.probe, seed)

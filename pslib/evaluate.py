@@ -1,7 +1,7 @@
 """Evaluation: sampled answers to a suite under a mode, graded, with the entropy of the policy that gave them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
@@ -35,6 +35,7 @@ class Settings:
 class Probe:
     """What is asked of a model beside the suites, in both modes; a profile's `probe` section. 0 leaves a part out."""
 
+    methods: list = field(default_factory=list)  # of which methods; variants are not probed
     best_of_n: int = 0  # questions of each of the suites `like` and `long`, answered `samples` times
     samples: int = 64
     prompts: int = 0  # questions of the suite `like` asked under every system prompt

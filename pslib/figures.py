@@ -5,7 +5,7 @@ import io
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from pslib import analyses, checkpoint, runs, tables
+from pslib import analyses, checkpoint, runs, tables, verdicts
 
 # One colour a method in every figure; the two modes of Policy Split share one hue.
 COLOURS = {
@@ -277,6 +277,46 @@ def cost(profile, folder=None):
             axis.set(title=_named(profile, size), xlabel="seconds a step")
         axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
         figure.tight_layout()
+    return figure
+
+
+def bonus_size(profile, folder=None):
+    """How large eq. 3's addition is beside |A| at eta 0.03 in two forms, and which tokens get it, of the first size's base."""
+    bonus = analyses.bonus(profile, folder)
+    if bonus.empty:
+        return plt.figure()
+    bonus = bonus[bonus["size"] == bonus["size"].iloc[0]]
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(8.8, 3.0))
+        for variant, name in (("paper", "policy_split"), ("released", "policy_split_released")):
+            share = (bonus[variant] / bonus.advantage).abs().clip(lower=1e-5)
+            left.hist(share, bins=[10 ** (-5 + k / 8) for k in range(42)], histtype="step", lw=1.6, color=COLOURS[name],
+                      label=f"{variant}, median {share.median():.3f}")
+        left.set(xscale="log", xlabel="|addition| / |A|", ylabel="tokens")
+        left.legend(fontsize=8, loc="upper left")
+        kinds = bonus.groupby("kind").bonus.mean().sort_values()
+        right.barh([f"{kind} ({(bonus.kind == kind).mean():.0%})" for kind in kinds.index], kinds, color="#4c72b0")
+        right.set(xlabel="mean B (eq. 4), standard deviations")
+        figure.tight_layout()
+    return figure
+
+
+def checks(profile, folder=None):
+    """Every check of the ten claims: its mean in units of its standard deviation's interval, coloured by its verdict."""
+    table = verdicts.checks(profile, folder)
+    if table.empty:
+        return plt.figure()
+    colours = {"confirmed": "#117733", "refuted": "#cc6677", "not separated": "#888888"}
+    signs = {"confirmed": "o", "refuted": "X", "not separated": "|"}
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(9.0, 0.17 * len(table) + 1.0))
+        half = (table.high - table.low) / 2
+        for kind, own in table.assign(place=range(len(table), 0, -1), scaled=table["mean"] / half).groupby("verdict"):
+            axis.errorbar(own.scaled.clip(-6, 6), own.place, xerr=1, fmt=signs[kind], color=colours[kind], ms=5, lw=1, label=kind)
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set_yticks(range(len(table), 0, -1), [f"{row.claim}  {row.check}  ({row.size})" for row in table.itertuples()], fontsize=6.5)
+        axis.set(xlabel="mean difference over its interval's half-width (cut at 6)", ylim=(0, len(table) + 1))
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.0 + 2.2 / len(table)), ncols=3)
     return figure
 
 

@@ -175,6 +175,18 @@ def derivation_of(question, response):
     return best
 
 
+KINDS = {"plan": r"(?:stepwise|pairwise|halves|glance):", "box": r"\\boxed\{[^}]*\}?", "sum": r"[\d+=]+"}
+
+
+def kinds_of(response):
+    """What each character of a response belongs to: "plan", "sum", "box" or "wording", as a list."""
+    kinds = ["wording"] * len(response)
+    for kind, pattern in reversed(KINDS.items()):
+        for found in re.finditer(pattern, response):
+            kinds[found.start() : found.end()] = [kind] * (found.end() - found.start())
+    return kinds
+
+
 # --- stories: a small grammar with many more continuations than any response shows -------------------------------
 HEROES = ("a fox", "a king", "a small bird", "an old man", "a girl", "a robot", "a ghost", "a sailor")
 PLACES = ("in the forest", "by the sea", "in a city", "on a hill", "under the ground", "in a quiet room")

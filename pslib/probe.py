@@ -9,7 +9,8 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from pslib import evaluate, modes, nano, tasks
+from pslib import advantages, evaluate, modes, nano, tasks
+from pslib.rollouts import engine_for, render_all, sample
 
 # Under which names the prompts are asked: the trained one is the profile's, the others were never trained.
 UNSEEN = ("high_entropy", "rewritten_high_entropy_short", "rewritten_high_entropy", "low_entropy_short", "low_entropy")
@@ -67,6 +68,32 @@ def stories(model, tokenizer, both, settings, samples, generator):
                            "tokens": own.tokens.mean()})
         texts.append(told[["mode", "prompt", "sample", "story"]])
     return pd.DataFrame(scores), pd.concat(texts, ignore_index=True)
+
+
+def bonus(model, tokenizer, both, settings, count, group_size, generator, split="tuning"):
+    """What eq. 3 adds to the advantages of one step's tokens at eta 0.03, in the paper's and the released form; -> DataFrame.
+
+    A row a token of the live groups of `count` training questions, half of each group drawn in each mode: kind (see
+    nano.kinds_of, or "end"), mode that drew it, advantage (A), bonus (B, eq. 4), paper and released (what each adds to A).
+    """
+    questions = list(tasks.load("train", count, split))
+    prompts = {mode.name: render_all(tokenizer, mode, questions, settings.decoding, model.config.max_position_embeddings)
+               for mode in both}
+    drawn = sample(engine_for(model, tokenizer), tokenizer, questions, prompts, group_size, settings.decoding, generator)
+    logp = {name: evaluate.score(model, prompts[name], drawn.group_ids, drawn.tokens, drawn.lengths)[0] for name in prompts}
+    a = advantages.group_relative(drawn.rewards, drawn.group_ids)
+    b = advantages.standardize_in_group(advantages.exploration_signal(logp["he"], logp["normal"]), drawn.mask, drawn.group_ids)
+    added = {variant: advantages.high_entropy(a, b, 0.03, 2.0, variant) - a[:, None] for variant in ("paper", "released")}
+    rows = []
+    for r in (a != 0).nonzero().squeeze(1).tolist():
+        kinds, at = nano.kinds_of(drawn.texts[r]), 0
+        for t in range(int(drawn.lengths[r])):
+            piece = tokenizer.decode(drawn.tokens[r, t].item(), skip_special_tokens=True)
+            at += len(piece) - len(piece.lstrip())
+            rows.append({"kind": kinds[at] if piece and at < len(kinds) else "end", "mode": drawn.modes[r], "advantage": float(a[r]),
+                         "bonus": float(b[r, t]), **{name: float(extra[r, t]) for name, extra in added.items()}})
+            at += len(piece.lstrip())
+    return pd.DataFrame(rows)
 
 
 def probe(model, tokenizer, both, settings, wanted, seed):

@@ -117,7 +117,7 @@ def load_profile(name):
     for variant, given in profile.variants.items():
         if not isinstance(given, dict):
             raise ValueError(f"profile {name}: variant {variant} must be a mapping like {{of: policy_split, eta: 1.0}}; got {given!r}")
-    for method in (*profile.methods, *profile.coefficients, *profile.variants):
+    for method in (*profile.methods, *profile.coefficients, *profile.variants, *profile.probe.methods):
         profile.method(method)
     modes.he_mode(profile.he_prompt)  # raises for a prompt that there is not
     if profile.train.group_size % 2:

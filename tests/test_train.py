@@ -286,6 +286,91 @@ def test_a_step_of_dead_groups_alone_moves_no_weight_and_is_no_error(name, model
     assert metrics["grad_norm"] == metrics["live_groups"] == 0
 
 
+# --- ablations: a part taken out, or a departure of the released code -----------------------------------------------
+def spied(method, model, start, monkeypatch, questions=POOL[:2]):
+    """A step of a method: (rollouts, rows that were scored, {log-probs, advantages, mask} as `keep` saw them)."""
+    seen, rows, forward = {}, [], Policy.forward
+
+    def spy_forward(self, packed, temperature=1.0):
+        rows.extend(laid_out(packed))
+        return forward(self, packed, temperature)
+
+    def spy_keep(logp, adv, entropy, mask, coefficients, generator):
+        seen.update(logp=logp, adv=adv, mask=mask)
+        return mask
+
+    monkeypatch.setattr(Policy, "forward", spy_forward)
+    _, rollouts = start(model, dataclasses.replace(methods.get(method), keep=spy_keep)).step(questions)
+    return rollouts, rows, seen
+
+
+def test_without_sharing_a_mode_learns_from_its_own_responses_in_groups_of_its_own(model, start, monkeypatch):
+    rollouts, _, seen = spied("policy_split_unshared", model, start, monkeypatch)
+    assert rollouts.modes == ["normal"] * 4 + ["he"] * 4  # two questions, two responses each in each mode
+    own = torch.tensor([True] * 4 + [False] * 8 + [True] * 4)  # rows are the responses under normal, then under HE
+    assert torch.equal(seen["mask"], rollouts.mask.repeat(2, 1) & own[:, None])
+    for first in range(0, 8, 2):  # each pair that one mode drew to one question
+        a = advantages.group_relative(rollouts.rewards[first : first + 2], torch.zeros(2))
+        torch.testing.assert_close(seen["adv"][first : first + 2, 0], a)
+    assert not torch.equal(advantages.group_relative(rollouts.rewards, rollouts.group_ids), seen["adv"][:8, 0])
+
+
+def test_without_sharing_the_gradient_is_that_of_each_modes_own_responses(model64, tokenizer, he, start, monkeypatch):
+    answers = itertools.cycle([1.0, 0.0])  # in each pair one is right
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: next(answers))
+    _, rollouts, ours = gradients(start(model64, "policy_split_unshared"))
+    twin, prompts = copy.deepcopy(model64), rendered(tokenizer, he)
+    loss, total = 0.0, int(rollouts.lengths.sum())
+    logp = {}
+    for r, mode in enumerate(rollouts.modes):
+        response, group = rollouts.tokens[r, : rollouts.lengths[r]].tolist(), int(rollouts.group_ids[r])
+        for name in ("normal", "he"):
+            every = distributions(twin, prompts[name][group], response)
+            logp[name, r] = torch.stack([every[t, token] for t, token in enumerate(response)])
+    for pair in range(4):
+        rows = [2 * pair, 2 * pair + 1]
+        a = [0.5**0.5, -(0.5**0.5)]  # deviations of half from the mean, over a standard deviation of 0.5 ** 0.5
+        if rollouts.modes[rows[0]] == "he":
+            b = [-(logp["he", r].detach() + logp["normal", r].detach()) / 2 for r in rows]
+            mean, std = torch.cat(b).mean(), torch.cat(b).std()
+            a = [a[k] + 0.03 * ((b[k] - mean) / std).clamp(-abs(a[k]) / 2, abs(a[k]) / 2) for k in (0, 1)]
+        for k, r in enumerate(rows):
+            loss = loss - (a[k] * logp[rollouts.modes[r], r]).sum() / total
+    loss.backward()
+    close(ours, {key: weight.grad for key, weight in twin.named_parameters()}, 1e-5)
+
+
+def test_a_lost_end_is_learned_from_by_the_mode_that_drew_it_alone(model, start, monkeypatch):
+    monkeypatch.setattr(train, "stop_ids", lambda model, tokenizer: list(range(0, 200, 2)))  # every even token ends
+    rollouts, _, seen = spied("policy_split_lost_end", model, start, monkeypatch)
+    last = rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1)
+    ended = last % 2 == 0
+    assert ended.any() and not ended.all()
+    for k, trained in enumerate(("normal", "he")):
+        for r, drawn in enumerate(rollouts.modes):
+            expected = int(rollouts.lengths[r]) - int(ended[r] and drawn != trained)
+            assert seen["mask"][8 * k + r].tolist() == [t < expected for t in range(rollouts.mask.shape[1])]
+
+
+def test_a_rewrapped_prompt_is_one_user_turn_for_shared_responses_and_the_usual_for_its_own(
+        model, tokenizer, he, start, monkeypatch):
+    rollouts, rows, _ = spied("policy_split_rewrapped", model, start, monkeypatch)
+    responses = [tuple(row[:n]) for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())]
+    prompts = rendered(tokenizer, he)
+    wrapped = [modes.render(tokenizer, dataclasses.replace(he, one_turn=True), q["question"]) for q in POOL[:2]]
+    assert tokenizer.decode(wrapped[0]).startswith("<|user|>system\n" + he.system)
+    expected = [(tuple(prompts["normal"][g]), o) for g, o in zip(rollouts.group_ids.tolist(), responses)]
+    expected += [(tuple(wrapped[g] if drawn == "normal" else prompts["he"][g]), o)
+                 for g, o, drawn in zip(rollouts.group_ids.tolist(), responses, rollouts.modes)]
+    assert sorted(rows) == sorted(expected)
+
+
+def test_an_unclipped_bonus_moves_weights_even_where_every_group_is_dead(model, start, monkeypatch):
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: 1.0)
+    metrics, _ = start(model, "policy_split_unclipped").step(POOL[:2])
+    assert metrics["live_groups"] == 0 and metrics["grad_norm"] > 0
+
+
 # --- dead groups: counted in the denominator, and without a gradient unless entropy is in the loss ---------
 @pytest.fixture
 def first_group_dead(monkeypatch):

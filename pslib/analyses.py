@@ -30,6 +30,8 @@ def collect(profile, name, folder=None, variants=False):
 
 def over_seeds(table, keys, measures):
     """Mean and 95% interval's half-width (`<measure>_ci`) of measures over seeds, a row for each of `keys`, in their order."""
+    if table.empty:
+        return pd.DataFrame(columns=[*keys, "seeds", *(part for measure in measures for part in (measure, f"{measure}_ci"))])
     rows = []
     for values, own in table.groupby(keys, sort=False):
         row = dict(zip(keys, values if isinstance(values, tuple) else (values,)), seeds=own.seed.nunique())
@@ -55,7 +57,7 @@ def start_and_end(profile, folder=None, variants=False, window=5):
         for measure in own.columns[5:]:
             row[f"{measure}_start"], row[f"{measure}_end"] = own[measure].head(window).mean(), own[measure].tail(window).mean()
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(rows[0]) if rows else keys)
 
 
 def best_of(correct, samples, n):
@@ -118,7 +120,7 @@ def behaviour(profile, folder=None):
         row |= {f"{name}_normal": value for name, value in zip(SHARES, none)}
         row |= {f"{name}_he": value for name, value in zip(SHARES, trained)}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["size", "method", "label", "seed"])
 
 
 def prompt_generalization(profile, folder=None):

@@ -6,7 +6,10 @@ Notebooks call `write`; `python -m pslib figures` makes all of them again from t
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pandas as pd
+
 from pslib import analyses, checkpoint, figures, runs, tables, verdicts
+from pslib.stats import mean_interval
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ ARTEFACTS = {
                                                ["entropy_change", "accuracy_change", "kl_from_normal"]), _rounded)},
         {"prompt_generalization": figures.prompt_generalization}, _probes("prompts")),
     "bonus": Artefact({"bonus": (analyses.bonus_by_kind, _rounded)}, {"bonus": figures.bonus_size}, lambda p: bool(p.variants)),
-    "verdicts": Artefact({"verdicts": (verdicts.verdicts, _rounded), "checks": (verdicts.checks, _rounded)},
+    "verdicts": Artefact({"verdicts": (verdicts.verdicts, _rounded), "checks": (verdicts.checks, _rounded),
+                          "by_question": (tables.by_question, _rounded)},
                          {"checks": figures.checks}, lambda profile: bool(profile.variants)),
     "cost": Artefact({"cost": (_over_seeds(analyses.cost, _RUN, ["seconds", "seconds_sample", "seconds_score", "seconds_update"]),
                                _rounded)}, {"cost": figures.cost}, _probes("prompts")),
@@ -91,3 +95,26 @@ def committed():
     """The profiles that have committed results, each with its folder."""
     return [(runs.load_profile(path.parent.name), path.parent) for path in sorted((runs.ROOT / "results").glob("*/runs"))
             if path.parent.name != "local"]
+
+
+def worlds(first="nano", second="control"):
+    """What Policy Split and GRPO change in two worlds, at the size that both have: mean differences with 95% intervals over seeds.
+
+    Results are this machine's where there are any, else the committed ones; a world that was not run is left out.
+    """
+    profiles, rows = [runs.load_profile(name) for name in (first, second)], []
+    size = next(size for size in profiles[0].sizes if size in profiles[1].sizes)
+    for profile in profiles:
+        folder = profile.folder if (profile.folder / "runs").exists() else runs.ROOT / "results" / profile.name
+        found = tables.per_seed(profile, folder)
+        found = found[found["size"] == size].set_index("seed")
+        for one, mode, other in (("grpo", "normal", "original"), ("policy_split", "normal", "grpo"), ("policy_split", "he", "grpo"),
+                                 ("policy_split_released", "normal", "grpo"), ("policy_split_released", "he", "grpo")):
+            own = found[(found.method == one) & (found["mode"] == mode)]
+            against = found[(found.method == other) & (found["mode"] == "normal")]
+            if len(own) and len(against):
+                row = {"world": profile.name, "size": size, "difference": f"{own.label.iloc[0]} - {against.label.iloc[0]}"}
+                for measure, name in (("average_acc", "points"), ("average_ent", "bits")):
+                    row[name], row[f"{name}_ci"] = mean_interval((own[measure] - against[measure]).dropna())
+                rows.append(row)
+    return pd.DataFrame(rows)

@@ -3,6 +3,7 @@
 import io
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from pslib import analyses, checkpoint, runs, tables, verdicts
@@ -40,7 +41,7 @@ def accuracy_against_entropy(profile, folder=None):
             axis.set(title=f"nano {size}" if profile.model == "nano" else size,
                      xlabel="entropy, bits a token (average of four suites)")
         axes[0, 0].set_ylabel("accuracy, % (average of four suites)")
-        axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
+        _legend(axes, axes[0, -1])
     return figure
 
 
@@ -68,7 +69,7 @@ def training_curves(profile, size, methods=("grpo", "policy_split"), seeds=None,
                     axis.plot(mean.index, mean, line, color=COLOURS[name], lw=1.8, label=label)
         left.set(xlabel="step", ylabel="accuracy of the step's rollouts")
         right.set(xlabel="step", ylabel="entropy, bits a token")
-        right.legend(fontsize=8)
+        _legend([left, right], right, loc="best", bbox_to_anchor=None)
         figure.tight_layout()
     return figure
 
@@ -102,6 +103,13 @@ def _panels(profile, rows=1, width=3.6, height=3.0, **kwargs):
                         **kwargs)
 
 
+def _legend(axes, at, **where):
+    """One legend for all panels, in which a size without results has no lines."""
+    found = {label: handle for axis in np.ravel(axes) for handle, label in zip(*axis.get_legend_handles_labels())}
+    if found:
+        at.legend(found.values(), found, **{"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "fontsize": 8, **where})
+
+
 def _band(axis, table, x, y, **style):
     """A line of means with its 95% band."""
     axis.plot(table[x], table[y], **style)
@@ -128,7 +136,7 @@ def dynamics(profile, folder=None, methods=("grpo", "policy_split", "policy_spli
             axes[1, column].set(xlabel="training step")
         axes[0, 0].set_ylabel("entropy, bits a token")
         axes[1, 0].set_ylabel("inter-mode KL, nats a token")
-        axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
+        _legend(axes, axes[0, -1])
         figure.tight_layout()
     return figure
 
@@ -207,7 +215,7 @@ def best_of_n(profile, folder=None, methods=("original", "grpo", "policy_split",
             axis.set_xticks(analyses.TRIES, map(str, analyses.TRIES))
             axis.minorticks_off()
         axes[0, 0].set_ylabel("questions not solved by any of n, %")
-        axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=7)
+        _legend(axes, axes[0, -1], fontsize=7)
         figure.tight_layout()
     return figure
 
@@ -236,7 +244,7 @@ def behaviour(profile, folder=None, methods=("original", "grpo", "policy_split",
             axis.set_yticks([-k for k in range(len(ticks))], ticks, fontsize=8)
             axis.set(title=_named(profile, size), xlabel="share of responses; right: distance", xlim=(0, 1))
             axis.grid(False)
-        axes[0, 0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, fontsize=8)
+        _legend(axes, axes[0, 0], loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5)
         figure.tight_layout()
     return figure
 
@@ -257,7 +265,7 @@ def prompt_generalization(profile, folder=None, methods=("original", "grpo", "po
                     axis.set_yticks([-place for place in range(len(table))], [p.replace("_", " ") for p in table.prompt])
             axis.axvline(0, color="black", lw=0.8)
             axis.set(title=_named(profile, size), xlabel="change of entropy, bits a token")
-        axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
+        _legend(axes, axes[0, -1])
         figure.tight_layout()
     return figure
 
@@ -275,7 +283,7 @@ def cost(profile, folder=None):
                     axis.barh(own.index, own[f"seconds_{part}"], left=left, color=colour, label=part)
                     left = left + own[f"seconds_{part}"]
             axis.set(title=_named(profile, size), xlabel="seconds a step")
-        axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
+        _legend(axes, axes[0, -1])
         figure.tight_layout()
     return figure
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from pslib import advantages, evaluate, modes, nano, tasks
+from pslib import advantages, creative, evaluate, modes, nano, tasks
 from pslib.rollouts import engine_for, render_all, sample
 
 # Under which names the prompts are asked: the trained one is the profile's, the others were never trained.
@@ -55,7 +55,6 @@ def stories(model, tokenizer, both, settings, samples, generator):
     Prompts: mode, prompt, div_2gram and div_bleu4 (0 to 100, over the prompt's samples), entropy_bits, tokens. Texts: mode,
     prompt, sample, story.
     """
-    from pslib import creative
     asked = [{"id": prompt, "question": prompt, "answer": ""} for prompt in nano.story_prompts()]
     settings, scores, texts = replace(settings, samples=samples), [], []
     for mode in both:

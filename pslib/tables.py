@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pslib import analyses, evaluate, methods, runs, tasks
+from pslib import analyses, creative, evaluate, methods, runs, stats, tasks
 from pslib.stats import mean_interval
 
 ROLES = {"like": "math500", "long": "aime", "choice": "gpqa", "mixed": "mmlu_pro"}  # our suite -> the paper's column
@@ -166,6 +166,27 @@ def reported_table2():
     return pd.read_csv(runs.ROOT / "results" / "paper" / "table2_table10_creative.csv")
 
 
+def by_question(profile, folder=None, one="policy_split"):
+    """Accuracy of a method's normal mode against every other method's, paired by question and seed, all suites together.
+
+    A row a size and other method: difference in points with its 95% interval for new seeds and new questions (see
+    stats.paired_by_question), p, and p_holm over the size's rows.
+    """
+    found, rows = analyses.collect(profile, "evaluation", folder), []
+    for size in profile.sizes:
+        normal = found[(found["size"] == size) & (found["mode"] == "normal")] if len(found) else found
+        for other in profile.methods:
+            pair = [normal[normal.method == name] for name in (one, other)]
+            if other != one and all(map(len, pair)):
+                e = stats.paired_by_question(*pair)
+                rows.append({"size": size, "first": profile.method(one).label, "second": profile.method(other).label,
+                             "points": 100 * e.difference, "low": 100 * e.low, "high": 100 * e.high, "p": e.p,
+                             "seeds": e.seeds, "questions": e.questions})
+    table = pd.DataFrame(rows, columns=["size", "first", "second", "points", "low", "high", "p", "seeds", "questions"])
+    table["p_holm"] = table.groupby("size", sort=False).p.transform(lambda p: stats.holm(p.to_numpy()))
+    return table
+
+
 def ablations(profile, folder=None):
     """The ablation table: every variant's accuracy, entropy and final KL in each mode, and its difference from a reference.
 
@@ -207,3 +228,21 @@ def ablations_shown(table):
         "KL at the end, nats": [_cell(row, "kl_end", 4) for row in rows], "against": table.reference,
         "acc change, points": [_cell(row, "average_acc_change", 1) for row in rows],
         "bits change": [_cell(row, "average_ent_change", 3) for row in rows]})
+
+
+def judged(profile, folder=None):
+    """Table 10, ours: the judges' mean scores (0 to 100) of one story a prompt, for each size, method and mode of the first seed.
+
+    Columns size, label, judge and creative.RUBRICS; one row with a blank judge and no scores where no judge is configured.
+    """
+    root, rows = Path(folder or profile.folder) / "runs", []
+    for size in profile.sizes:
+        for name in profile.probe.methods:
+            path = root / runs.run_id(name, size, profile.seeds[0]) / "story_texts.parquet"
+            told = pd.read_parquet(path).query("sample == 0") if path.exists() else pd.DataFrame(columns=["mode", "story"])
+            for mode, own in told.groupby("mode", sort=False):
+                scores = creative.judge(list(own.story)).groupby("judge")[list(creative.RUBRICS)].mean()
+                label = profile.method(name).label + (HE if mode == "he" else "")
+                rows.append(scores.reset_index().assign(size=size, label=label))
+    table = pd.concat(rows) if rows else pd.DataFrame()
+    return table.reindex(columns=["size", "label", "judge", *creative.RUBRICS])

@@ -147,7 +147,7 @@ CHECKS = {"C1": _c1, "C2": _c2, "C3": _c3, "C4": _c4, "C5": _c5, "C6": _c6, "C7"
 def checks(profile, folder=None):
     """Every check of every claim at every size that was run: a row each, from one difference a seed.
 
-    Columns claim, size, check, unit, seeds, mean, low and high (95% t interval), bootstrap_low and bootstrap_high, d
+    Columns claim, size, check, unit, seeds, mean, low and high (95% t interval), bootstrap_low and bootstrap_high, d_z
     (mean over standard deviation), p and p_holm (over the claim's checks), detectable (the smallest true difference that so
     many seeds find 80% of the time), verdict.
     """
@@ -170,8 +170,8 @@ def checks(profile, folder=None):
 
 def _tested(values):
     effect = stats.paired_effect(values, np.zeros_like(values))
-    return {"seeds": len(values), "mean": effect.mean, "low": effect.low, "high": effect.high,
-            "bootstrap_low": effect.bootstrap_low, "bootstrap_high": effect.bootstrap_high, "d": effect.d, "p": effect.p,
+    return {"seeds": len(values), "mean": effect.difference, "low": effect.low, "high": effect.high,
+            "bootstrap_low": effect.bootstrap_low, "bootstrap_high": effect.bootstrap_high, "d_z": effect.d_z, "p": effect.p,
             "detectable": stats.detectable(values.std(ddof=1), len(values))}
 
 

@@ -1,0 +1,147 @@
+"""Analyses, tables and artefacts on a folder of made-up results whose numbers are known by hand."""
+
+import itertools
+import math
+
+import evidence
+import pandas as pd
+import pytest
+
+from pslib import analyses, artefacts, figures, runs, tables
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return evidence.write(tmp_path_factory.mktemp("evidence"))
+
+
+# --- best of n ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("samples, correct, n", [(4, 1, 2), (5, 2, 3), (6, 0, 3), (4, 4, 1), (5, 3, 5), (4, 1, 0)])
+def test_best_of_n_is_the_share_of_all_draws_that_hold_a_right_response(samples, correct, n):
+    responses = [k < correct for k in range(samples)]
+    draws = list(itertools.combinations(responses, n))
+    assert analyses.best_of(correct, samples, n) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+@pytest.mark.parametrize("correct, samples, n", [(5, 4, 1), (-1, 4, 1), (2, 4, 5)])
+def test_best_of_n_refuses_what_cannot_be(correct, samples, n):
+    with pytest.raises(ValueError, match="0 <= correct <= samples and n <= samples"):
+        analyses.best_of(correct, samples, n)
+
+
+def test_half_of_the_budget_in_each_mode_solves_what_either_solves(found):
+    table = analyses.best_of_n(*found).query("method == 'policy_split' and seed == 1").set_index(["sampling", "n"]).accuracy
+    # of 4 samples q1 has 2 right in the normal mode and 1 in the HE mode, q2 0 and 4, q3 none, q4 1 and 0
+    assert table["normal", 1] == pytest.approx(100 * (2 / 4 + 0 + 0 + 1 / 4) / 4)
+    assert table["normal", 2] == pytest.approx(100 * ((1 - 1 / 6) + 0 + 0 + 1 / 2) / 4)
+    # one response in each mode: q1 1 - (1/2)(3/4), q2 1, q3 0, q4 1/4
+    assert table["both", 2] == pytest.approx(100 * ((1 - 0.5 * 0.75) + 1 + 0 + 0.25) / 4)
+    assert ("both", 1) not in table.index and max(n for _, n in table.index) == 4
+    alone = analyses.solved_by_one(*found).query("method == 'grpo'").iloc[0]
+    assert (alone.only_normal, alone.only_he, alone.neither) == (25.0, 25.0, 25.0)
+
+
+# --- dynamics, behaviour, prompts, cost -----------------------------------------------------------------------------
+def test_dynamics_hold_measured_steps_only_and_ends_are_means_of_five(found):
+    table = analyses.dynamics(*found)
+    assert 2 not in set(table.step) and len(table.query("method == 'grpo' and seed == 1")) == 10
+    ends = analyses.start_and_end(*found).query("method == 'policy_split' and seed == 1").iloc[0]
+    assert ends.kl_he_from_normal_start == pytest.approx(0.001 * (1 + 6 + 11 + 16 + 21) / 5 + 0.0001)
+    assert ends.kl_he_from_normal_end == pytest.approx(0.001 * (26 + 31 + 36 + 41 + 46) / 5 + 0.0001)
+    assert "eta_1" not in set(table.method) and set(analyses.dynamics(*found, variants=True).method) >= {"eta_1", "unshared"}
+
+
+def test_the_distance_between_modes_is_half_the_sum_of_the_differences_of_their_shares(found):
+    table = analyses.behaviour(*found).query("seed == 1").set_index("method")
+    assert table.distance["policy_split"] == pytest.approx(0.3) and table.distance["grpo"] == pytest.approx(0.1)
+    assert 0 < table.chance["grpo"] < 0.05 and table.kl["policy_split"] == 0.2
+
+
+def test_prompts_are_told_as_changes_from_the_same_runs_normal_mode(found):
+    row = analyses.prompt_generalization(*found).query("method == 'grpo' and seed == 2 and prompt == 'trained'").iloc[0]
+    assert row.entropy_change == pytest.approx(0.05 + 0.002) and row.accuracy_change == pytest.approx(-10)
+    assert "none" not in set(analyses.prompt_generalization(*found).prompt)
+
+
+def test_cost_is_the_mean_step_and_its_parts(found):
+    row = analyses.cost(*found).query("method == 'policy_split' and seed == 3").iloc[0]
+    assert (row.seconds_sample, row.seconds_score, row.seconds_update, row.seconds) == (4.0, 0.5, 2.0, 6.5)
+
+
+def test_the_bonus_is_told_by_kind_beside_the_advantage(found):
+    table = analyses.bonus_by_kind(*found).set_index("kind")
+    assert table.mean_bonus["plan"] == 1.5 and table.paper_median["sum"] == pytest.approx(0.015)
+    assert table.released_max["plan"] == pytest.approx(0.12) and table.tokens.to_dict() == {"plan": 2, "sum": 1}
+
+
+def test_over_seeds_gives_means_and_students_interval():
+    table = pd.DataFrame({"k": ["b", "b", "a"], "seed": [1, 2, 1], "x": [1.0, 3.0, 5.0]})
+    out = analyses.over_seeds(table, ["k"], ["x"]).set_index("k")
+    assert list(out.index) == ["b", "a"] and out.x["b"] == 2 and out.seeds["b"] == 2
+    assert out.x_ci["b"] == pytest.approx(12.7062, rel=1e-4) and math.isnan(out.x_ci["a"])
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+def test_ablations_are_paired_with_policy_split_of_the_same_eta_and_eta_with_grpo(found):
+    table = tables.ablations(*found).set_index(["variant", "mode"])
+    assert table.reference["eta_1", "he"] == "grpo" and table.average_acc_change["eta_1", "normal"] == pytest.approx(-10)
+    assert table.reference["unshared", "he"] == "eta_1" and table.average_acc_change["unshared", "he"] == pytest.approx(2)
+    assert table.average_acc_change_ci["unshared", "he"] == pytest.approx(0)  # the seeds' jitter cancels in pairs
+    assert table.reference["policy_split_released", "normal"] == "policy_split" == table.reference["doubled", "normal"]
+    assert table.seeds["doubled", "normal"] == 0 and math.isnan(table.average_acc["doubled", "normal"])  # not run: a blank
+    assert table.kl_end["eta_1", "he"] == pytest.approx(0.0362)
+
+
+def test_table_2_is_the_mean_over_prompts_then_seeds_in_both_modes(found):
+    table = tables.table2(*found).set_index("label")
+    assert table.div_2gram["Policy Split + HE prompt"] == 62 and table.div_2gram["GRPO + HE prompt"] == 52
+    assert table.div_2gram_ci["GRPO"] == pytest.approx(4.3027 / 3**0.5, rel=1e-4)  # t of 2 degrees of freedom; s = 1
+
+
+def test_judged_stories_are_blank_where_no_judge_is_configured(found, monkeypatch, tmp_path):
+    for name in ("URL", "MODELS", "KEY"):
+        monkeypatch.delenv(f"PSLIB_JUDGE_{name}", raising=False)
+    assert list(tables.judged(*found).columns) == ["size", "label", "judge", *tables.creative.RUBRICS]
+    folder = tmp_path / "runs" / "grpo-0.2m-s1"
+    folder.mkdir(parents=True)
+    pd.DataFrame({"mode": "he", "prompt": "p", "sample": [0, 1], "story": ["a", "b"]}).to_parquet(folder / "story_texts.parquet")
+    row = tables.judged(found[0], tmp_path).iloc[0]
+    assert row.label == "GRPO + HE prompt" and row.judge == "" and math.isnan(row.creativity)
+
+
+# --- artefacts ------------------------------------------------------------------------------------------------------
+def test_every_artefact_is_written_from_results_alone_and_has_content(found):
+    profile, folder = found
+    names = artefacts.write_all(profile, folder)
+    assert names == list(artefacts.ARTEFACTS)
+    for name, artefact in artefacts.ARTEFACTS.items():
+        for table in artefact.tables:
+            assert len(pd.read_csv(folder / "tables" / f"{table}.csv")) > 0 and (folder / "tables" / f"{table}.md").stat().st_size > 50
+        for figure in artefact.figures:
+            for kind in ("svg", "png"):
+                assert (folder / "figures" / f"{figure}.{kind}").stat().st_size > 5000
+
+
+def test_a_profile_without_results_has_empty_artefacts_and_no_error(tmp_path):
+    for name in ("smoke", "nano"):
+        profile = runs.load_profile(name)
+        for artefact in artefacts.ARTEFACTS:
+            if artefacts.ARTEFACTS[artefact].needs(profile):
+                artefacts.write(profile, artefact, tmp_path / name)
+    assert pd.read_csv(tmp_path / "nano" / "tables" / "verdicts.csv").verdict.eq("not tested").all()
+
+
+def test_an_unknown_artefact_is_refused():
+    with pytest.raises(ValueError, match="no artefact is called 'table3'; there are table1_general"):
+        artefacts.write(runs.load_profile("smoke"), "table3")
+
+
+def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
+    figure = figures.dynamics(*found)
+    size = found[0].sizes.index("0.2m")
+    entropy, kl = figure.axes[size], figure.axes[len(found[0].sizes) + size]
+    assert [line.get_label() for line in entropy.lines] == ["GRPO", "Policy Split", "Policy Split, HE mode",
+                                                            "Policy Split (released code's bonus)",
+                                                            "Policy Split (released code's bonus), HE mode"]
+    assert len(kl.lines) == 2 and kl.lines[0].get_ydata()[0] == pytest.approx(0.001 + 0.0002)
+    figures.plt.close(figure)

@@ -1,0 +1,70 @@
+"""Verdicts: what a claim's checks add up to, and that each check reads the difference that it names."""
+
+import evidence
+import pandas as pd
+import pytest
+
+from pslib import verdicts
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return evidence.write(tmp_path_factory.mktemp("evidence"))
+
+
+ABOVE, BELOW, NEITHER = [1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [1.0, -1.1, 0.2]
+
+
+@pytest.mark.parametrize("checks, expected", [
+    ([ABOVE, ABOVE], "confirmed"), ([ABOVE, NEITHER], "partly"), ([ABOVE, BELOW], "partly"), ([BELOW, NEITHER], "refuted"),
+    ([NEITHER, NEITHER], "not separated"), ([], "not tested"),
+])
+def test_a_claim_is_what_its_checks_add_up_to(found, monkeypatch, checks, expected):
+    def function(e, size):
+        for values in checks:
+            yield "is above 0", "points", pd.Series(values), "positive"
+
+    monkeypatch.setattr(verdicts, "CHECKS", {"C1": function})
+    table = verdicts.verdicts(*found).set_index("id")
+    assert table.verdict["C1"] == expected and table.checks["C1"] == len(checks)
+    assert (table.verdict.drop("C1") == "not tested").all()
+
+
+def test_a_check_that_holms_correction_takes_away_is_not_separated(found, monkeypatch):
+    # alone p = .0206 (t = 6.86 with 2 degrees of freedom); of four such checks the smallest is multiplied by 4
+    def function(count):
+        return lambda e, size: (("above", "points", pd.Series([1.0, 1.5, 0.8]), "positive") for _ in range(count))
+
+    monkeypatch.setattr(verdicts, "CHECKS", {"C2": function(1), "C3": function(4)})
+    table = verdicts.checks(*found).groupby("claim").first()
+    assert table.p["C2"] == pytest.approx(table.p["C3"]) and table.p_holm["C3"] == pytest.approx(4 * table.p["C3"])
+    assert 0.0125 < table.p["C2"] < 0.05 and table.verdict.to_dict() == {"C2": "confirmed", "C3": "not separated"}
+
+
+def means(found, claim):
+    table = verdicts.checks(*found)
+    return table[table.claim == claim].set_index("check")["mean"].round(6).to_dict()
+
+
+def test_the_checks_read_the_differences_that_they_name(found):
+    c2, c3, c5 = (means(found, claim) for claim in ("C2", "C3", "C5"))
+    assert c2 == {"normal mode more accurate than Original": 25, "normal mode more accurate than GRPO": 5}
+    assert c3["normal mode has more entropy than Original"] == 0.1 and c3["HE mode has more entropy than GRPO"] == 0.3
+    assert c3["HE mode has more entropy than the normal mode"] == 0.1 and c3["HE mode is less accurate"] == -10
+    assert c5 == {"eta 0.03 more accurate than eta 0": -5, "eta 0.03 more accurate than eta 1": 15,
+                  "a positive bonus in the normal mode lowers its accuracy (eta 1)": 2, "eta 1 has more entropy than eta 0.03": 0.2}
+    assert means(found, "C6") == {"sharing makes the normal mode more accurate (eta 1)": 6,
+                                  "sharing makes the he mode more accurate (eta 1)": -2}
+    assert means(found, "C4") == {"HE mode above the normal mode, Div-2-gram": 10, "HE mode above GRPO, Div-2-gram": 10,
+                                  "HE mode above the normal mode, Div-BLEU-4": 0, "HE mode above GRPO, Div-BLEU-4": 0}
+    assert means(found, "C1") == {"KL under the shortened prompt is below 0.03": 0.028, "KL under the full prompt is below 0.03": 0.019}
+    assert means(found, "C7") == {"inter-mode KL grows in training": 0.025, "KL under the prompt larger than GRPO's": 0.198,
+                                  "modes' derivations farther apart than GRPO's under the same prompt": 0.2}
+    assert means(found, "C9") == {"a rewritten prompt (its first sentence) raises entropy": 0.032,
+                                  "an unseen low-entropy prompt (its first sentence) lowers entropy by less than 0.02 bits": 0.021}
+    # (6.5 - k) / (4 - k) for seeds k = 1, 2, 3 counted from the last: 4.5/3, 5.5/4, 6.5/5
+    assert means(found, "C10")["a step takes at most 1.4 times GRPO's"] == pytest.approx(1.4 - (4.5 / 3 + 5.5 / 4 + 6.5 / 5) / 3, abs=1e-6)
+
+
+def test_every_claim_of_the_paper_has_a_row_and_a_check():
+    assert list(verdicts.claims()) == list(verdicts.CHECKS) == [f"C{k}" for k in range(1, 11)]

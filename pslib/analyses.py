@@ -4,6 +4,7 @@ Every function takes a profile and optionally the folder of its results (by defa
 DataFrame with columns size, method, label and seed before its own, and leaves out what was not run.
 """
 
+from functools import lru_cache
 from math import comb
 from pathlib import Path
 
@@ -16,13 +17,23 @@ from pslib.stats import mean_interval
 TRIES = (1, 2, 4, 8, 16, 32, 64)
 
 
+@lru_cache(maxsize=4096)
+def _read(path, stamp):
+    return pd.read_csv(path)
+
+
+def read(path):
+    """A CSV file as a table, read once for as long as it does not change."""
+    return _read(path, path.stat().st_mtime_ns)
+
+
 def collect(profile, name, folder=None, variants=False):
     """Every run's <name>.csv of a profile's table 1, or of its variants, as one table; empty where there is none."""
     root, parts = Path(folder or profile.folder) / "runs", []
     for method, size, seed in profile.grid:
         path = root / runs.run_id(method, size, seed) / f"{name}.csv"
         if (method in profile.variants) == variants and path.exists():
-            own = pd.read_csv(path)
+            own = read(path)
             who = {"size": size, "method": method, "label": profile.method(method).label, "seed": seed}
             parts.append(pd.concat([pd.DataFrame(who, index=own.index), own], axis=1))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["size", "method", "label", "seed"])
@@ -129,9 +140,9 @@ def prompt_generalization(profile, folder=None):
     A row a run and prompt.
     """
     found = collect(profile, "prompts", folder)
-    if found.empty:
-        return found
     keys = ["size", "method", "label", "seed"]
+    if found.empty:
+        return pd.DataFrame(columns=[*keys, "prompt", "kl_from_normal", "accuracy_change", "entropy_change"])
     none = found[found.prompt == "none"].set_index(keys)
     rest = found[found.prompt != "none"].set_index(keys)
     moved = rest[["prompt", "kl_from_normal"]].assign(
@@ -144,7 +155,7 @@ def cost(profile, folder=None):
     """Seconds a step that each run spent on sampling, scoring and update, and in all."""
     found, parts = collect(profile, "metrics", folder), ["sample", "score", "update"]
     if found.empty:
-        return found
+        return pd.DataFrame(columns=["size", "method", "label", "seed", "seconds", *(f"seconds_{p}" for p in parts)])
     means = found.groupby(["size", "method", "label", "seed"], sort=False)[[f"seconds_{p}" for p in parts]].mean().reset_index()
     return means.assign(seconds=means[[f"seconds_{p}" for p in parts]].sum(axis=1))
 

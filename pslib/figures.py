@@ -148,7 +148,9 @@ def _named(profile, size):
 def eta_ablation(profile, folder=None):
     """Accuracy, entropy and final inter-mode KL of both modes against eta; GRPO as a line with its 95% band."""
     table = tables.ablations(profile, folder)
-    table = table[table.reference == "grpo"]
+    table = table[(table.reference == "grpo") & (table.seeds > 0)]
+    collapsed = table[table.average_acc < 20].sort_values("eta")  # would hide all the rest
+    table = table.drop(collapsed.index)
     grpo = tables.table1(profile, folder).set_index(["size", "label"])
     at = (profile.ablation_size, "GRPO")
     panels = (("average_acc", "accuracy, %"), ("average_ent", "entropy, bits a token"), ("kl_end", "inter-mode KL at the end, nats"))
@@ -170,6 +172,10 @@ def eta_ablation(profile, folder=None):
             axis.minorticks_off()
             axis.set(xlabel="eta", ylabel=name)
         axes[0].legend(fontsize=8)
+        if len(collapsed):
+            lines = [f"eta {row.eta:g}, {row.mode} mode: {row.average_acc:.0f}%, {row.average_ent:.1f} bits, KL {row.kl_end:.2f}"
+                     for row in collapsed.itertuples()]
+            axes[2].set_title("not drawn, collapsed:\n" + "\n".join(lines), fontsize=7)
         figure.tight_layout()
     return figure
 
@@ -310,7 +316,7 @@ def bonus_size(profile, folder=None):
 
 
 def checks(profile, folder=None):
-    """Every check of the ten claims: its mean in units of its standard deviation's interval, coloured by its verdict."""
+    """Every check of the ten claims: its mean in half-widths of its 95% interval, right where the claim puts it."""
     table = verdicts.checks(profile, folder)
     if table.empty:
         return plt.figure()
@@ -318,12 +324,12 @@ def checks(profile, folder=None):
     signs = {"confirmed": "o", "refuted": "X", "not separated": "|"}
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(9.0, 0.17 * len(table) + 1.0))
-        half = (table.high - table.low) / 2
-        for kind, own in table.assign(place=range(len(table), 0, -1), scaled=table["mean"] / half).groupby("verdict"):
+        half, side = (table.high - table.low) / 2, table.direction.map({"positive": 1, "negative": -1})
+        for kind, own in table.assign(place=range(len(table), 0, -1), scaled=side * table["mean"] / half).groupby("verdict"):
             axis.errorbar(own.scaled.clip(-6, 6), own.place, xerr=1, fmt=signs[kind], color=colours[kind], ms=5, lw=1, label=kind)
         axis.axvline(0, color="black", lw=0.8)
         axis.set_yticks(range(len(table), 0, -1), [f"{row.claim}  {row.check}  ({row.size})" for row in table.itertuples()], fontsize=6.5)
-        axis.set(xlabel="mean difference over its interval's half-width (cut at 6)", ylim=(0, len(table) + 1))
+        axis.set(xlabel="mean difference over its interval's half-width (cut at 6); the claim's side is right", ylim=(0, len(table) + 1))
         axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.0 + 2.2 / len(table)), ncols=3)
     return figure
 

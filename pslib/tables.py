@@ -1,5 +1,6 @@
 """Tables: each function reads results and returns a DataFrame; a missing run is a blank."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,12 @@ from pslib.stats import mean_interval
 ROLES = {"like": "math500", "long": "aime", "choice": "gpqa", "mixed": "mmlu_pro"}  # our suite -> the paper's column
 HE = " + HE prompt"  # what a row of the high-entropy mode adds to the method's label, as in the paper
 MEASURES = [f"{suite}_{what}" for suite in (*tasks.TEST_SUITES, "average") for what in ("acc", "ent")]
+
+
+@lru_cache(maxsize=4096)
+def _means(path, stamp):
+    """An evaluation's summary, made once for as long as the file does not change: many tables want it."""
+    return evaluate.summary(pd.read_csv(path)).set_index(["mode", "suite"])
 
 
 def per_seed(profile, folder=None):
@@ -23,7 +30,7 @@ def per_seed(profile, folder=None):
         path = root / run / "evaluation.csv"
         if not path.exists():
             continue
-        means = evaluate.summary(pd.read_csv(path)).set_index(["mode", "suite"])
+        means = _means(path, path.stat().st_mtime_ns)
         for mode in method.sampling:
             row = {}
             for suite in tasks.TEST_SUITES:

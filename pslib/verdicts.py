@@ -41,7 +41,7 @@ class Evidence:
     def table(self, function, size, **equal):
         """The rows of an analysis for one size and given values, by seed."""
         own = function(self.profile, self.folder)
-        own = own[own["size"] == size] if len(own) else pd.DataFrame(columns=["seed", *equal])
+        own = own[own["size"] == size]
         for column, value in equal.items():
             own = own[own[column] == value]
         return own.set_index("seed")
@@ -147,7 +147,7 @@ CHECKS = {"C1": _c1, "C2": _c2, "C3": _c3, "C4": _c4, "C5": _c5, "C6": _c6, "C7"
 def checks(profile, folder=None):
     """Every check of every claim at every size that was run: a row each, from one difference a seed.
 
-    Columns claim, size, check, unit, seeds, mean, low and high (95% t interval), bootstrap_low and bootstrap_high, d_z
+    Columns claim, size, check, unit, direction (of the claim), seeds, mean, low and high (95% t interval), bootstrap_low and bootstrap_high, d_z
     (mean over standard deviation), p and p_holm (over the claim's checks), detectable (the smallest true difference that so
     many seeds find 80% of the time), verdict.
     """
@@ -165,7 +165,7 @@ def checks(profile, folder=None):
     table["p_holm"] = table.groupby("claim").p.transform(lambda p: stats.holm(p.to_numpy()))
     told = [stats.verdict(row.low, row.high, row.direction) for row in table.itertuples()]
     table["verdict"] = np.where(table.p_holm < 0.05, told, "not separated")
-    return table.drop(columns="direction")
+    return table
 
 
 def _tested(values):

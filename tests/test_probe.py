@@ -1,0 +1,75 @@
+"""What a model is asked beside the suites: counts, prompts, stories, and the bonus of eq. 3 on its tokens."""
+
+import pytest
+import torch
+
+from pslib import evaluate, modes, nano, probe, rewards
+
+SETTINGS = evaluate.Settings(questions=3, samples=2, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=8)
+
+
+@pytest.fixture
+def both(he):
+    return modes.NORMAL, he
+
+
+@pytest.fixture(autouse=True)
+def graded_by_length(monkeypatch):
+    monkeypatch.setattr(rewards, "grade", lambda text, answer: float(len(text) % 2))
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def test_many_tries_count_the_right_responses_of_each_question_and_mode(model, tokenizer, both):
+    table = probe.many_tries(model, tokenizer, both, SETTINGS, 3, 5, generator())
+    assert len(table) == 2 * 2 * 3 and (table.samples == 5).all() and table.correct.between(0, 5).all()
+    assert set(table["mode"]) == {"normal", "he"} and set(table.suite) == {"like", "long"} and table.correct.nunique() > 1
+
+
+def test_every_prompt_is_asked_and_the_normal_mode_is_no_distance_from_itself(model, tokenizer, both, monkeypatch):
+    monkeypatch.setattr(probe, "UNSEEN", ("high_entropy_short",))  # the others would not fit the tiny model's patience
+    table = probe.under_prompts(model, tokenizer, both, SETTINGS, 3, generator()).set_index("prompt")
+    assert list(table.index) == ["none", "trained", "high_entropy_short"]
+    assert table.kl_from_normal["none"] == 0 != table.kl_from_normal["trained"]
+    shares = table[[f"share_{d}" for d in (*nano.DERIVATIONS, "other")]].sum(axis=1)
+    assert shares.tolist() == pytest.approx([1, 1, 1])
+
+
+def test_the_unseen_prompts_are_there(tokenizer):
+    assert all(modes.he_mode(name).system for name in probe.UNSEEN)
+    assert modes.prompts()["modes"]["low_entropy"].startswith(modes.he_mode("low_entropy_short").system[:-1])
+    assert modes.prompts()["modes"]["rewritten_high_entropy"].startswith(modes.he_mode("rewritten_high_entropy_short").system)
+
+
+def test_stories_are_scored_by_prompt_and_kept(model, tokenizer, both, monkeypatch):
+    prompts = nano.story_prompts()[:2]
+    monkeypatch.setattr(nano, "story_prompts", lambda: prompts)
+    scores, texts = probe.stories(model, tokenizer, both, SETTINGS, 3, generator())
+    assert len(scores) == 4 and len(texts) == 12 and list(texts["sample"][:3]) == [0, 1, 2]
+    own = texts[(texts["mode"] == "he") & (texts.prompt == prompts[1])].story.tolist()
+    row = scores[(scores["mode"] == "he") & (scores.prompt == prompts[1])].iloc[0]
+    assert row.div_2gram == pytest.approx(probe.creative.div_ngram(own)) and row.div_bleu4 == pytest.approx(probe.creative.div_bleu(own))
+
+
+def test_the_bonus_of_each_token_is_that_of_the_equations(model, tokenizer, both):
+    table = probe.bonus(model, tokenizer, both, SETTINGS, 4, 4, generator())
+    assert len(table) > 20 and set(table["mode"]) == {"normal", "he"} and set(table.kind) <= {*nano.KINDS, "wording", "end"}
+    bound = table.advantage.abs() / 2
+    assert (table.paper - 0.03 * table.bonus.clip(-bound, bound)).abs().max() < 1e-5
+    assert (table.released - 2 * (0.03 * table.bonus).clip(-bound, bound)).abs().max() < 1e-5
+    assert (table.advantage != 0).all() and abs(table.bonus.mean()) < 0.5
+
+
+def test_characters_are_of_the_plan_the_sums_the_box_or_the_wording():
+    kinds = nano.kinds_of("Well, halves: 7+8=15. In all 15 \\boxed{15}")
+    text = "Well, halves: 7+8=15. In all 15 \\boxed{15}"
+    assert {text[k] for k, kind in enumerate(kinds) if kind == "sum"} == set("7+8=15")
+    assert "".join(c for c, kind in zip(text, kinds) if kind == "plan") == "halves:"
+    assert "".join(c for c, kind in zip(text, kinds) if kind == "box") == "\\boxed{15}"
+
+
+def test_only_what_is_wanted_is_asked(model, tokenizer, both):
+    assert probe.probe(model, tokenizer, both, SETTINGS, evaluate.Probe(), 1) == {}
+    assert set(probe.probe(model, tokenizer, both, SETTINGS, evaluate.Probe(best_of_n=1, samples=2), 1)) == {"best_of_n"}

@@ -1,4 +1,4 @@
-"""Statistics: the mean over seeds and its interval, by hand."""
+"""Statistics over seeds and questions: intervals, effects, tests and verdicts, by hand."""
 
 import math
 
@@ -39,3 +39,140 @@ def test_arrays_and_columns_give_plain_floats():
     for values in (np.array([1, 2, 3]), pd.Series([1.0, 2.0, 3.0])):
         out = stats.mean_interval(values)
         assert [type(x) for x in out] == [float, float] and out[0] == 2.0
+
+
+def test_the_bootstrap_interval_is_inside_the_values_and_repeats():
+    values = [1.0, 2.0, 3.0, 4.0, 10.0]
+    low, high = stats.bootstrap_interval(values)
+    assert 1 < low < 4 < high < 10 and stats.bootstrap_interval(values) == (low, high)
+    assert stats.bootstrap_interval([*values, float("nan")]) == (low, high)
+    assert stats.bootstrap_interval(values, seed=1) != (low, high)
+    inner = stats.bootstrap_interval(values, level=0.5)
+    assert low < inner[0] < inner[1] < high
+    # BCa follows the skew: the mean is 4, and the interval reaches further up than down (the percentile one hardly).
+    assert high - 4 > 1.5 * (4 - low)
+
+
+def test_the_bootstrap_of_two_values_by_hand():
+    # The mean of a resample of 0 and 2 is 0, 1 or 2 with probabilities 1/4, 1/2, 1/4.
+    assert stats.bootstrap_interval([0, 2]) == (0, 2)
+    assert stats.bootstrap_interval([0, 2], level=0.4) == (1, 1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_bootstrap_of_equal_values_falls_back_and_of_one_is_blank():
+    assert stats.bootstrap_interval([7, 7, 7]) == (7, 7)
+    for values in ([], [7], [7, float("nan")]):
+        assert all(math.isnan(x) for x in stats.bootstrap_interval(values))
+
+
+def test_a_paired_effect_by_hand():
+    # Differences 1, 2, 3: t = 2 sqrt 3 with 2 degrees of freedom, for which p = 1 - t / sqrt(2 + t^2)
+    effect = stats.paired_effect([11, 22, 33], [10, 20, 30])
+    assert effect.difference == 2 and effect.seeds == 3 and effect.d_z == pytest.approx(2)
+    assert (effect.low, effect.high) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)
+    assert effect.p == pytest.approx(1 - math.sqrt(12 / 14))
+    assert (effect.bootstrap_low, effect.bootstrap_high) == stats.bootstrap_interval([1, 2, 3])
+    other = stats.paired_effect([10, 20, 30], [11, 22, 33])
+    assert (other.difference, other.d_z, other.p) == pytest.approx((-2, -2, effect.p))
+    nan = float("nan")
+    assert stats.paired_effect([11, nan, 22, 5, 33], [10, 4, 20, nan, 30]) == effect
+
+
+def test_a_paired_effect_without_spread_or_pairs_claims_nothing():
+    same = stats.paired_effect([0.3, 0.4, 0.7], [0.2, 0.3, 0.6])  # equal up to rounding
+    assert same.difference == pytest.approx(0.1) and math.isnan(same.p) and math.isnan(same.d_z)
+    for alone in (stats.paired_effect([1], [3]), stats.paired_effect([1, 2], [3, float("nan")])):
+        assert (alone.difference, alone.seeds) == (-2, 1) and all(math.isnan(x) for x in alone[1:7])
+    assert math.isnan(stats.paired_effect([], []).difference) and stats.paired_effect([], []).seeds == 0
+    with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
+        stats.paired_effect([1, 2], [1, 2, 3])
+
+
+def answered(shares, samples=10):
+    """A table of `samples` answers to each question in each seed, of which these shares (seeds x questions) are right."""
+    return pd.DataFrame([{"seed": s, "question_id": f"q{q}", "sample": k, "correct": int(k < round(samples * share))}
+                         for s, row in enumerate(shares) for q, share in enumerate(row) for k in range(samples)])
+
+
+def test_both_levels_by_hand():
+    # Mean .25; mean squares of seeds .01, questions .09, rest .01: variance .09 / 4, degrees .0081 / .0083, not below 1.
+    effect = stats.paired_by_question(answered([[0.5, 0.1], [0.3, 0.1]]), answered([[0, 0], [0, 0]]))
+    assert (effect.difference, effect.degrees, effect.seeds, effect.questions) == (pytest.approx(0.25), 1, 2, 2)
+    assert (effect.low, effect.high) == pytest.approx((0.25 - 12.706205 * 0.15, 0.25 + 12.706205 * 0.15), abs=1e-5)
+    assert effect.p == pytest.approx(1 - 2 * math.atan(5 / 3) / math.pi)
+    # Mean .3; .06, .08 and 0: variance .14 / 6, degrees .14^2 / (.06^2 / 1 + .08^2 / 2); t between those of 2 and 3 degrees
+    effect = stats.paired_by_question(answered([[0.3, 0.5, 0.7], [0.5, 0.7, 0.9]]), answered([[0.3] * 3, [0.3] * 3]))
+    assert (effect.difference, effect.degrees) == pytest.approx((0.3, 0.0196 / 0.0068))
+    assert 3.182446 < (effect.high - 0.3) / math.sqrt(0.14 / 6) < 4.302653
+
+
+def test_where_only_seeds_differ_it_is_the_t_test_over_seeds():
+    by_seed = [0.1, 0.2, 0.6, 0.3]
+    crossed = stats.paired_by_question(answered([[x] * 5 for x in by_seed]), answered([[0.2] * 5] * 4))
+    plain = stats.paired_effect(by_seed, [0.2] * 4)
+    assert crossed[:4] == pytest.approx((plain.difference, plain.low, plain.high, plain.p))
+    assert crossed.degrees == pytest.approx(3)
+    turned = stats.paired_by_question(answered([by_seed] * 5), answered([[0.2] * 4] * 5))  # and over questions
+    assert turned[:5] == pytest.approx(crossed[:5])
+
+
+def test_order_of_rows_and_seeds_of_one_table_do_not_matter():
+    first, second = answered([[0.5, 0.1], [0.3, 0.1]]), answered([[0, 0.2], [0.1, 0]])
+    expected = stats.paired_by_question(first, second)
+    more = pd.concat([second, answered([[1, 1, 1]] * 3).query("seed == 2")]).sample(frac=1, random_state=0)
+    assert stats.paired_by_question(first.iloc[::-1], more) == pytest.approx(expected)
+
+
+def test_tables_that_cannot_be_paired_are_refused_or_blank():
+    whole = answered([[0.5, 0.1], [0.3, 0.1]])
+    for holes in (whole[whole.question_id == "q0"], whole[(whole.question_id == "q0") | (whole.seed == 0)]):
+        with pytest.raises(ValueError, match="the same questions"):
+            stats.paired_by_question(whole, holes)
+    alone = stats.paired_by_question(whole, answered([[0, 0]]))
+    assert alone.difference == pytest.approx(0.3) and alone.seeds == 1 and math.isnan(alone.p) and math.isnan(alone.low)
+    none = stats.paired_by_question(whole, whole.assign(seed=whole.seed + 2))
+    assert none.seeds == 0 and math.isnan(none.difference)
+    same = stats.paired_by_question(whole, whole)
+    assert same.difference == 0 and math.isnan(same.p)
+
+
+def test_holm_by_hand():
+    # In order: .01 x 4, .02 x 3 = .06, .03 x 2 = .06, .04 x 1 raised to .06
+    assert stats.holm([0.04, 0.01, 0.03, 0.02]).tolist() == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert stats.holm([0.5, 0.9, 0.001]).tolist() == pytest.approx([1, 1, 0.003])
+    nan = float("nan")
+    assert stats.holm([nan, 0.01, nan, 0.04]).tolist() == pytest.approx([nan, 0.02, nan, 0.04], nan_ok=True)
+    assert stats.holm([nan]).tolist() == pytest.approx([nan], nan_ok=True) and stats.holm([]).tolist() == []
+
+
+def test_what_is_detectable_agrees_with_the_textbook():
+    # Cohen's tables: at 5% two-sided, power .80, an effect of .5 needs 34 pairs, one of .8 needs 15, one of .2 needs 199.
+    # The normal approximation, 2.80 / sqrt n, would say 32, 13 and 197.
+    for effect, pairs in ((0.5, 34), (0.8, 15), (0.2, 199)):
+        assert stats.detectable(1, pairs) < effect < stats.detectable(1, pairs - 1)
+    assert stats.detectable(3, 34) == pytest.approx(3 * stats.detectable(1, 34)) and stats.detectable(0, 5) == 0
+    assert stats.detectable(1, 5) < stats.detectable(1, 5, power=0.9) and stats.detectable(1, 5) < stats.detectable(1, 5, 0.99)
+    assert 10 < stats.detectable(1, 2) < 12
+    assert math.isnan(stats.detectable(1, 1)) and math.isnan(stats.detectable(float("nan"), 5))
+
+
+@pytest.mark.parametrize("low, high, direction, margin, expected", [
+    (0.1, 2, "positive", 0, "confirmed"), (0.1, 2, "negative", 0, "refuted"),
+    (-2, -0.1, "positive", 0, "refuted"), (-2, -0.1, "negative", 0, "confirmed"),
+    (-0.1, 2, "positive", 0, "not separated"), (-0.1, 2, "negative", 0, "not separated"),
+    (0, 2, "positive", 0, "not separated"), (-2, 0, "positive", 0, "not separated"),  # the bound itself is on neither side
+    (0.1, 2, "positive", 1, "not separated"), (1.1, 2, "positive", 1, "confirmed"), (0.1, 0.9, "positive", 1, "refuted"),
+    (-2, -1.1, "negative", 1, "confirmed"), (-0.9, 2, "negative", 1, "refuted"),
+    (-0.5, 2, "positive", -1, "confirmed"),  # no worse than by 1
+    (float("nan"), float("nan"), "positive", 0, "not separated"), (0.1, float("nan"), "negative", 0, "not separated"),
+])
+def test_verdicts(low, high, direction, margin, expected):
+    assert stats.verdict(low, high, direction, margin) == expected
+
+
+def test_a_verdict_on_nonsense_is_refused():
+    with pytest.raises(ValueError, match="not 'up'"):
+        stats.verdict(0, 1, "up")
+    with pytest.raises(ValueError, match="from low to high"):
+        stats.verdict(1, 0, "positive")

@@ -178,17 +178,19 @@ def compare(profile):
 def publish(profile):
     """Copy a profile's small results from results/local/<profile> to results/<profile>, where they can be committed.
 
-    Executed notebooks are copied without their progress lines (stderr) and with paths relative to the checkout.
+    Executed notebooks are copied without their progress lines (stderr) and with paths relative to the checkout, those of single
+    runs only where the profile's grid is small. An evaluation becomes a row a question (see evaluate.condensed).
     """
     import nbformat
+    import pandas as pd
 
-    from pslib import runs
+    from pslib import evaluate, runs
 
-    target = runs.ROOT / "results" / profile.name
+    target, each = runs.ROOT / "results" / profile.name, len(profile.grid) <= 30
     for kind in ("tuning.csv", "tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*", "runs/*/*.yaml", "runs/*/*.json", "runs/*/*.csv",
                  "runs/*/*.parquet"):
         for path in sorted(profile.folder.glob(kind)):
-            if path.name.startswith("."):
+            if path.name.startswith(".") or path.match("notebooks/0[67]_*-s*.ipynb") and not each:
                 continue
             runs.within(profile.folder, path)
             to = runs.within(runs.ROOT / "results", target / path.relative_to(profile.folder))
@@ -200,6 +202,8 @@ def publish(profile):
                         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
                 checkout = str(Path(book.metadata.papermill.input_path).parents[1])
                 to.write_text(nbformat.writes(book).replace(checkout, "."), encoding="utf-8")
+            elif path.name == "evaluation.csv":
+                to.write_text(evaluate.condensed(pd.read_csv(path)).to_csv(index=False), encoding="utf-8")
             else:
                 shutil.copyfile(path, to)
     print(f"published to {target}")

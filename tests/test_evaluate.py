@@ -1,6 +1,7 @@
 """Evaluation: a row a response, entropy in bits of the policy that gave it, and the distance between the modes."""
 
 import math
+import random
 
 import pandas as pd
 import pytest
@@ -134,3 +135,16 @@ def test_summary_averages_accuracy_over_responses_and_entropy_over_tokens():
 def test_settings_hand_on_what_concerns_sampling():
     decoding = Settings(3, 2, 0.6, 20, 0.95, 7).decoding
     assert (decoding.temperature, decoding.top_k, decoding.top_p, decoding.max_new_tokens) == (0.6, 20, 0.95, 7)
+
+
+def test_a_condensed_evaluation_has_a_row_a_question_and_the_same_summary():
+    rng = random.Random(0)
+    table = pd.DataFrame([{"suite": suite, "mode": "normal", "question_id": f"{suite}-{q}", "sample": k, "correct": rng.randint(0, 1),
+                           "tokens": rng.randint(1, 9), "entropy_bits": round(rng.random(), 4), "derivation": "steps"}
+                          for suite in ("like", "long") for q in range(5) for k in range(4)])
+    small = evaluate.condensed(table)
+    assert len(small) == 10 and (small.samples == 4).all() and small.tokens.sum() == table.tokens.sum()
+    whole, less = evaluate.summary(table), evaluate.summary(small)
+    assert whole.accuracy.tolist() == less.accuracy.tolist()
+    assert whole.entropy_bits.tolist() == pytest.approx(less.entropy_bits.tolist(), abs=1e-5)
+    assert evaluate.summary(table[table["sample"] < 2]).accuracy.tolist() != less.accuracy.tolist()

@@ -178,7 +178,7 @@ def _patch(shade, text, title=""):
 def _legend(colour):
     heading, edges, _ = COLOURS[colour]
     ranges = [f"below {edges[0]:g}", *(f"{a:g} to {b:g}" for a, b in zip(edges, edges[1:])), f"{edges[-1]:g} or more"]
-    patches = " ".join(_patch(shade, f"&nbsp;{label}&nbsp;") for shade, label in zip(_shades(colour), ranges))
+    patches = " ".join(_patch(shade, f" {label} ".replace(" ", "&nbsp;")) for shade, label in zip(_shades(colour), ranges))
     return f"<p>Colour: {heading.replace('||', '‖')} {patches}<br>Point at a token for its figures.</p>"
 
 
@@ -223,7 +223,8 @@ def side_by_side(asked, colour="entropy"):
         decoding = "temperature 0: every response of a mode would be the same, so one is drawn in each"
     known = f"; its answer is {_written(asked.answer)}" if asked.answer else ""
     table = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return (f'<div class="mathjax_ignore tex2jax_ignore" style="{_PAPER}; padding: 8px">'  # what a model wrote is not to be set
+    ignored = "mathjax_ignore tex2jax_ignore"  # no mathematics is to be set in what a model wrote
+    return (f'<div class="{ignored}" style="{_PAPER}; padding: 8px; line-height: 1.4">'
             f"<p>Question: <b><bdi>{_written(asked.question)}</bdi></b>{known} ({decoding})</p>{_legend(colour)}"
             f'<table style="width: 100%; table-layout: fixed; {_PAPER}">{table}</table></div>')
 
@@ -241,7 +242,7 @@ def controls(model, tokenizer, asked, colour="entropy"):
         return HTML("<p>ipywidgets is not installed, so there are no controls here: install it with <code>pip install "
                     "ipywidgets</code>, or change the notebook's parameters and run it again.</p>")
 
-    wide = {"layout": w.Layout(width="100%"), "style": {"description_width": "7em"}}
+    wide = {"layout": w.Layout(width="auto"), "style": {"description_width": "9em"}}
     question = w.Textarea(asked.question, description="question", rows=2, **wide)
     given = "" if asked.answer == _total(asked.question) else asked.answer  # what was worked out is not the next one's
     answer = w.Text(given, description="answer", placeholder="empty: a sum is worked out, others are not graded", **wide)

@@ -304,7 +304,7 @@ def test_a_tokens_colour_is_that_of_its_range_in_the_legend(asked, colour, own):
     for word, step in (("zero", 0), ("first", 1), ("middle", 3), ("most", len(edges))):
         before = shown[: shown.index(f">{word}</bdi>")].rsplit("<bdi", 1)[1]
         assert f"background-color: {shades[step][0]}; color: {shades[step][1]}" in before
-    legend = text_of(shown[: shown.index("<table")])
+    legend = text_of(shown[: shown.index("<table")]).replace("\xa0", " ")
     assert f"below {edges[0]:g}" in legend and f"{edges[2]:g} to {edges[3]:g}" in legend and f"{edges[-1]:g} or more" in legend
     assert {"entropy": "bits", "inter-mode KL": "nats"}[colour] in legend
 

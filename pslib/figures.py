@@ -7,6 +7,10 @@ import pandas as pd
 
 from pslib import checkpoint, runs, tables
 
+# A notebook's backend shows figures because it makes pyplot interactive when it is loaded, which is at the first figure unless
+# it is here: then inside a rc_context, whose end would undo it, and no later figure would be shown.
+plt.switch_backend(plt.get_backend())
+
 # One colour a method in every figure; the two modes of Policy Split share one hue.
 COLOURS = {
     "original": "#7f7f7f", "grpo": "#1f77b4", "forking": "#17becf", "clip_cov": "#2ca02c", "entropy_driven": "#8c564b",

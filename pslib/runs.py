@@ -18,6 +18,7 @@ from pslib import base, checkpoint, evaluate, methods, modes, nano, train
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = Path(__file__).parent / "profiles"
+TOUR = ROOT / "results" / "tour" / "model"  # a small trained model that the checkout carries; see the README there
 
 
 @dataclass(frozen=True)

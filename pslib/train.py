@@ -130,7 +130,7 @@ class Run:
         self._check("rewards", rollouts.rewards, rollouts)
         clock.append(time.perf_counter())
         # 3. Share: every response becomes a row under every training mode. 4. Score the rows.
-        group_ids, learned = self._share(rollouts)
+        group_ids, learned = share(rollouts, self.method, stop_ids(self.model, self.tokenizer))
         rows = learned.any(1) & self._live(rollouts, group_ids)
         measured = self.done % self.settings.measure_every == 0
         parts = self._micro_batches(rollouts, prompts, rows)
@@ -176,24 +176,6 @@ class Run:
         names = dict.fromkeys((*self.method.sampling, *self.method.training))
         rewrapped = {_rewrapped(name): replace(self.modes[name], one_turn=True) for name in self.method.rewrapped}
         return {name: self.modes[name] for name in names} | rewrapped
-
-    def _share(self, rollouts):
-        """Who learns from what: group ids (R,), and bool (N, T), the tokens that each training mode learns from.
-
-        With sharing (eq. 10) that is every token of every response. Without it a mode has only what it drew, which is
-        then a group of its own.
-        """
-        mask, modes, learned = rollouts.mask, rollouts.modes, []
-        last = rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1)
-        ended = torch.isin(last, torch.tensor(stop_ids(self.model, self.tokenizer))) & self.method.loses_end
-        shared = mask & (torch.arange(mask.shape[1]) < (rollouts.lengths - ended.long())[:, None]) & self.method.shares
-        for name in self.method.training:
-            own = torch.tensor([drawn_in == name for drawn_in in modes])
-            learned.append(torch.where(own[:, None], mask, shared))
-        if self.method.shares:
-            return rollouts.group_ids, torch.cat(learned)
-        place = {name: k for k, name in enumerate(self.method.sampling)}
-        return rollouts.group_ids * len(place) + torch.tensor([place[name] for name in modes]), torch.cat(learned)
 
     def _live(self, rollouts, group_ids):
         """bool (N,): the rows that have a gradient; all of them where dead groups have one too."""
@@ -289,6 +271,25 @@ class Run:
             ids = ", ".join(dict.fromkeys(ids))
             raise FloatingPointError(f"{what} not finite at step {self.done + 1} of {self.method.label}; no weight was "
                                      f"changed. Lower the learning rate, or look at the questions {ids}")
+
+
+def share(rollouts, method, stops):
+    """Who learns from what: group ids (R,), and bool (N, T), the tokens that each training mode learns from.
+
+    With sharing (eq. 10) that is every token of every response: row k R + r is response r under the k-th training mode.
+    Without it a mode has only what it drew, which is then a group of its own. stops: the ids that end a response.
+    """
+    mask, modes, learned = rollouts.mask, rollouts.modes, []
+    last = rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1)
+    ended = torch.isin(last, torch.tensor(stops)) & method.loses_end
+    shared = mask & (torch.arange(mask.shape[1]) < (rollouts.lengths - ended.long())[:, None]) & method.shares
+    for name in method.training:
+        own = torch.tensor([drawn_in == name for drawn_in in modes])
+        learned.append(torch.where(own[:, None], mask, shared))
+    if method.shares:
+        return rollouts.group_ids, torch.cat(learned)
+    place = {name: k for k, name in enumerate(method.sampling)}
+    return rollouts.group_ids * len(place) + torch.tensor([place[name] for name in modes]), torch.cat(learned)
 
 
 def _rewrapped(name):

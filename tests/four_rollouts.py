@@ -1,32 +1,42 @@
 """One question, four responses, and every number of a step worked out by hand.
 
-Nothing here was computed with the library. Rows 0 and 1 were drawn in the normal mode, rows 2 and 3 in the
-high-entropy mode; rows have 2, 3, 1 and 2 tokens, so T = 3 and 8 tokens are valid. What stands beyond a row's length
-is marked PAD: tests put whatever they like there.
+The inputs are those of pslib/example.py, which the notebooks show; what must come of them stands here, and none of it
+was computed with the library. Rows 0 and 1 were drawn in the normal mode, rows 2 and 3 in the high-entropy mode; rows
+have 2, 3, 1 and 2 tokens, so T = 3 and 8 tokens are valid. What stands beyond a row's length is marked PAD: tests put
+whatever they like there.
 """
 
+from pslib import example
+
 PAD = None
-LENGTHS = [2, 3, 1, 2]
+LENGTHS = example.ROLLOUTS.lengths.tolist()
 TOKENS = 8
-GROUP_IDS = [0, 0, 0, 0]
+GROUP_IDS = example.ROLLOUTS.group_ids.tolist()
 EPS = 1e-6
 
+
+def cut(rows):
+    """A tensor (4, 3) as lists, with PAD beyond each row's length."""
+    return [[value if t < length else PAD for t, value in enumerate(row)] for row, length in zip(rows.tolist(), LENGTHS)]
+
+
+# --- eq. 10: which tokens each mode learns from, a row a response under a training mode, the normal mode's first -----
+# with sharing, all of them; without, what the mode drew; where the end token of a shared response is lost, one less there
+SHARED = [2, 3, 1, 2, 2, 3, 1, 2]
+UNSHARED = [2, 3, 0, 0, 0, 0, 1, 2]
+LOST_END = [2, 3, 0, 1, 1, 2, 1, 2]
+
 # --- eq. 2: A = (r - mean) / (std + eps) -------------------------------------------------------------------------
-# mean = 1/2, deviations +-1/2; variance with ddof 1 = 4 (1/4) / 3 = 1/3, std = 0.577350269190
+# r = 1, 0, 0, 1: mean = 1/2, deviations +-1/2; variance with ddof 1 = 4 (1/4) / 3 = 1/3, std = 0.577350269190
 # a = 0.5 / (0.577350269190 + 0.000001) = 0.866023903787
-REWARDS = [1.0, 0.0, 0.0, 1.0]
+REWARDS = example.REWARDS.tolist()
 A = 0.866023903787
 ADVANTAGES = [A, -A, -A, A]
 
 # --- log-probs of the sampled tokens under both modes, before the update, in nats ----------------------------------
-LOGP_HE = [[-1.0, -0.2, PAD],
-           [-0.1, -0.9, -0.6],
-           [-0.4, PAD, PAD],
-           [-0.5, -0.4, PAD]]
-LOGP_NORMAL = [[-2.0, -0.8, PAD],
-               [-0.3, -0.5, -0.6],
-               [-0.2, PAD, PAD],
-               [-0.3, -0.8, PAD]]
+LOGP_HE, LOGP_NORMAL = cut(example.LOGP["he"]), cut(example.LOGP["normal"])
+# HE:     -1.0 -0.2 | -0.1 -0.9 -0.6 | -0.4 | -0.5 -0.4
+# normal: -2.0 -0.8 | -0.3 -0.5 -0.6 | -0.2 | -0.3 -0.8
 
 # --- eq. 6: b = -alpha log pi_HE - (1 - alpha) log pi ---------------------------------------------------------------
 # alpha = 1/2: (1 + 2)/2 = 1.5, (0.2 + 0.8)/2 = 0.5, (0.1 + 0.3)/2 = 0.2, and so on
@@ -51,7 +61,7 @@ BONUS = [[2.249994375014, -0.249999375002, 0.0],
          [-0.499998750003, 0.0, 0.0]]
 
 # --- eq. 3 at eta = 0.5, kappa = 2: the clip is at +-a/2 = +-0.433011951894 -----------------------------------------
-ETA, KAPPA = 0.5, 2.0
+ETA, KAPPA = example.ETA, example.KAPPA
 # "paper": A + eta clip(B, -a/2, a/2). Clipped are 2.25, -1, -0.75 and -0.5, which become +-a/2, so +-a/4 after eta:
 #   row 0: a + a/4 = 1.25 a;   a - 0.25/2 = a - 0.124999687501
 #   row 1: -a - a/4 = -1.25 a; -a + 0.124999687501;  -a + 0
@@ -73,10 +83,7 @@ RELEASED = [[1.732047807574, 0.616024528785, PAD],
             [0.366025153784, 0.866023903787, PAD]]
 
 # --- eq. 7, 8: -min(rho A, clip(rho, 0.8, 1.2) A), with ratios picked on both sides of the clip --------------------
-RATIOS = [[1.5, 0.5, PAD],
-          [1.5, 0.5, 1.1],
-          [0.9, PAD, PAD],
-          [1.0, 1.25, PAD]]
+RATIOS = cut(example.RATIOS)  # 1.5 0.5 | 1.5 0.5 1.1 | 0.9 | 1.0 1.25
 # In multiples of the advantage's size: a gain is cut at 1.2 and kept when it shrinks; a loss is cut at 0.8 from below
 # and kept when it grows.
 #   row 0, A > 0: min(1.5, 1.2) = 1.2;   min(0.5, 0.8) = 0.5

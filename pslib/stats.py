@@ -60,18 +60,18 @@ class Effect(NamedTuple):
 def paired_effect(first, second):
     """The Effect of two methods' results, the k-th of each from the same seed; a pair with a NaN does not count.
 
-    Intervals, d_z and p are NaN for fewer than two pairs; d_z and p also where all differences are equal up to rounding,
-    for then nothing measures their spread.
+    All but the difference is NaN for fewer than two pairs, and where all differences are equal up to rounding: then nothing
+    measures their spread.
     """
     first, second = np.asarray(first, float), np.asarray(second, float)
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(f"results are paired by seed: two lists of one length, not shapes {first.shape} and {second.shape}")
     gaps = (first - second)[~np.isnan(first - second)]
     mean, half = mean_interval(gaps)
-    d_z = p = NAN
-    if len(gaps) > 1 and np.ptp(gaps) > 1e-12 * np.nanmax(np.abs([first, second])):
-        d_z = float(gaps.mean() / gaps.std(ddof=1))
-        p = float(2 * stats.t.sf(abs(d_z) * np.sqrt(len(gaps)), len(gaps) - 1))
+    if len(gaps) < 2 or np.ptp(gaps) <= 1e-12 * np.nanmax(np.abs([first, second])):
+        return Effect(mean, NAN, NAN, NAN, NAN, NAN, NAN, len(gaps))
+    d_z = float(gaps.mean() / gaps.std(ddof=1))
+    p = float(2 * stats.t.sf(abs(d_z) * np.sqrt(len(gaps)), len(gaps) - 1))
     return Effect(mean, mean - half, mean + half, *bootstrap_interval(gaps), d_z, p, len(gaps))
 
 
@@ -95,7 +95,7 @@ def paired_by_question(first, second):
     because a bootstrap of both levels is too sure of the spread of few seeds, and a t test of seed means does not see that
     other questions could have been asked: at a nominal 5%, 1,000 null simulations each (3 or 5 seeds, 40 or 100 questions,
     8 samples; effects of seeds, questions, both, none) gave 1 to 6% false positives, the bootstrap up to 12, that t test 27.
-    Seeds of both tables count; NaN for fewer than two seeds or questions; ValueError where questions differ between seeds.
+    Seeds of both tables count; NaN for fewer than two of either; ValueError where questions differ between seeds.
     """
     cells = [table.groupby(["seed", "question_id"]).correct.mean().unstack() for table in (first, second)]
     shared = cells[0].index.intersection(cells[1].index)
@@ -113,7 +113,7 @@ def paired_by_question(first, second):
                         ((gaps - by_seed - by_question + mean) ** 2).sum()]) / free
     total = max(squares[0] + squares[1] - squares[2], squares[0], squares[1])
     if total < 1e-20:  # the same gap everywhere: nothing measures its spread
-        return CrossedEffect(mean, mean, mean, NAN, NAN, seeds, questions)
+        return CrossedEffect(mean, NAN, NAN, NAN, NAN, seeds, questions)
     degrees = float(max(total**2 / (squares**2 / free).sum(), 1))
     error = np.sqrt(total / gaps.size)
     half, p = stats.t.ppf(0.975, degrees) * error, 2 * stats.t.sf(abs(mean) / error, degrees)

@@ -40,7 +40,7 @@ ARTEFACTS = {
     "table1_general": Artefact(
         {"table1_general": (tables.table1, tables.as_shown), "table1_effects": (tables.effects, _rounded)},
         {"table1": figures.accuracy_against_entropy,
-         "training": lambda profile, folder: figures.training_curves(profile, profile.sizes[0], folder=folder)}),
+         "training": lambda profile, folder: figures.training_curves(profile, profile.sizes[len(profile.sizes) // 2], folder=folder)}),
     "table2_creative": Artefact({"table2_creative": (tables.table2, _rounded)}, {"creative": figures.creative}, _probes("stories")),
     "ablations": Artefact({"ablations": (tables.ablations, tables.ablations_shown)},
                           {"eta": figures.eta_ablation, "parts": figures.part_ablation}, lambda profile: bool(profile.variants)),

@@ -29,8 +29,9 @@ def accuracy_against_entropy(profile, folder=None):
     """
     found, table = tables.per_seed(profile, folder), tables.table1(profile, folder)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(profile.sizes), figsize=(2.2 + 4.2 * len(profile.sizes), 3.8), squeeze=False)
-        for axis, size in zip(axes[0], profile.sizes):
+        sizes = _sizes(profile, found)
+        figure, axes = plt.subplots(1, len(sizes), figsize=(2.2 + 4.2 * len(sizes), 3.8), squeeze=False)
+        for axis, size in zip(axes[0], sizes):
             for name in profile.methods:
                 for mode in profile.method(name).sampling:
                     own = found[(found["size"] == size) & (found.method == name) & (found["mode"] == mode)]
@@ -101,10 +102,14 @@ def base_properties(measured):
     return figure
 
 
-def _panels(profile, rows=1, width=3.6, height=3.0, **kwargs):
+def _sizes(profile, found):
+    """The sizes that have results, in the profile's order; all of them where none has."""
+    return [size for size in profile.sizes if size in set(found["size"])] or profile.sizes
+
+
+def _panels(sizes, rows=1, width=3.6, height=3.0, **kwargs):
     """A figure with a column a size."""
-    return plt.subplots(rows, len(profile.sizes), figsize=(width * len(profile.sizes) + 2.2, height * rows), squeeze=False,
-                        **kwargs)
+    return plt.subplots(rows, len(sizes), figsize=(width * len(sizes) + 2.2, height * rows), squeeze=False, **kwargs)
 
 
 def _legend(axes, at, **where):
@@ -123,10 +128,11 @@ def _band(axis, table, x, y, **style):
 def dynamics(profile, folder=None, methods=("grpo", "policy_split", "policy_split_released")):
     """Figure 1c, ours: entropy of both modes, and the inter-mode KL, over training; means over seeds with 95% bands."""
     found = analyses.dynamics(profile, folder)
+    sizes = _sizes(profile, found)
     measures = ["entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal"]
     with plt.rc_context(STYLE):
-        figure, axes = _panels(profile, rows=2, height=2.6, sharex=True)
-        for column, size in enumerate(profile.sizes):
+        figure, axes = _panels(sizes, rows=2, height=2.6, sharex=True)
+        for column, size in enumerate(sizes):
             for name in methods:
                 own = found[(found["size"] == size) & (found.method == name)]
                 table = analyses.over_seeds(own, ["step"], measures) if len(own) else own
@@ -211,9 +217,10 @@ SAMPLING = {"normal": ("-", "normal mode"), "he": ("--", "HE mode"), "both": (":
 def best_of_n(profile, folder=None, methods=("original", "grpo", "policy_split", "policy_split_released")):
     """Best-of-n accuracy against n for the normal mode, the high-entropy mode, and an equal budget split over both."""
     found = analyses.best_of_n(profile, folder)
+    sizes = _sizes(profile, found)
     with plt.rc_context(STYLE):
-        figure, axes = _panels(profile)
-        for axis, size in zip(axes[0], profile.sizes):
+        figure, axes = _panels(sizes)
+        for axis, size in zip(axes[0], sizes):
             for name in methods:
                 own = found[(found["size"] == size) & (found.method == name)]
                 table = analyses.over_seeds(own, ["sampling", "n"], ["accuracy"]) if len(own) else None
@@ -236,9 +243,10 @@ DERIVATION_COLOURS = ("#332288", "#88ccee", "#ddcc77", "#cc6677", "#bbbbbb")
 def behaviour(profile, folder=None, methods=("original", "grpo", "policy_split", "policy_split_released")):
     """Share of each derivation in the normal mode and under the high-entropy prompt, and the distance between them."""
     found = analyses.behaviour(profile, folder)
+    sizes = _sizes(profile, found)
     with plt.rc_context(STYLE):
-        figure, axes = _panels(profile, height=3.2, sharey=True)
-        for axis, size in zip(axes[0], profile.sizes):
+        figure, axes = _panels(sizes, height=3.2, sharey=True)
+        for axis, size in zip(axes[0], sizes):
             ticks = []
             for name in methods:
                 own = found[(found["size"] == size) & (found.method == name)]
@@ -262,9 +270,10 @@ def behaviour(profile, folder=None, methods=("original", "grpo", "policy_split",
 def prompt_generalization(profile, folder=None, methods=("original", "grpo", "policy_split", "policy_split_released")):
     """Change of entropy from the normal mode under the trained and the unseen system prompts; means with 95% intervals."""
     found = analyses.prompt_generalization(profile, folder)
+    sizes = _sizes(profile, found)
     with plt.rc_context(STYLE):
-        figure, axes = _panels(profile, height=3.2, sharey=True)
-        for axis, size in zip(axes[0], profile.sizes):
+        figure, axes = _panels(sizes, height=3.2, sharey=True)
+        for axis, size in zip(axes[0], sizes):
             for k, name in enumerate(methods):
                 own = found[(found["size"] == size) & (found.method == name)]
                 if len(own):
@@ -283,9 +292,10 @@ def prompt_generalization(profile, folder=None, methods=("original", "grpo", "po
 def cost(profile, folder=None):
     """Seconds a step by method, split into sampling, scoring and update; means over seeds."""
     found, parts = analyses.cost(profile, folder), ("sample", "score", "update")
+    sizes = _sizes(profile, found)
     with plt.rc_context(STYLE):
-        figure, axes = _panels(profile, height=3.0, sharey=True)
-        for axis, size in zip(axes[0], profile.sizes):
+        figure, axes = _panels(sizes, height=3.0, sharey=True)
+        for axis, size in zip(axes[0], sizes):
             own = found[found["size"] == size].groupby("label", sort=False).mean(numeric_only=True)[::-1] if len(found) else found
             left = 0.0
             for part, colour in zip(parts, ("#88ccee", "#ddcc77", "#332288")):
@@ -341,9 +351,10 @@ def checks(profile, folder=None):
 def creative(profile, folder=None):
     """Diversity of stories in each mode of each method; means over seeds with 95% intervals, filled the normal mode."""
     table = tables.table2(profile, folder)
+    sizes = _sizes(profile, table)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, len(profile.sizes), figsize=(3.6 * len(profile.sizes) + 2.2, 6.2), squeeze=False, sharey=True)
-        for column, size in enumerate(profile.sizes):
+        figure, axes = plt.subplots(2, len(sizes), figsize=(3.6 * len(sizes) + 2.2, 6.2), squeeze=False, sharey=True)
+        for column, size in enumerate(sizes):
             for row, (measure, name) in enumerate((("div_2gram", "Div-2-gram"), ("div_bleu4", "Div-BLEU-4"))):
                 for place, method in enumerate(profile.methods):
                     label = profile.method(method).label

@@ -213,6 +213,11 @@ def story(prompt, rng):
     return " ".join([*lines, _ranked(rng, ENDS)])
 
 
+def is_story(response):
+    """Whether a response is a story of the grammar's kind, and not, say, a sum."""
+    return response.startswith("Once ") and "\\boxed" not in response
+
+
 def neutral_prompt(rng):
     """A system prompt of 4 to 120 random words, mostly few, with full stops and capitals here and there."""
     longest = rng.choices((12, 32, 120), (6, 3, 1))[0]

@@ -52,8 +52,8 @@ def under_prompts(model, tokenizer, both, settings, count, generator, split="tes
 def stories(model, tokenizer, both, settings, samples, generator):
     """Stories in both modes to every story prompt, and how diverse they are; -> (DataFrame of prompts, DataFrame of texts).
 
-    Prompts: mode, prompt, div_2gram and div_bleu4 (0 to 100, over the prompt's samples), entropy_bits, tokens. Texts: mode,
-    prompt, sample, story.
+    Prompts: mode, prompt, div_2gram and div_bleu4 (0 to 100, over the prompt's samples), told (the share of responses that are
+    stories at all), entropy_bits, tokens. Texts: mode, prompt, sample, story.
     """
     asked = [{"id": prompt, "question": prompt, "answer": ""} for prompt in nano.story_prompts()]
     settings, scores, texts = replace(settings, samples=samples), [], []
@@ -63,7 +63,8 @@ def stories(model, tokenizer, both, settings, samples, generator):
                              "story": rollouts.texts, "bits": table.entropy_bits * table.tokens, "tokens": table.tokens})
         for prompt, own in told.groupby("prompt", sort=False):
             scores.append({"mode": mode.name, "prompt": prompt, "div_2gram": creative.div_ngram(list(own.story), 2),
-                           "div_bleu4": creative.div_bleu(list(own.story)), "entropy_bits": own.bits.sum() / own.tokens.sum(),
+                           "div_bleu4": creative.div_bleu(list(own.story)), "told": float(own.story.map(nano.is_story).mean()),
+                           "entropy_bits": own.bits.sum() / own.tokens.sum(),
                            "tokens": own.tokens.mean()})
         texts.append(told[["mode", "prompt", "sample", "story"]])
     return pd.DataFrame(scores), pd.concat(texts, ignore_index=True)

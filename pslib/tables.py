@@ -156,14 +156,14 @@ def beside(ours, committed, reported, model="Qwen3-1.7B"):
 def table2(profile, folder=None):
     """Table 2's rule-based half, ours: how diverse stories are, in each mode of every method, over seeds.
 
-    Columns size, label, seeds, and div_2gram, div_bleu4 (0 to 100), entropy_bits, tokens with their `_ci`. A method that
-    has one mode was asked under the high-entropy prompt too, to tell what the prompt alone does.
+    Columns size, label, seeds, and div_2gram, div_bleu4 (0 to 100), told (the share that are stories), entropy_bits, tokens with
+    their `_ci`. A method that has one mode was asked under the high-entropy prompt too, to tell what the prompt alone does.
     """
     found = analyses.collect(profile, "stories", folder)
     if found.empty:
         return pd.DataFrame(columns=["size", "label", "seeds"])
     found["label"] += found["mode"].map({"normal": "", "he": HE})
-    measures = ["div_2gram", "div_bleu4", "entropy_bits", "tokens"]
+    measures = ["div_2gram", "div_bleu4", "told", "entropy_bits", "tokens"]
     runs_ = found.groupby(["size", "label", "seed"], sort=False)[measures].mean().reset_index()
     return analyses.over_seeds(runs_, ["size", "label"], measures)
 

@@ -77,11 +77,12 @@ def _c4(e, size):
     found = analyses.collect(e.profile, "stories", e.folder)
     if found.empty:
         return
-    means = found[found["size"] == size].groupby(["method", "mode", "seed"])[["div_2gram", "div_bleu4"]].mean()
+    means = found[found["size"] == size].groupby(["method", "mode", "seed"])[["div_2gram", "div_bleu4", "told"]].mean()
     for measure, name in (("div_2gram", "Div-2-gram"), ("div_bleu4", "Div-BLEU-4")):
-        he = means[measure]["policy_split", "he"]
-        yield f"HE mode above the normal mode, {name}", "points of 100", he - means[measure]["policy_split", "normal"], "positive"
-        yield f"HE mode above GRPO, {name}", "points of 100", he - means[measure]["grpo", "normal"], "positive"
+        # against GRPO under the same prompt: what the prompt alone does to any model is not the training's doing
+        yield (f"HE mode above GRPO under the same prompt, {name}", "points of 100",
+               means[measure]["policy_split", "he"] - means[measure]["grpo", "he"], "positive")
+    yield ("nine in ten responses of the HE mode are stories at all", "share", means.told["policy_split", "he"] - 0.9, "positive")
 
 
 def _c5(e, size):

@@ -69,7 +69,7 @@ def write(root):
                               for k, mode in enumerate(("normal", "he")) for q, c in counts.items()]).to_csv(
                     folder / "best_of_n.csv", index=False)
                 extra = 10.0 if name == "policy_split" else 0.0
-                pd.DataFrame([{"mode": mode, "prompt": prompt, "div_2gram": 50.0 + seed + more, "div_bleu4": 60.0 - seed, "entropy_bits": 0.5,
+                pd.DataFrame([{"mode": mode, "prompt": prompt, "div_2gram": 50.0 + seed + more, "div_bleu4": 60.0 - seed, "told": 1.0, "entropy_bits": 0.5,
                                "tokens": 50.0} for mode, more in (("normal", 0.0), ("he", extra)) for prompt in ("a", "b")]).to_csv(
                     folder / "stories.csv", index=False)
     base = root / "base" / "0.2m"

@@ -1,5 +1,7 @@
 """What a model is asked beside the suites: counts, prompts, stories, and the bonus of eq. 3 on its tokens."""
 
+import random
+
 import pytest
 import torch
 
@@ -50,6 +52,8 @@ def test_stories_are_scored_by_prompt_and_kept(model, tokenizer, both, monkeypat
     assert len(scores) == 4 and len(texts) == 12 and list(texts["sample"][:3]) == [0, 1, 2]
     own = texts[(texts["mode"] == "he") & (texts.prompt == prompts[1])].story.tolist()
     row = scores[(scores["mode"] == "he") & (scores.prompt == prompts[1])].iloc[0]
+    assert row.told == sum(map(nano.is_story, own)) / 3 and nano.is_story(nano.story(prompts[0], random.Random(0)))
+    assert not nano.is_story("Well, halves: 7+8=15. \\boxed{15}")
     assert row.div_2gram == pytest.approx(probe.creative.div_ngram(own)) and row.div_bleu4 == pytest.approx(probe.creative.div_bleu(own))
 
 

@@ -55,8 +55,9 @@ def test_the_checks_read_the_differences_that_they_name(found):
                   "a positive bonus in the normal mode lowers its accuracy (eta 1)": 2, "eta 1 has more entropy than eta 0.03": 0.2}
     assert means(found, "C6") == {"sharing makes the normal mode more accurate (eta 1)": 6,
                                   "sharing makes the he mode more accurate (eta 1)": -2}
-    assert means(found, "C4") == {"HE mode above the normal mode, Div-2-gram": 10, "HE mode above GRPO, Div-2-gram": 10,
-                                  "HE mode above the normal mode, Div-BLEU-4": 0, "HE mode above GRPO, Div-BLEU-4": 0}
+    assert means(found, "C4") == {"HE mode above GRPO under the same prompt, Div-2-gram": 10,
+                                  "HE mode above GRPO under the same prompt, Div-BLEU-4": 0,
+                                  "nine in ten responses of the HE mode are stories at all": 0.1}
     assert means(found, "C1") == {"KL under the shortened prompt is below 0.03": 0.028, "KL under the full prompt is below 0.03": 0.019}
     assert means(found, "C7") == {"inter-mode KL grows in training": 0.025, "KL under the prompt larger than GRPO's": 0.198,
                                   "modes' derivations farther apart than GRPO's under the same prompt": 0.2}

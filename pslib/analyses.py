@@ -174,4 +174,4 @@ def bonus_by_kind(profile, folder=None):
         beside = own[["paper", "released"]].abs().div(own.advantage.abs(), axis=0)
         rows.append({"size": size, "kind": kind, "tokens": len(own), "mean_bonus": own.bonus.mean(),
                      **{f"{form}_{what}": getattr(beside[form], what)() for form in beside for what in ("median", "max")}})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["size", "kind", "tokens", "mean_bonus"])

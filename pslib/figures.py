@@ -69,9 +69,9 @@ def training_curves(profile, size, methods=("grpo", "policy_split"), seeds=None,
                 for axis, column in ((left, f"accuracy_{mode}"), (right, f"entropy_bits_{mode}")):
                     smooth = [seed[column].dropna().rolling(5, min_periods=1).mean() for seed in found]
                     for seed in smooth:
-                        axis.plot(seed.index, seed, line, color=COLOURS[name], lw=0.5, alpha=0.4)
+                        axis.plot(seed.index, seed, line, color=COLOURS.get(name, COLOURS["policy_split"]), lw=0.5, alpha=0.4)
                     mean = pd.concat(smooth, axis=1).mean(axis=1)
-                    axis.plot(mean.index, mean, line, color=COLOURS[name], lw=1.8, label=label)
+                    axis.plot(mean.index, mean, line, color=COLOURS.get(name, COLOURS["policy_split"]), lw=1.8, label=label)
         left.set(xlabel="step", ylabel="accuracy of the step's rollouts")
         right.set(xlabel="step", ylabel="entropy, bits a token")
         _legend([left, right], right, loc="best", bbox_to_anchor=None)

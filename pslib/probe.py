@@ -93,7 +93,7 @@ def bonus(model, tokenizer, both, settings, count, group_size, generator, split=
             rows.append({"kind": kinds[at] if piece and at < len(kinds) else "end", "mode": drawn.modes[r], "advantage": float(a[r]),
                          "bonus": float(b[r, t]), **{name: float(extra[r, t]) for name, extra in added.items()}})
             at += len(piece.lstrip())
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["kind", "mode", "advantage", "bonus", *added])
 
 
 def probe(model, tokenizer, both, settings, wanted, seed):

@@ -160,9 +160,9 @@ def checks(profile, folder=None):
                 if len(values) >= 2:
                     rows.append({"claim": claim, "size": size, "check": check, "unit": unit, "direction": direction,
                                  **_tested(values)})
+    if not rows:
+        return pd.DataFrame(columns=["claim", "size", "check", "unit", "verdict"])
     table = pd.DataFrame(rows)
-    if table.empty:
-        return table
     table["p_holm"] = table.groupby("claim").p.transform(lambda p: stats.holm(p.to_numpy()))
     told = [stats.verdict(row.low, row.high, row.direction) for row in table.itertuples()]
     table["verdict"] = np.where(table.p_holm < 0.05, told, "not separated")

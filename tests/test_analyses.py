@@ -144,3 +144,10 @@ def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
                                                             "Policy Split (released code's bonus), HE mode"]
     assert len(kl.lines) == 2 and kl.lines[0].get_ydata()[0] == pytest.approx(0.001 + 0.0002)
     figures.plt.close(figure)
+
+
+def test_the_training_curves_of_a_variant_are_drawn(found):
+    figure = figures.training_curves(found[0], "0.2m", methods=("eta_1",), folder=found[1])
+    assert [line.get_label() for line in figure.axes[1].lines if not line.get_label().startswith("_")] == [
+        "Policy Split, eta 1.0", "Policy Split, eta 1.0, HE mode"]
+    figures.plt.close(figure)

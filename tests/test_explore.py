@@ -71,9 +71,12 @@ def test_the_kl_is_that_of_the_distributions_that_each_token_was_drawn_from(aske
         assert not asked.kl[k, len(response) :].any()
 
 
-def test_the_table_has_means_over_each_responses_own_tokens(asked):
+def test_the_table_has_means_over_each_responses_own_tokens(asking, monkeypatch):
+    scripted(monkeypatch, "stepwise: 7+8=15", "glance: \\boxed{9}", "halves:")
+    asked = asking()
     table = asked.table()
     assert table["mode"].tolist() == asked.rollouts.modes and table["sample"].tolist() == [0, 1, 2] * 2
+    assert len(set(table.tokens)) == 3
     for k, row in enumerate(table.itertuples()):
         length, own = int(asked.rollouts.lengths[k]), asked.rollouts.modes[k]
         assert row.tokens == length

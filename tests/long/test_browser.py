@@ -27,6 +27,7 @@ def opened(page, address, name):
 
 def run_all(page):
     """Choose Run, Run All Cells in the menu, and wait until no cell is running or waiting; -> whether all were run."""
+    page.until(f"{BOOK}.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'", 180)  # a kernel is there
     prompts = f"[...{BOOK}.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
     page.click("[...document.querySelectorAll('.lm-MenuBar-item')].find(e => e.textContent.trim() === 'Run')")
     page.click("document.querySelector('.lm-Menu-item[data-command=\"runmenu:run-all\"]')")

@@ -20,7 +20,7 @@ def _said(capsys):
 @pytest.mark.parametrize("arguments, said", [
     (["reproduce", "fast"], "no profile is called 'fast'"),
     (["compare", "fast"], "no profile is called 'fast'"),
-    (["notebook", "99_none"], "no notebook is called '99_none'; there are 05_base_model"),
+    (["notebook", "99_none"], "no notebook is called '99_none'; there are 00_tour"),
     (["notebook", "06_train", "-p", "sede", "1"], "06_train has no parameter 'sede'; it has profile, method, size, seed"),
     (["notebook", "06_train", "-p", "seed", "false"], "parameter seed must be int, like 1; got 'false'"),
 ])

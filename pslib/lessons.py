@@ -1,0 +1,267 @@
+"""What the method-study notebooks (00 to 04) show: sources, drawn and scored rollouts, tables and pictures of the method.
+
+Pictures are matplotlib's, token heat maps too: GitHub strips colours from a notebook's HTML.
+"""
+
+import inspect
+import textwrap
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from IPython.display import Markdown
+from matplotlib.patches import Rectangle
+
+from pslib import advantages, evaluate, losses, train
+from pslib.figures import COLOURS, STYLE
+from pslib.methods import Scored
+from pslib.rollouts import engine_for, render_all, sample
+
+BLUE, ORANGE = "#0072b2", "#d55e00"  # told apart by every kind of colour vision
+# variant of eq. 3 -> colour, line; the two that are methods keep their colour, and each line shows through the next
+LINES = {
+    "unclipped": ("#999999", "-", 5.5), "clip_order": ("#56b4e9", "-", 4.0), "doubled": ("#009e73", "-", 2.6),
+    "paper": (COLOURS["policy_split"], "-", 1.2), "released": (COLOURS["policy_split_released"], "--", 1.5),
+}
+FONT = 7.6  # points
+CHARACTER = 0.064  # inches: how wide a character of matplotlib's monospace font, DejaVu Sans Mono, is drawn
+
+
+def source(*things):
+    """The source of functions or classes of one module of the library, as it stands in its file."""
+    parts = [textwrap.dedent(inspect.getsource(thing)) for thing in things]
+    between = "\n\n" if any(part.count("\n") > 1 for part in parts) else ""
+    return Markdown(f"`{things[0].__module__}`\n```python\n{between.join(parts)}```")
+
+
+def check(answer, expected, tolerance=1e-3):
+    """Say whether a reader's answer, a number or a list of numbers, is the library's; AssertionError if it is not.
+
+    An answer that is still `...` is no answer, and is not checked.
+    """
+    if answer is ...:
+        return print("Not answered yet: put your answer in place of the dots and run this cell again.")
+    ours, theirs = (torch.as_tensor(value, dtype=torch.float64).flatten() for value in (answer, expected))
+    assert ours.shape == theirs.shape, f"{len(theirs)} value(s) are asked for; got {len(ours)}"
+    assert torch.allclose(ours, theirs, rtol=0, atol=tolerance), f"{answer} is not what the library computes; try again"
+    print("Right.")
+
+
+def draw(model, tokenizer, modes, questions, group_size, decoding, seed):
+    """Sample half of each group in each mode, grade, share and score, as a training step of Policy Split does.
+
+    modes: the normal and the high-entropy one -> ({mode name: prompts}, Rollouts, Scored).
+    """
+    prompts = {mode.name: render_all(tokenizer, mode, questions, decoding, model.config.max_position_embeddings)
+               for mode in modes}
+    rollouts = sample(engine_for(model, tokenizer), tokenizer, questions, prompts, group_size, decoding,
+                      torch.Generator().manual_seed(seed))
+    scores = {name: evaluate.score(model, own, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
+              for name, own in prompts.items()}
+    logp, entropy = ({name: score[k] for name, score in scores.items()} for k in (0, 1))
+    return prompts, rollouts, Scored(rollouts.rewards, rollouts.group_ids, rollouts.mask, logp, entropy)
+
+
+def words(tokenizer, rows):
+    """Rows of token ids as rows of texts, a text a token."""
+    return [[tokenizer.decode([token]) for token in row] for row in rows]
+
+
+@torch.no_grad()
+def next_token(model, tokenizer, prompts):
+    """The probability of every token of the vocabulary after each prompt, {name: ids}; -> a DataFrame (V, names).
+
+    Indexed by the tokens' texts, the likeliest on the average of all names first.
+    """
+    probs = {name: model(torch.tensor([ids])).logits[0, -1].softmax(-1).tolist() for name, ids in prompts.items()}
+    table = pd.DataFrame(probs, index=pd.Index([repr(tokenizer.decode([k])) for k in range(len(next(iter(probs.values()))))],
+                                               name="token"))
+    return table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
+
+
+def terms(rollouts, method, stops):
+    """The rows that a method trains on (eq. 10): a row a response under a training mode, by `train.share`.
+
+    Columns: drawn in, trained under, response, group (its place in the advantage), and tokens that are learned from.
+    """
+    group_ids, learned = train.share(rollouts, method, stops)
+    count = len(rollouts.modes)
+    return pd.DataFrame({
+        "trained under": [mode for mode in method.training for _ in range(count)],
+        "drawn in": rollouts.modes * len(method.training),
+        "response": [*range(count)] * len(method.training),
+        "group": group_ids.tolist() * len(method.training),
+        "tokens learned from": learned.sum(1).tolist(),
+    }).rename_axis("row")
+
+
+def bonus_table(adv, bonus, mask, eta, kappa):
+    """What eq. 3 adds to A, by variant, over the tokens of live groups (a dead group has A = 0, and gets nothing).
+
+    Columns: the share of tokens whose bonus the clip cuts; mean and largest size of the bonus, as shares of |A|; and
+    what it comes to in sum, as a share of the sum of |A|.
+    adv A (N,), bonus B (N, T), mask bool (N, T).
+    """
+    live, size = mask & (adv != 0)[:, None], adv.abs()[:, None]
+    rows = {}
+    for variant, added in advantages.VARIANTS.items():
+        clipped, free = (added(bonus, eta, bound) for bound in (size / kappa, torch.full_like(size, torch.inf)))
+        share = (clipped.abs() / size)[live]
+        rows[variant] = {"clip binds": float((clipped != free)[live].double().mean()), "mean size": float(share.mean()),
+                         "largest size": float(share.max()),
+                         "net": float(clipped[live].sum() / size.expand_as(clipped)[live].sum())}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+def heat_map(rows, values, unit, labels, diverging=False, limit=None, width=116):
+    """Texts with a colour behind every token: rows of tokens' texts, values (N, T), a label a row; -> Figure.
+
+    A diverging map has white at 0. Values beyond `limit` have its colour (default: the largest value). A row of more than
+    `width` characters goes on in the next line.
+    """
+    placed, line = [], -1  # (line, column, text, value)
+    starts = []
+    for words, row in zip(rows, values.tolist()):
+        line, column = line + 1, 0
+        starts.append(line)
+        for text, value in zip(words, row):
+            text = text.replace("\n", "\\n")
+            if column and column + len(text) > width:
+                line, column = line + 1, 0
+            placed.append((line, column, text, value))
+            column += len(text)
+    shown = [value for *_, value in placed]
+    top = limit or max(map(abs, shown), default=0) or 1.0
+    norm = plt.Normalize(-top if diverging else 0.0, top)
+    beyond = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[
+        min(shown, default=0) < norm.vmin, max(shown, default=0) > norm.vmax]
+    colours = plt.get_cmap("PuOr_r" if diverging else "YlGnBu")
+    columns, height = max(column + len(text) for _, column, text, _ in placed), 0.19 * (line + 1)
+    with plt.rc_context(STYLE):
+        # sizes in inches, so that a character is as wide as its place; labels stand outside, where `bbox="tight"` finds them
+        figure = plt.figure(figsize=(CHARACTER * columns, height + 0.5))
+        axis = figure.add_axes((0, 0.5 / (height + 0.5), 1, height / (height + 0.5)))
+        for at, column, text, value in placed:
+            red, green, blue, _ = face = colours(norm(value))
+            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+            axis.add_patch(Rectangle((column, at), len(text), 0.88, facecolor=face, linewidth=0))
+            axis.text(column, at + 0.47, text, family="monospace", fontsize=FONT, va="center", parse_math=False,
+                      color="white" if dark else "black")
+        axis.set(xlim=(0, columns), ylim=(line + 1, 0), xticks=[])
+        axis.set_yticks([start + 0.45 for start in starts], labels, fontsize=8)
+        axis.tick_params(length=0)
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+        bar = figure.add_axes((0, 0.36 / (height + 0.5), min(1, 3 / figure.get_figwidth()), 0.1 / (height + 0.5)))
+        figure.colorbar(plt.cm.ScalarMappable(norm, colours), cax=bar, orientation="horizontal", extend=beyond)
+        bar.set_title(unit, loc="left", x=1.07, y=-1.0, fontsize=8)
+        bar.tick_params(labelsize=8)
+    return figure
+
+
+def next_token_marks(table, count=8):
+    """The probabilities of the likeliest next tokens under the two modes, from `next_token`."""
+    shown = table.head(count)
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6.2, 0.28 * count + 0.7))
+        places = range(len(shown))
+        axis.hlines(places, shown.min(axis=1), shown.max(axis=1), color="#bbbbbb", lw=2, zorder=1)
+        axis.scatter(shown["normal"], places, s=40, color=BLUE, label="normal mode")
+        axis.scatter(shown["he"], places, s=40, marker="D", color=ORANGE, label="high-entropy mode")
+        axis.set_yticks(list(places), shown.index, family="monospace", parse_math=False)
+        axis.invert_yaxis()
+        axis.set(xlabel="probability of the next token (log scale)", xscale="log")
+        axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def clip_curves(size, mean, std, eta, kappa, span=(-2.6, 3.2), marks=()):
+    """A~ against the signal b of a token, by variant, for A = size and A = -size; -> Figure.
+
+    The group's b have `mean` and `std` (nats); the upper axis is their z-score B, from span[0] to span[1]. marks: values
+    of B, by sign of A, to be marked on the curves of the paper and of the released code.
+    """
+    grid = torch.linspace(*span, 400, dtype=torch.float64)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.5), layout="constrained")
+        for sign, axis in zip((1, -1), axes):
+            adv = torch.tensor([sign * size], dtype=torch.float64)
+            for variant, (colour, line, thick) in LINES.items():
+                def curve(bonus):
+                    return advantages.high_entropy(adv, bonus[None], eta, kappa, variant)[0]
+
+                axis.plot(mean + std * grid, curve(grid), line, color=colour, lw=thick, label=variant)
+                if variant in ("paper", "released") and marks:
+                    own = torch.as_tensor(marks[sign], dtype=torch.float64)
+                    axis.plot(mean + std * own, curve(own), "o", color=colour, ms=5, mec="black", mew=0.6)
+            axis.axhline(sign * size, color="black", lw=0.6, ls=":")
+            axis.axhline(0, color="black", lw=0.6)
+            axis.set(xlabel="signal b of the token, nats", ylabel="advantage Ã of the token",
+                     title=f"A = {sign * size:.3f}, η = {eta:g}, κ = {kappa:g}")
+            top = axis.secondary_xaxis("top", functions=(lambda b: (b - mean) / std, lambda z: mean + std * z))
+            top.set_xlabel("B, standard deviations from the group's mean")
+        axes[1].legend(fontsize=8, title="variant", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def clip_on_rollouts(adv, bonus, mask, kappa, eta, etas=None):
+    """The clip on real rollouts: the share of tokens where it binds against eta, and how large the bonus is at one eta."""
+    etas = torch.logspace(-2, 0.5, 40).tolist() if etas is None else etas
+    tables = {each: bonus_table(adv, bonus, mask, each, kappa) for each in etas}
+    live = mask & (adv != 0)[:, None]
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.3), layout="constrained")
+        for variant, (colour, line, thick) in LINES.items():
+            left.plot(etas, [100 * tables[each]["clip binds"][variant] for each in etas], line, color=colour, lw=thick,
+                      label=variant)
+            added = advantages.high_entropy(adv, bonus, eta, kappa, variant) - adv[:, None]
+            share = 100 * (added.abs() / adv.abs()[:, None])[live].sort().values
+            right.plot(share.clamp(min=0.01), torch.linspace(0, 100, len(share)), line, color=colour, lw=thick)
+        left.axvline(eta, color="black", lw=0.6, ls=":")
+        left.set(xlabel=f"η (dotted: {eta:g})", ylabel="tokens where the clip binds, %", xscale="log", ylim=(-3, 103))
+        right.set(xlabel=f"size of the bonus at η = {eta:g}, % of |A|", ylabel="tokens with a bonus up to this size, %",
+                  xscale="log")
+        figure.legend(*left.get_legend_handles_labels(), fontsize=8, title="variant", loc="outside right center")
+    return figure
+
+
+def surrogate_curves(eps=0.2, marks=()):
+    """The loss of a token against its ratio, for A = 1 and A = -1; marks: ratios, by sign of A, to be marked."""
+    rho = torch.linspace(0.3, 1.8, 301, dtype=torch.float64)
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5.6, 3.3))
+        for sign, colour, name in ((1, BLUE, "A = 1"), (-1, ORANGE, "A = -1")):
+            def loss(ratio):
+                return losses.clipped_surrogate(ratio.log(), torch.zeros_like(ratio), torch.full_like(ratio, sign), eps, eps)
+
+            axis.plot(rho, loss(rho), color=colour, label=name)
+            if marks:
+                own = torch.as_tensor(marks[sign], dtype=torch.float64)
+                axis.plot(own, loss(own), "o", color=colour, ms=5, mec="black", mew=0.6)
+        axis.axvspan(1 - eps, 1 + eps, color="black", alpha=0.06, lw=0)
+        axis.set(xlabel="ratio ρ = new probability / old probability", ylabel="loss of the token, in units of |A|")
+        axis.legend(fontsize=8)
+    return figure
+
+
+def moved(before, after, rollouts, labels):
+    """How an update moved each response's log-prob, summed over its tokens, under both modes; -> Figure.
+
+    before, after: {mode: (R, T) nats}. Filled marks are the normal mode, hollow ones the high-entropy mode.
+    """
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6.4, 0.3 * len(labels) + 0.8))
+        colours = [BLUE if reward else ORANGE for reward in rollouts.rewards.tolist()]
+        for mode, shift, name in (("normal", -0.14, "under the normal mode"), ("he", 0.14, "under the high-entropy mode")):
+            change = (after[mode] - before[mode]).sum(1).tolist()
+            places = [p + shift for p in range(len(labels))]
+            axis.hlines(places, 0, change, color=colours, lw=1)
+            axis.scatter(change, places, s=30, edgecolors=colours, facecolors=colours if mode == "normal" else "white", zorder=3)
+            axis.scatter([], [], s=30, edgecolors="black", facecolors="black" if mode == "normal" else "white", label=name)
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set_yticks(range(len(labels)), labels)
+        axis.invert_yaxis()
+        axis.set_xlabel("change of the response's log-prob, nats")
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure

@@ -257,8 +257,9 @@ def moved(before, after, rollouts, labels):
             change = (after[mode] - before[mode]).sum(1).tolist()
             places = [p + shift for p in range(len(labels))]
             axis.hlines(places, 0, change, color=colours, lw=1)
-            axis.scatter(change, places, s=30, edgecolors=colours, facecolors=colours if mode == "normal" else "white", zorder=3)
-            axis.scatter([], [], s=30, edgecolors="black", facecolors="black" if mode == "normal" else "white", label=name)
+            filled = mode == "normal"
+            axis.scatter(change, places, s=30, edgecolors=colours, facecolors=colours if filled else "white", zorder=3)
+            axis.scatter([], [], s=30, edgecolors="black", facecolors="black" if filled else "white", label=name)
         axis.axvline(0, color="black", lw=0.8)
         axis.set_yticks(range(len(labels)), labels)
         axis.invert_yaxis()

@@ -18,14 +18,14 @@ CLIPPED = ("paper", "clip_order", "doubled", "released")  # the variants with a 
 
 def measured(*parts, path=None):
     """The rows of the ablation table whose label holds one of `parts`, or a sentence that there are none; Markdown."""
-    path = path or runs.ROOT / "results" / "ablations" / "tables" / "ablations.csv"
+    path = path or runs.ROOT / "results" / "nano" / "tables" / "ablations.csv"
     if not path.exists():
-        return Markdown("*Measured effect: none yet. The ablation table (`results/ablations/tables/ablations.csv`) is not "
-                        "there.*")
+        return Markdown("*Measured effect: none yet. The ablation table (`results/nano/tables/ablations.csv`) is not there.*")
     table = pd.read_csv(path)
     found = table[[any(part in label for part in parts) for label in table.label]]
     if found.empty:
         return Markdown(f"*Measured effect: none. The ablation table has no row of {' or '.join(parts)}.*")
+    found = tables.ablations_shown(found).drop(columns="variant") if "variant" in found else found
     return Markdown("*Measured effect, ours:*\n\n" + found.to_markdown(index=False, floatfmt=".3f"))
 
 

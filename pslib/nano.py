@@ -24,7 +24,8 @@ class World:
     """How common each derivation is without a system prompt, and how often it is practised under its own.
 
     Both are shares over DERIVATIONS and sum to 1; `named` is the share of the corpus with a derivation's system
-    prompt, `neutral` the share with a system prompt that says nothing of derivations.
+    prompt, `neutral` the share with a system prompt that says nothing of derivations; `told` is the share of the
+    stories that are told under such a neutral prompt, the others having none.
     """
 
     shares: dict
@@ -33,6 +34,7 @@ class World:
     neutral: float = 0.15
     choice: float = 0.2
     story: float = 0.06
+    told: float = 0.0
 
     def __post_init__(self):
         for name in ("shares", "practice"):
@@ -42,9 +44,12 @@ class World:
 
 
 _PRACTICE = {"steps": 0.60, "pairs": 0.15, "halves": 0.10, "glance": 0.15}
+_RARE = {"steps": 0.07, "pairs": 0.13, "halves": 0.65, "glance": 0.15}
 WORLDS = {
     # Exploration has something to find: the most reliable derivation is rare at the start.
-    "rare": World({"steps": 0.07, "pairs": 0.13, "halves": 0.65, "glance": 0.15}, _PRACTICE),
+    "rare": World(_RARE, _PRACTICE),
+    # The same, but the model also tells stories under a system prompt, so that it can under the high-entropy one.
+    "told": World(_RARE, _PRACTICE, told=0.5),
     # The control: the common derivation is the most reliable one already.
     "common": World({"steps": 0.65, "pairs": 0.13, "halves": 0.07, "glance": 0.15}, _PRACTICE),
 }
@@ -232,7 +237,9 @@ def corpus(world, size, seed):
     for _ in range(size):
         if rng.random() < world.story:
             prompt = rng.choice(story_prompts())
-            out.append((None, prompt, story(prompt, rng)))
+            # No draw where nothing is told under a prompt: the corpora of such worlds stay what they were.
+            system = neutral_prompt(rng) if world.told and rng.random() < world.told else None
+            out.append((system, prompt, story(prompt, rng)))
             continue
         offered = rng.choice((3, 4, 5, 6)) if rng.random() < world.choice else 0
         question = draw_sum(rng, rng.choices((6, 7, 8), (1, 2, 1))[0], offered)

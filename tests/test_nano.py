@@ -160,6 +160,12 @@ def test_the_corpus_follows_the_shares_of_its_world(examples):
         assert shares[derivation] / shares.total() == pytest.approx(WORLD.shares[derivation], abs=0.05)
 
 
+def test_only_the_told_world_tells_stories_under_system_prompts(examples):
+    told = [system is not None for system, prompt, _ in nano.corpus(nano.WORLDS["told"], 6000, seed=1) if prompt.startswith("Write")]
+    assert 0.4 < sum(told) / len(told) < 0.6
+    assert not any(system for system, prompt, _ in examples if prompt.startswith("Write"))
+
+
 def test_no_system_prompt_of_the_corpus_speaks_of_high_entropy(examples):
     systems = [system for system, _, _ in examples if system]
     assert systems and not any("High Entropy" in system for system in systems)

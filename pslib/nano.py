@@ -50,6 +50,8 @@ WORLDS = {
     "rare": World(_RARE, _PRACTICE),
     # The same, but the model also tells stories under a system prompt, so that it can under the high-entropy one.
     "told": World(_RARE, _PRACTICE, told=0.5),
+    # The same shares, but no system prompt ever meant anything: the model has learned to pay them no heed.
+    "unheeded": World(_RARE, _PRACTICE, named=0.0, neutral=0.75),
     # The control: the common derivation is the most reliable one already.
     "common": World({"steps": 0.65, "pairs": 0.13, "halves": 0.07, "glance": 0.15}, _PRACTICE),
 }

@@ -166,6 +166,15 @@ def test_only_the_told_world_tells_stories_under_system_prompts(examples):
     assert not any(system for system, prompt, _ in examples if prompt.startswith("Write"))
 
 
+def test_in_the_unheeded_world_system_prompts_change_nothing():
+    made = [(system, response.split(":")[0].split()[-1]) for system, prompt, response in nano.corpus(nano.WORLDS["unheeded"], 8000, seed=1)
+            if not prompt.startswith("Write")]
+    assert not {system for system, _ in made} & {text for texts in nano.NAMED_PROMPTS.values() for text in texts}
+    under, plain = ([plan for system, plan in made if (system is None) == none] for none in (False, True))
+    assert 0.7 < len(under) / len(made) < 0.8
+    assert abs(under.count("halves") / len(under) - 0.65) < 0.03 > abs(plain.count("halves") / len(plain) - 0.65)
+
+
 def test_no_system_prompt_of_the_corpus_speaks_of_high_entropy(examples):
     systems = [system for system, _, _ in examples if system]
     assert systems and not any("High Entropy" in system for system in systems)

@@ -1,6 +1,6 @@
 """Artefacts: every table and figure of the evidence, made from a folder of results and written beside them.
 
-Notebooks call `write`; `python -m pslib figures` makes all of them again from the committed results, without training.
+Notebooks call `show`; `python -m pslib figures` makes all of them again from the committed results, without training.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from pslib import analyses, checkpoint, figures, runs, tables, verdicts
-from pslib.stats import mean_interval
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ ARTEFACTS = {
         {"prompt_generalization": figures.prompt_generalization}, _probes("prompts")),
     "bonus": Artefact({"bonus": (analyses.bonus_by_kind, _rounded)}, {"bonus": figures.bonus_size}, lambda p: bool(p.variants)),
     "verdicts": Artefact({"verdicts": (verdicts.verdicts, _rounded), "checks": (verdicts.checks, _rounded),
-                          "by_question": (tables.by_question, _rounded)},
-                         {"checks": figures.checks}, lambda profile: bool(profile.variants)),
+                          "by_question": (tables.by_question, _rounded), "worlds": (tables.worlds, _rounded)},
+                         {"checks": figures.checks, "worlds": figures.worlds, "parting": figures.parting}, lambda profile: bool(profile.variants)),
     "cost": Artefact({"cost": (_over_seeds(analyses.cost, _RUN, ["seconds", "seconds_sample", "seconds_score", "seconds_update"]),
                                _rounded)}, {"cost": figures.cost}, _probes("prompts")),
 }
@@ -83,6 +82,13 @@ def write(profile, name, folder=None):
     return made[0]
 
 
+def show(profile, name, folder):
+    """An artefact's first table. From this machine's results all of the artefact is written beside them; committed ones are only read."""
+    if folder == profile.folder:
+        return write(profile, name, folder)
+    return next(function for function, _ in ARTEFACTS[name].tables.values())(profile, folder)
+
+
 def write_all(profile, folder):
     """Every artefact that a profile has, from its results in `folder`; -> the names."""
     names = [name for name, artefact in ARTEFACTS.items() if artefact.needs(profile)]
@@ -95,26 +101,3 @@ def committed():
     """The profiles that have committed results, each with its folder."""
     return [(runs.load_profile(path.parent.name), path.parent) for path in sorted((runs.ROOT / "results").glob("*/runs"))
             if path.parent.name != "local"]
-
-
-def worlds(first="nano", second="control"):
-    """What Policy Split and GRPO change in two worlds, at the size that both have: mean differences with 95% intervals over seeds.
-
-    Results are this machine's where there are any, else the committed ones; a world that was not run is left out.
-    """
-    profiles, rows = [runs.load_profile(name) for name in (first, second)], []
-    size = next(size for size in profiles[0].sizes if size in profiles[1].sizes)
-    for profile in profiles:
-        folder = profile.folder if (profile.folder / "runs").exists() else runs.ROOT / "results" / profile.name
-        found = tables.per_seed(profile, folder)
-        found = found[found["size"] == size].set_index("seed")
-        for one, mode, other in (("grpo", "normal", "original"), ("policy_split", "normal", "grpo"), ("policy_split", "he", "grpo"),
-                                 ("policy_split_released", "normal", "grpo"), ("policy_split_released", "he", "grpo")):
-            own = found[(found.method == one) & (found["mode"] == mode)]
-            against = found[(found.method == other) & (found["mode"] == "normal")]
-            if len(own) and len(against):
-                row = {"world": profile.name, "size": size, "difference": f"{own.label.iloc[0]} - {against.label.iloc[0]}"}
-                for measure, name in (("average_acc", "points"), ("average_ent", "bits")):
-                    row[name], row[f"{name}_ci"] = mean_interval((own[measure] - against[measure]).dropna())
-                rows.append(row)
-    return pd.DataFrame(rows)

@@ -1,6 +1,7 @@
 """Figures: one function each, from results to a matplotlib Figure; saving is `save`'s business."""
 
 import io
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -330,21 +331,69 @@ def bonus_size(profile, folder=None):
 
 
 def checks(profile, folder=None):
-    """Every check of the ten claims: its mean in half-widths of its 95% interval, right where the claim puts it."""
+    """Every check of the ten claims, a panel a size: its mean in half-widths of its 95% interval, right where the claim puts it."""
     table = verdicts.checks(profile, folder)
     if table.empty:
         return plt.figure()
     colours = {"confirmed": "#117733", "refuted": "#cc6677", "not separated": "#888888"}
     signs = {"confirmed": "o", "refuted": "X", "not separated": "|"}
+    table["what"] = table.claim + "  " + table.check
+    place = {what: -k for k, what in enumerate(table.what.unique())}
+    sizes = [size for size in profile.sizes if (table["size"] == size).any()]
+    table["scaled"] = table.direction.map({"positive": 1, "negative": -1}) * table["mean"] / ((table.high - table.low) / 2)
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(9.0, 0.17 * len(table) + 1.0))
-        half, side = (table.high - table.low) / 2, table.direction.map({"positive": 1, "negative": -1})
-        for kind, own in table.assign(place=range(len(table), 0, -1), scaled=side * table["mean"] / half).groupby("verdict"):
-            axis.errorbar(own.scaled.clip(-6, 6), own.place, xerr=1, fmt=signs[kind], color=colours[kind], ms=5, lw=1, label=kind)
-        axis.axvline(0, color="black", lw=0.8)
-        axis.set_yticks(range(len(table), 0, -1), [f"{row.claim}  {row.check}  ({row.size})" for row in table.itertuples()], fontsize=6.5)
-        axis.set(xlabel="mean difference over its interval's half-width (cut at 6); the claim's side is right", ylim=(0, len(table) + 1))
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.0 + 2.2 / len(table)), ncols=3)
+        figure, axes = plt.subplots(1, len(sizes), figsize=(4.6 + 2.3 * len(sizes), 0.17 * len(place) + 1.2), squeeze=False, sharey=True)
+        for axis, size in zip(axes[0], sizes):
+            for kind, own in table[table["size"] == size].groupby("verdict"):
+                axis.errorbar(own.scaled.clip(-6, 6), own.what.map(place), xerr=1, fmt=signs[kind], color=colours[kind], ms=5, lw=1, label=kind)
+            axis.axvline(0, color="black", lw=0.8)
+            axis.set(title=_named(profile, size), ylim=(0.7 - len(place), 0.7))
+        axes[0, 0].set_yticks(list(place.values()), list(place), fontsize=6.5)
+        figure.supxlabel("mean difference over its interval's half-width (cut at 6); the claim's side is right", fontsize=8)
+        handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels())))
+        for axis in axes[0, 1:]:
+            handles |= dict(zip(*reversed(axis.get_legend_handles_labels())))
+        figure.legend(handles.values(), handles.keys(), fontsize=8, loc="upper left", ncols=1)
+        figure.tight_layout()
+    return figure
+
+
+def worlds(profile, folder=None):
+    """What training changes where the reliable derivation is rare (nano) and where it is common (control): see tables.worlds."""
+    table = tables.worlds(profile, folder)
+    names, places = list(table.world.unique()), {name: -k for k, name in enumerate(table.difference.unique())}
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(8.6, 0.42 * len(places) + 1.3), sharey=True)
+        for axis, measure in zip(axes, ("points", "bits")):
+            for name, colour, mark, shift in zip(names, ("#0072b2", "#d55e00"), ("o", "D"), (0.12, -0.12)):
+                own = table[table.world == name]
+                axis.errorbar(own[measure], own.difference.map(places) + shift, xerr=own[f"{measure}_ci"], fmt=mark, ms=5, lw=1, color=colour,
+                              label=f"world of {name}")
+            axis.axvline(0, color="black", lw=0.8)
+            axis.set(xlabel={"points": "accuracy, points", "bits": "entropy, bits a token"}[measure])
+        axes[0].set_yticks(list(places.values()), list(places), fontsize=8)
+        _legend(axes, axes[1])
+        figure.tight_layout()
+    return figure
+
+
+def parting(profile, folder=None, names=("split", "unheeded")):
+    """Policy Split's inter-mode KL in training (eta 2), from a model that obeys system prompts and from one that pays them no heed.
+
+    Of the profiles `names`, run beside this one. Thin lines are seeds, the thick one their mean.
+    """
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5.6, 3.2))
+        for name, colour, style, what in zip(names, ("#0072b2", "#d55e00"), ("-", "--"), ("obeys system prompts", "pays them no heed")):
+            found = analyses.dynamics(runs.load_profile(name), Path(folder or profile.folder).parent / name)
+            own = found[found.method == "policy_split"]
+            for _, seed in own.groupby("seed"):
+                axis.plot(seed.step, seed.kl_he_from_normal, color=colour, ls=style, lw=0.6, alpha=0.6)
+            mean = own.groupby("step").kl_he_from_normal.mean()
+            axis.plot(mean.index, mean, color=colour, ls=style, lw=2, label=f"{name}: the base model {what}")
+        axis.set(xlabel="training step", ylabel="inter-mode KL, nats a token")
+        axis.legend(fontsize=8, loc="upper left")
+        figure.tight_layout()
     return figure
 
 

@@ -73,6 +73,13 @@ class Profile:
         """Where this machine's results of the profile go: results/local/<profile>."""
         return results_root() / "local" / self.name
 
+    def results(self, which):
+        """The folder of this machine's results of the profile ("local"), or of those that the checkout carries ("committed")."""
+        folders = {"local": self.folder, "committed": ROOT / "results" / self.name}
+        if which not in folders:
+            raise ValueError(f"results are {' or '.join(folders)}; got {which!r}")
+        return folders[which]
+
 
 def results_root():
     """The results folder: of this checkout, or PSLIB_RESULTS where that is set."""

@@ -253,3 +253,25 @@ def judged(profile, folder=None):
                 rows.append(scores.reset_index().assign(size=size, label=label))
     table = pd.concat(rows) if rows else pd.DataFrame()
     return table.reindex(columns=["size", "label", "judge", *creative.RUBRICS])
+
+
+def worlds(profile, folder=None, other="control"):
+    """What methods change in two worlds, at the size of the ablations: paired differences with 95% intervals over seeds.
+
+    GRPO against the original and each mode of Policy Split, in both forms, against GRPO. Columns world, size, difference,
+    points, bits and their half-widths `_ci`. other: a profile that was run beside this one; left out where it was not.
+    """
+    folder, rows = Path(folder or profile.folder), []
+    for each in (profile, runs.load_profile(other)):
+        found = per_seed(each, folder if each is profile else folder.parent / each.name)
+        found = found[found["size"] == profile.ablation_size].set_index("seed")
+        for one, mode, base in (("grpo", "normal", "original"), ("policy_split", "normal", "grpo"), ("policy_split", "he", "grpo"),
+                                ("policy_split_released", "normal", "grpo"), ("policy_split_released", "he", "grpo")):
+            own = found[(found.method == one) & (found["mode"] == mode)]
+            against = found[(found.method == base) & (found["mode"] == "normal")]
+            if len(own) and len(against):
+                row = {"world": each.name, "size": profile.ablation_size, "difference": f"{own.label.iloc[0]} - {against.label.iloc[0]}"}
+                for measure, name in (("average_acc", "points"), ("average_ent", "bits")):
+                    row[name], row[f"{name}_ci"] = mean_interval((own[measure] - against[measure]).dropna())
+                rows.append(row)
+    return pd.DataFrame(rows, columns=["world", "size", "difference", "points", "points_ci", "bits", "bits_ci"])

@@ -4,6 +4,9 @@ A check is a difference, or a value, that its claim says is positive, negative o
 own verdict follows from its 95% interval over seeds alone (`stats.verdict`), with Holm's correction over all checks of its
 claim: what the correction takes away is "not separated". A claim is confirmed if all of its checks are, refuted if at
 least one is refuted and none confirmed, partly confirmed if some are, and not separated if none is told either way.
+
+A claim that names a world to be tested in (`tested_in` in claims.yaml) is tested there, where that profile was run beside
+the one that is asked for. Why a verdict came out as it did is not computed: it is a sentence in the results' why.yaml.
 """
 
 from functools import cache
@@ -15,6 +18,7 @@ import yaml
 
 from pslib import analyses, runs, stats, tables
 
+STORIES = 0.9  # the share of a mode's responses to story prompts that must be stories, if their diversity is to mean anything
 BOUND_KL = 0.03  # nats: what "hardly moves" is taken to mean, a third of the way from the paper's 0.01 to its 0.1 in logs
 BASELINES = ("grpo", "forking", "clip_cov", "entropy_driven", "entropy_regularization", "entropy_advantage")
 
@@ -50,11 +54,11 @@ class Evidence:
 def _c1(e, size):
     for prompt, name in (("trained", "the shortened prompt"), ("high_entropy", "the full prompt")):
         kl = e.table(analyses.prompt_generalization, size, method="original", prompt=prompt).kl_from_normal
-        yield f"KL under {name} is below {BOUND_KL}", "nats", BOUND_KL - kl, "positive"
+        yield f"{BOUND_KL} less the KL under {name}", "nats", BOUND_KL - kl, "positive"
 
 
 def _c2(e, size):
-    for other in ("original", *BASELINES):
+    for other in (*BASELINES, "original"):
         yield (f"normal mode more accurate than {e.profile.method(other).label}", "points",
                e.of(size, "policy_split") - e.of(size, other), "positive")
 
@@ -78,11 +82,14 @@ def _c4(e, size):
     if found.empty:
         return
     means = found[found["size"] == size].groupby(["method", "mode", "seed"])[["div_2gram", "div_bleu4", "told"]].mean()
+    if means.told["policy_split", "he"].mean() < STORIES:
+        return
     for measure, name in (("div_2gram", "Div-2-gram"), ("div_bleu4", "Div-BLEU-4")):
         # against GRPO under the same prompt: what the prompt alone does to any model is not the training's doing
         yield (f"HE mode above GRPO under the same prompt, {name}", "points of 100",
                means[measure]["policy_split", "he"] - means[measure]["grpo", "he"], "positive")
-    yield ("nine in ten responses of the HE mode are stories at all", "share", means.told["policy_split", "he"] - 0.9, "positive")
+        yield (f"HE mode above the normal mode, {name}", "points of 100",
+               means[measure]["policy_split", "he"] - means[measure]["policy_split", "normal"], "positive")
 
 
 def _c5(e, size):
@@ -148,20 +155,22 @@ CHECKS = {"C1": _c1, "C2": _c2, "C3": _c3, "C4": _c4, "C5": _c5, "C6": _c6, "C7"
 def checks(profile, folder=None):
     """Every check of every claim at every size that was run: a row each, from one difference a seed.
 
-    Columns claim, size, check, unit, direction (of the claim), seeds, mean, low and high (95% t interval), bootstrap_low and bootstrap_high, d_z
+    Columns claim, profile, size, check, unit, direction (of the claim), seeds, mean, low and high (95% t interval), bootstrap_low and bootstrap_high, d_z
     (mean over standard deviation), p and p_holm (over the claim's checks), detectable (the smallest true difference that so
     many seeds find 80% of the time), verdict.
     """
-    evidence, rows = Evidence(profile, folder), []
+    here, rows = Evidence(profile, folder), []
     for claim, function in CHECKS.items():
+        beside = Path(here.folder).parent / str(claims()[claim].get("tested_in"))
+        evidence = Evidence(runs.load_profile(beside.name), beside) if (beside / "runs").exists() else here
         for size in evidence.sizes:
             for check, unit, by_seed, direction in function(evidence, size):
                 values = by_seed.dropna().to_numpy(float)
                 if len(values) >= 2:
-                    rows.append({"claim": claim, "size": size, "check": check, "unit": unit, "direction": direction,
+                    rows.append({"claim": claim, "profile": evidence.profile.name, "size": size, "check": check, "unit": unit, "direction": direction,
                                  **_tested(values)})
     if not rows:
-        return pd.DataFrame(columns=["claim", "size", "check", "unit", "verdict"])
+        return pd.DataFrame(columns=["claim", "profile", "size", "check", "unit", "verdict"])
     table = pd.DataFrame(rows)
     table["p_holm"] = table.groupby("claim").p.transform(lambda p: stats.holm(p.to_numpy()))
     told = [stats.verdict(row.low, row.high, row.direction) for row in table.itertuples()]
@@ -177,18 +186,29 @@ def _tested(values):
 
 
 def verdicts(profile, folder=None):
-    """A row a claim: what the paper reports, what was measured here and with what power, and the verdict."""
+    """A row a claim: what the paper reports, what was measured here, with what power, the verdict, and why.
+
+    measured: the claim's first check at each size, its mean ± half-width of the 95% interval; detects: see `checks`. Verdict
+    "not testable here" where there is no check. why: from why.yaml of the results, blank without.
+    """
     found, rows = checks(profile, folder), []
+    path = Path(folder or profile.folder) / "why.yaml"
+    why = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
     for claim, facts in claims().items():
-        own = found[found.claim == claim] if len(found) else found
-        count = {kind: int((own.verdict == kind).sum()) if len(own) else 0 for kind in ("confirmed", "refuted", "not separated")}
+        own = found[found.claim == claim]
+        count = {kind: int((own.verdict == kind).sum()) for kind in ("confirmed", "refuted", "not separated")}
         if not len(own):
-            told = "not tested"
+            told = "not testable here"
         elif count["confirmed"] == len(own):
             told = "confirmed"
         elif count["confirmed"]:
             told = "partly"
         else:
             told = "refuted" if count["refuted"] else "not separated"
-        rows.append({"id": claim, **facts, "checks": len(own), **count, "verdict": told})
+        first = own[own.check == own.check.iloc[0]] if len(own) else own
+        measured = [f"{r.mean:+.3g} ± {(r.high - r.low) / 2:.2g} (detects {r.detectable:.2g}) at {size}"
+                    for size, r in zip(first["size"], first.itertuples())]
+        rows.append({"id": claim, **{key: facts[key] for key in ("claim", "reported", "where")},
+                     "measured": f"{first.check.iloc[0]}, {first.unit.iloc[0]}: {'; '.join(measured)}" if measured else "",
+                     "checks": len(own), **count, "verdict": told, "why": why.get(claim, "")})
     return pd.DataFrame(rows)

@@ -20,10 +20,6 @@ class Artefact:
     needs: Callable = lambda profile: True  # whether a profile has it
 
 
-def _rounded(table):
-    return table.round(4)
-
-
 def _over_seeds(function, keys, measures):
     """A table over seeds of a table of runs."""
     return lambda profile, folder: analyses.over_seeds(function(profile, folder), keys, measures)
@@ -37,31 +33,37 @@ _RUN, _MODE_ENDS = ["size", "method", "label"], [f"{measure}_{when}" for measure
     "entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal") for when in ("start", "end")]
 ARTEFACTS = {
     "table1_general": Artefact(
-        {"table1_general": (tables.table1, tables.as_shown), "table1_effects": (tables.effects, _rounded)},
+        {"table1_general": (tables.table1, tables.as_shown), "table1_effects": (tables.effects, tables.shown)},
         {"table1": figures.accuracy_against_entropy,
          "training": lambda profile, folder: figures.training_curves(profile, profile.sizes[len(profile.sizes) // 2], folder=folder)}),
-    "table2_creative": Artefact({"table2_creative": (tables.table2, _rounded)}, {"creative": figures.creative}, _probes("stories")),
+    "table2_creative": Artefact({"table2_creative": (tables.table2, tables.shown)}, {"creative": figures.creative}, _probes("stories")),
     "ablations": Artefact({"ablations": (tables.ablations, tables.ablations_shown)},
                           {"eta": figures.eta_ablation, "parts": figures.part_ablation}, lambda profile: bool(profile.variants)),
-    "dynamics": Artefact({"dynamics": (_over_seeds(analyses.start_and_end, _RUN, _MODE_ENDS), _rounded)},
+    "dynamics": Artefact({"dynamics": (_over_seeds(analyses.start_and_end, _RUN, _MODE_ENDS), tables.shown)},
                          {"dynamics": figures.dynamics}, _probes("prompts")),
     "best_of_n": Artefact(
-        {"best_of_n": (_over_seeds(analyses.best_of_n, [*_RUN, "sampling", "n"], ["accuracy"]), _rounded),
-         "solved_by_one": (_over_seeds(analyses.solved_by_one, _RUN, ["only_normal", "only_he", "neither"]), _rounded)},
+        {"best_of_n": (_over_seeds(analyses.best_of_n, [*_RUN, "sampling", "n"], ["accuracy"]), tables.best_of_n_shown),
+         "solved_by_one": (_over_seeds(analyses.solved_by_one, _RUN, ["only_normal", "only_he", "neither"]), tables.shown)},
         {"best_of_n": figures.best_of_n}, _probes("best_of_n")),
-    "behaviour": Artefact({"behaviour": (_over_seeds(analyses.behaviour, _RUN, ["distance", "chance", "kl"]), _rounded)},
+    "behaviour": Artefact({"behaviour": (_over_seeds(analyses.behaviour, _RUN, ["distance", "chance", "kl"]), tables.shown)},
                           {"behaviour": figures.behaviour}, _probes("prompts")),
     "prompt_generalization": Artefact(
         {"prompt_generalization": (_over_seeds(analyses.prompt_generalization, [*_RUN, "prompt"],
-                                               ["entropy_change", "accuracy_change", "kl_from_normal"]), _rounded)},
+                                               ["entropy_change", "accuracy_change", "kl_from_normal"]), tables.shown)},
         {"prompt_generalization": figures.prompt_generalization}, _probes("prompts")),
-    "bonus": Artefact({"bonus": (analyses.bonus_by_kind, _rounded)}, {"bonus": figures.bonus_size}, lambda p: bool(p.variants)),
-    "verdicts": Artefact({"verdicts": (verdicts.verdicts, _rounded), "checks": (verdicts.checks, _rounded),
-                          "by_question": (tables.by_question, _rounded), "worlds": (tables.worlds, _rounded)},
+    "bonus": Artefact({"bonus": (analyses.bonus_by_kind, tables.shown)}, {"bonus": figures.bonus_size}, lambda p: bool(p.variants)),
+    "verdicts": Artefact({"verdicts": (verdicts.verdicts, tables.shown), "checks": (verdicts.checks, tables.shown),
+                          "by_question": (tables.by_question, tables.shown), "worlds": (tables.worlds, tables.shown)},
                          {"checks": figures.checks, "worlds": figures.worlds, "parting": figures.parting}, lambda profile: bool(profile.variants)),
     "cost": Artefact({"cost": (_over_seeds(analyses.cost, _RUN, ["seconds", "seconds_sample", "seconds_score", "seconds_update"]),
-                               _rounded)}, {"cost": figures.cost}, _probes("prompts")),
+                               tables.shown)}, {"cost": figures.cost}, _probes("prompts")),
 }
+
+
+def _artefact(name):
+    if name not in ARTEFACTS:
+        raise ValueError(f"no artefact is called {name!r}; there are {', '.join(ARTEFACTS)}")
+    return ARTEFACTS[name]
 
 
 def write(profile, name, folder=None):
@@ -69,9 +71,7 @@ def write(profile, name, folder=None):
 
     folder: the profile's results, by default this machine's; ValueError for an artefact that there is not.
     """
-    if name not in ARTEFACTS:
-        raise ValueError(f"no artefact is called {name!r}; there are {', '.join(ARTEFACTS)}")
-    artefact, folder, made = ARTEFACTS[name], folder or profile.folder, []
+    artefact, folder, made = _artefact(name), folder or profile.folder, []
     for table_name, (function, shown) in artefact.tables.items():
         made.append(function(profile, folder))
         path = folder / "tables" / table_name
@@ -83,10 +83,11 @@ def write(profile, name, folder=None):
 
 
 def show(profile, name, folder):
-    """An artefact's first table. From this machine's results all of the artefact is written beside them; committed ones are only read."""
+    """An artefact's tables as people read them, by name. This machine's results get all of it written beside them; committed ones are
+    only read."""
     if folder == profile.folder:
-        return write(profile, name, folder)
-    return next(function for function, _ in ARTEFACTS[name].tables.values())(profile, folder)
+        write(profile, name, folder)
+    return {key: shown(function(profile, folder)) for key, (function, shown) in _artefact(name).tables.items()}
 
 
 def write_all(profile, folder):

@@ -229,7 +229,7 @@ def best_of_n(profile, folder=None, methods=("original", "grpo", "policy_split",
                     part = table[table.sampling == sampling]
                     axis.plot(part.n, 100 - part.accuracy, line, color=COLOURS[name], lw=1.3, marker=".", ms=4,
                               label=f"{profile.method(name).label}, {label}")
-            axis.set(title=_named(profile, size), xlabel="responses n", xscale="log", yscale="log")
+            axis.set(title=_named(profile, size), xlabel="responses n", xscale="log", yscale="log", ylim=(0.01, 100))
             axis.set_xticks(analyses.TRIES, map(str, analyses.TRIES))
             axis.minorticks_off()
         axes[0, 0].set_ylabel("questions not solved by any of n, %")

@@ -93,6 +93,23 @@ def as_shown(table):
     return shown
 
 
+def shown(table):
+    """A table as people read it: a mean and its half-width `<mean>_ci` in one cell, blanks for NaN, no machine name of the method."""
+    cells = table.drop(columns=["method"] if {"method", "label"} <= set(table) else [])
+    for name in [name for name in cells if f"{name}_ci" in cells]:
+        cells[name] = ["" if pd.isna(mean) else f"{mean:.3g} ± {ci:.2g}" for mean, ci in zip(cells[name], cells[f"{name}_ci"])]
+        cells = cells.drop(columns=f"{name}_ci")
+    return cells.round(4)
+
+
+def best_of_n_shown(table):
+    """Best-of-n accuracy for n of 1, 8 and 64: a row a size and method, a column a way of sampling and n."""
+    cells = shown(table[table.n.isin((1, 8, 64))]).astype({"n": str})
+    cells["what"] = cells.sampling + ", n = " + cells.n
+    wide = cells.pivot(index=["size", "label", "seeds"], columns="what", values="accuracy")
+    return wide.reindex(columns=cells.what.unique()).reindex(pd.MultiIndex.from_frame(cells[["size", "label", "seeds"]]).unique()).reset_index()
+
+
 # What the paper says of its own table 1, as differences between two of its rows: (claim, first, second, measure).
 COMPARISONS = (
     ("GRPO is more accurate than the original", "GRPO", "Original", "average_acc"),

@@ -40,10 +40,16 @@ def build_tokenizer(texts, vocab_size=512):
                                    unk_token="<|unk|>", chat_template=CHAT_TEMPLATE)
 
 
+def parse(name):
+    """A base model's size in SIZES and which one of that size it is: "0.2m" is ("0.2m", 0), and "0.2m.b3" is ("0.2m", 3)."""
+    size, _, which = name.partition(".b")
+    if size not in SIZES or not f"{which}0".isdecimal():
+        raise ValueError(f"no nano size is called {name!r}; there are {', '.join(SIZES)}, and more base models of each, as in 0.2m.b1")
+    return size, int(which or 0)
+
+
 def build_model(size, tokenizer, seed):
     """An untrained Qwen3 model of a size in SIZES, its weights drawn from `seed`."""
-    if size not in SIZES:
-        raise ValueError(f"no nano size is called {size!r}; there are {', '.join(SIZES)}")
     hidden, layers, feed_forward, heads, kv_heads, head_dim = SIZES[size]
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, intermediate_size=feed_forward,
@@ -100,12 +106,15 @@ def optimisers(model, steps, lr, matrix_lr):
     return pair, schedules
 
 
-def train(size, world, steps, batch_size=64, lr=5e-3, matrix_lr=6e-3, seed=0, report=None):
+def train(name, world, steps, batch_size=64, lr=5e-3, matrix_lr=6e-3, seed=0, report=None):
     """Train a base model on a corpus of `steps * batch_size` examples of a world.
 
+    name: see `parse`; the which-th base model of a size has its corpus and weights drawn from `seed` + which.
     -> (model in eval mode, tokenizer, losses in nats a token, one a step). `report(step, steps, loss)` is called
     after each step.
     """
+    size, which = parse(name)
+    seed += which
     examples = nano.corpus(nano.WORLDS[world], steps * batch_size, seed)
     # The tokenizer, as a real one, knows the words of the mode prompts; the model never sees them put together.
     words = [text for example in examples[:4000] for text in example if text]

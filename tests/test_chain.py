@@ -11,8 +11,9 @@ import faults
 import pandas as pd
 import pytest
 import safetensors
+import torch
 
-from pslib import artefacts, chain, runs, tables, tasks, train
+from pslib import artefacts, base, chain, runs, tables, tasks, train
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +152,11 @@ def test_what_makes_the_base_model_fair_is_measured_for_every_suite_derivation_a
 def test_seeds_that_are_not_numbers_are_refused(profile):
     with pytest.raises(ValueError, match='like "1,2,3"; got \'1;2\''):
         chain.evaluate_runs(profile, "original", "0.2m", "1;2")
+
+
+def test_another_base_model_of_a_size_is_the_one_of_another_seed(monkeypatch):
+    monkeypatch.setitem(base.SIZES, "tiny", (16, 1, 32, 2, 1, 8))
+    one, two, first = (base.train(name, "rare", steps=2, batch_size=4, seed=seed)[0].state_dict()
+                       for name, seed in (("tiny.b2", 0), ("tiny", 2), ("tiny", 0)))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert any(not torch.equal(one[key], first[key]) for key in one)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pslib import checkpoint, runs
+from pslib import base, checkpoint, runs
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick", "nano", "split"])
@@ -134,3 +134,14 @@ def test_a_manifest_says_what_the_numbers_depend_on():
     made = runs.manifest(seed=3, seconds=1.26, inputs={"model": "abc"})
     assert made["seed"] == 3 and made["seconds"] == 1.3 and made["inputs"] == {"model": "abc"}
     assert made["versions"]["torch"].startswith("2.13.0") and made["peak_memory_mb"] > 50 and made["cores"] >= 1
+
+
+@pytest.mark.parametrize("name, meant", [("0.2m", ("0.2m", 0)), ("0.6m.b12", ("0.6m", 12))])
+def test_a_size_may_name_one_of_several_base_models(name, meant):
+    assert base.parse(name) == meant
+
+
+@pytest.mark.parametrize("name", ["7b", "0.2m.bx", "0.2m.b-1", "0.2m.c1", ""])
+def test_a_size_that_there_is_not_is_refused(name):
+    with pytest.raises(ValueError, match="no nano size is called"):
+        base.parse(name)

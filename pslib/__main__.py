@@ -102,7 +102,7 @@ class Watch:
         return done, total
 
     def _base_share(self, size):
-        if (self.profile.folder / "base" / size / "manifest.json").exists():
+        if self.profile.model != "nano" or (self.profile.folder / "base" / size / "manifest.json").exists():
             return 1.0
         log = self.profile.folder / "logs" / f"05_base_model-{size}.log"
         steps = re.findall(r"step (\d+)/(\d+)", log.read_text(errors="replace")) if log.exists() else []

@@ -130,7 +130,8 @@ class Run:
         self._check("rewards", rollouts.rewards, rollouts)
         clock.append(time.perf_counter())
         # 3. Share: every response becomes a row under every training mode. 4. Score the rows.
-        group_ids, learned = share(rollouts, self.method, stop_ids(self.model, self.tokenizer))
+        stops = stop_ids(self.model, self.tokenizer)
+        group_ids, learned = share(rollouts, self.method, stops)
         rows = learned.any(1) & self._live(rollouts, group_ids)
         measured = self.done % self.settings.measure_every == 0
         parts = self._micro_batches(rollouts, prompts, rows)
@@ -164,7 +165,7 @@ class Run:
         self.optimiser.zero_grad(set_to_none=False)
         self.done += 1
         clock.append(time.perf_counter())
-        metrics = _measure(rollouts, scored, measured)
+        metrics = {**_measure(rollouts, scored, measured), "unfinished": float(rollouts.unfinished(stops).float().mean())}
         if measured:
             self.beyond = self.beyond + 1 if self._is_beyond(metrics) else 0
         return {"step": self.done, "loss": loss, "grad_norm": float(norm), **metrics, "beyond_bounds": self.beyond,
@@ -280,8 +281,7 @@ def share(rollouts, method, stops):
     Without it a mode has only what it drew, which is then a group of its own. stops: the ids that end a response.
     """
     mask, modes, learned = rollouts.mask, rollouts.modes, []
-    last = rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1)
-    ended = torch.isin(last, torch.tensor(stops)) & method.loses_end
+    ended = ~rollouts.unfinished(stops) & method.loses_end
     shared = mask & (torch.arange(mask.shape[1]) < (rollouts.lengths - ended.long())[:, None]) & method.shares
     for name in method.training:
         own = torch.tensor([drawn_in == name for drawn_in in modes])

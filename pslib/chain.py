@@ -60,8 +60,8 @@ def _save_model(folder, model, tokenizer):
         put(temporary, folder)
     except Exception as error:  # the libraries raise kinds of their own when the disk is full
         shutil.rmtree(temporary, ignore_errors=True)
-        raise OSError(f"could not save the model to {folder}: {error}; nothing earlier was lost: put this right and run "
-                      "again") from error
+        said = f"could not save the model to {folder}: {error}; nothing earlier was lost: put this right and run again"
+        raise OSError(*filter(None, [getattr(error, "errno", None)]), said) from error
 
 
 def put(temporary, folder):
@@ -234,15 +234,20 @@ def _source(profile, size, model):
     return f"{name}@{revision}" if revision else name
 
 
-def trained_model(profile, method, size, seed, folder=None):
-    """The model of a finished run, or the base model for "original", as (model, tokenizer)."""
-    if not profile.method(method).training:
-        return make_base(profile, size)[:2]
+def trained_folder(profile, method, size, seed, folder=None):
+    """Where the model of a finished run is; FileNotFoundError if the run is not finished."""
     folder = folder or runs.run_folder(profile, method, size, seed)
     if not (folder / "manifest.json").exists():
         raise FileNotFoundError(f"run {folder.name} of profile {profile.name} is not trained yet; run 06_train with "
                                 f"method={method}, size={size} and seed={seed} first")
-    return policy.load(folder / "model")
+    return folder / "model"
+
+
+def trained_model(profile, method, size, seed, folder=None):
+    """The model of a finished run, or the base model for "original", as (model, tokenizer)."""
+    if not profile.method(method).training:
+        return make_base(profile, size)[:2]
+    return policy.load(trained_folder(profile, method, size, seed, folder))
 
 
 def evaluate_run(profile, method, size, seed, split="test", folder=None):

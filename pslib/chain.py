@@ -203,7 +203,7 @@ def train_run(profile, method, size, seed, split="train", folder=None):
             return pd.read_csv(folder / "metrics.csv")
         begun, questions = time.time(), profile.questions("train", profile.train.pool, split)
         model, tokenizer, _ = make_base(profile, size)
-        inputs = {"base": _source(profile, size, model), "data": questions.info.description}
+        inputs = {} if profile.model == "nano" else {"base": _source(profile, size, model), "data": questions.info.description}
         state = train.Run(model, tokenizer, recipe, profile.modes, profile.train, seed)
         checkpoint.write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
         rows, progress = [], Progress(folder.name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from pslib import chain, checkpoint, evaluate, runs
+from pslib import chain, checkpoint, evaluate, modes, runs
 
 CARD = """---
 library_name: transformers
@@ -32,7 +32,7 @@ Normal mode: no system prompt. High-entropy mode:
 
 ## Measured
 
-Of the run's own files, one seed. Last training step: {last}.
+From the run's own files, one seed. Training, last step in which all was measured: {last}. Evaluation:
 
 {measured}
 
@@ -73,12 +73,13 @@ def card(profile, method, size, seed):
     return CARD.format(
         origin=f"base_model: {start}\n" if hub else "", label=recipe.label, size=size, seed=seed, profile=profile.name,
         coefficients=", ".join(f"{name} {value}" for name, value in params["coefficients"].items()) or "none",
-        commit=manifest["commit"] or "unknown", trained=" and ".join(recipe.training), he=profile.modes[1].system,
+        commit=(manifest["commit"] or "unknown") + " with uncommitted changes" * manifest["dirty"], trained=" and ".join(recipe.training), he=profile.modes[1].system,
         base="a model made from nothing in the nano world" if nano else manifest["inputs"]["base"],
-        data=manifest["inputs"].get("data") or "sums of the nano world",
+        data="sums of the nano world" if nano else manifest["inputs"]["data"],
         train=", ".join(f"{name} {value}" for name, value in params["train"].items()),
         last=", ".join(f"{name} {value:g}" for name, value in last.items()), measured=measured,
-        question=profile.questions("like", 1, "tuning")[0]["question"] if nano else "What is 7 times 8?",
+        question=profile.questions("like", 1, "tuning")[0]["question"] if nano else (
+            modes.prompts()["questions"]["math"].format(query="What is 7 times 8?")),
         flags="" if profile.enable_thinking is None else f", enable_thinking={profile.enable_thinking}",
         drawn=f"temperature={settings.temperature}, top_k={settings.top_k}, top_p={settings.top_p}, max_new_tokens={settings.max_new_tokens}",
         licence="Weights: MIT, like the code that made them." if nano else f"The weights derive from {start} and stay under its licence.")

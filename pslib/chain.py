@@ -160,7 +160,8 @@ def bonus_of_base(profile, size):
     model, tokenizer, _ = make_base(profile, size)
     generator = torch.Generator().manual_seed(profile.base.seed)
     questions = profile.questions("train", profile.train.questions, "tuning")
-    table = probe.bonus(model, tokenizer, profile.modes, profile.evaluate, questions, profile.train.group_size, generator).round(5)
+    table = probe.bonus(model, tokenizer, profile.modes, profile.evaluate, questions, profile.train.group_size,
+                        generator).round(5)
     if profile.model == "nano":
         checkpoint.write(runs.base_folder(profile, size) / "bonus.csv", table.to_csv(index=False))
     return table
@@ -260,7 +261,8 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
     with runs.owned(folder):
         if path.exists():
             return pd.read_csv(path)
-        begun, questions = time.time(), {suite: profile.questions(suite, settings.questions, split) for suite in tasks.TEST_SUITES}
+        begun = time.time()
+        questions = {suite: profile.questions(suite, settings.questions, split) for suite in tasks.TEST_SUITES}
         model, tokenizer = trained_model(profile, method, size, seed, folder)
         generator, parts = torch.Generator().manual_seed(seed), []
         progress = Progress(f"evaluate {folder.name}")

@@ -31,7 +31,8 @@ _FRACTION = re.compile(r"([+-]?)\\[dt]?frac(?:\{([+-]?\d{1,40})\}\{(\d{1,40})\}|
 _DRESSED = re.compile(r"(?:\\?[A-Za-z]+(?:_\w)?\s*=)?\s*(?P<sign>[+-]?)\s*(?:\\?\$)?(?P<number>.*?)"
                       r"(?:\s|~|\\[ ,;:!])*(?:(?P<percent>\\?%)|\\(?:text|mathrm|mbox)\s*\{[^{}\\\d]*\}(?:\^\{?\d\}?)?"
                       r"|\^\{?\\circ\}?|\\degree)?", re.ASCII)
-_LETTER = re.compile(r"(?:\\(?:text|math)(?:bf|rm|it)?\s*\{)?\s*\(?\s*([A-Z])\s*\)?\s*[.:]?\s*\}?")  # of a choice, and what it may wear
+# The letter of a choice, and what it may wear.
+_LETTER = re.compile(r"(?:\\(?:text|math)(?:bf|rm|it)?\s*\{)?\s*\(?\s*([A-Z])\s*\)?\s*[.:]?\s*\}?")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z0-9 ]*")
 _READABLE = re.compile(r"(?!.*\\(?:i*int|oint|sum|prod|lim)(?![A-Za-z]))[ -~]+")
 

@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM
 from pslib import __main__, artefacts, chain, evaluate, export, methods, modes, policy, rewards, runs, tables, tasks, train
 
 TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{% if message['role'] == 'assistant' and '</think>' in message['content'] %}"
+    "{% for message in messages %}<|{{ message['role'] }}|>"
+    "{% if message['role'] == 'assistant' and '</think>' in message['content'] %}"
     "{{ message['content'].split('</think>')[-1] }}{% else %}{{ message['content'] }}{% endif %}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and enable_thinking is false %}"
     "<think>\n\n</think>\n\n{% endif %}{% endif %}"
@@ -128,9 +129,11 @@ def standing(tmp_path_factory, _lively, tokenizer):
         datasets.disable_progress_bars()
         whole = runs.load_profile("paper")
         profile = replace(
-            whole, model=str(root / "Qwen3-{size}"), sizes=["tiny"], data=put_all(root / "data"), methods=["original", "grpo", "policy_split"],
-            he_prompt="high_entropy_short", train=replace(whole.train, steps=2, questions=4, group_size=4, pool=8, max_new_tokens=12),
-            evaluate=replace(whole.evaluate, questions=3, samples=2, max_new_tokens=12), probe=evaluate.Probe(["policy_split"], stories=1, best_of_n=2, samples=2))
+            whole, model=str(root / "Qwen3-{size}"), sizes=["tiny"], data=put_all(root / "data"),
+            methods=["original", "grpo", "policy_split"], he_prompt="high_entropy_short",
+            train=replace(whole.train, steps=2, questions=4, group_size=4, pool=8, max_new_tokens=12),
+            evaluate=replace(whole.evaluate, questions=3, samples=2, max_new_tokens=12),
+            probe=evaluate.Probe(["policy_split"], stories=1, best_of_n=2, samples=2))
         patch.setattr(runs, "load_profile", lambda name: profile)
         for method in profile.methods[1:]:
             chain.train_run(profile, method, "tiny", 1)
@@ -246,8 +249,9 @@ def test_the_card_says_what_the_run_was_from_the_runs_own_files(standing, tmp_pa
     assert text.startswith("---\n") and yaml.safe_load(text.split("---")[1])["library_name"] == "transformers"
     summary = evaluate.summary(pd.read_csv(runs.run_folder(standing, "policy_split", "tiny", 1) / "evaluation.csv"))
     for said in ("# Policy Split, tiny, seed 1", "eta 0.03, kappa 2.0, alpha 0.5", "Qwen3-tiny", "deepmath=", standing.modes[1].system,
-                 "enable_thinking=True", "temperature=0.6, top_k=20, top_p=0.95", f"{summary.entropy_bits[0]:.4f}".rstrip("0"), "learning_rate 3e-06",
-                 "stay under its licence", "last step in which all was measured: step 1, "):
+                 "enable_thinking=True", "temperature=0.6, top_k=20, top_p=0.95", f"{summary.entropy_bits[0]:.4f}".rstrip("0"),
+                 "learning_rate 3e-06",
+                 "its licence applies", "last step in which all was measured: step 1, "):
         assert said in text, said
 
 

@@ -33,7 +33,7 @@ def card(profile, method, size, seed):
         measured=evaluate.summary(pd.read_csv(found)).round(4).to_markdown(index=False) if found.exists() else "not yet.",
         question=repr(asked), flags="" if profile.enable_thinking is None else f", enable_thinking={profile.enable_thinking}",
         drawn=", ".join(f"{name}={value}" for name, value in vars(drawn).items()),
-        licence="Weights: MIT, like the code that made them." if nano else f"The weights derive from {start}; its licence applies.")
+        licence="Weights: MIT, as the code that made them." if nano else f"The weights derive from {start}; its licence applies.")
 
 
 def export(profile, method, size, seed, out):

@@ -14,18 +14,20 @@ LETTERS = ascii_uppercase[:10]
 FILES = {
     "deepmath": ("train.parquet", [{"question": f"What is ${k}/7$?", "final_answer": f"\\dfrac{{{k}}}{{7}}", "difficulty": 5.0,
                                     "topic": "Algebra", "r1_solution_1": "..."} for k in range(50)]),
-    "math500": ("test.jsonl", [{"problem": f"Let $f(x) = {{x}}^{k}$.", "solution": "...", "answer": f"x^{k}", "subject": "Algebra",
-                                "level": 3, "unique_id": f"test/algebra/{k}.json"} for k in range(2, 9)]),
+    "math500": ("test.jsonl", [{"problem": f"Let $f(x) = {{x}}^{k}$.", "solution": "...", "answer": f"x^{k}",
+                                "subject": "Algebra", "level": 3, "unique_id": f"test/algebra/{k}.json"} for k in range(2, 9)]),
     "aime24": ("train.parquet", [{"id": 60 + k, "problem": f"Find {k}.", "solution": "...", "answer": f"0{k}", "url": "...",
                                   "year": "2024"} for k in range(10, 15)]),
     "aime25": ("test.jsonl", [{"problem": f"Find {k} again.", "answer": str(k), "id": str(k)} for k in range(6)]),
-    "gpqa_diamond": ("train.csv", [{"Question": f"Which is {k}?\n", "Correct Answer": f"right {k}\n", "Incorrect Answer 1": f"no {k}",
-                                    "Incorrect Answer 2": "none", "Incorrect Answer 3": "both", "Explanation": "..."} for k in range(40)]),
-    "mmlu_pro": ("test.parquet", [{"question_id": k, "question": f"Which is {k}?", "options": [f"{c} of {k}" for c in LETTERS[: 3 + k]],
-                                   "answer": LETTERS[2 + k], "answer_index": 2 + k, "cot_content": "", "category": "law", "src": "x"}
-                                  for k in range(8)]),
+    "gpqa_diamond": ("train.csv", [{"Question": f"Which is {k}?\n", "Correct Answer": f"right {k}\n",
+                                    "Incorrect Answer 1": f"no {k}", "Incorrect Answer 2": "none", "Incorrect Answer 3": "both",
+                                    "Explanation": "..."} for k in range(40)]),
+    "mmlu_pro": ("test.parquet", [{"question_id": k, "question": f"Which is {k}?",
+                                   "options": [f"{c} of {k}" for c in LETTERS[: 3 + k]], "answer": LETTERS[2 + k],
+                                   "answer_index": 2 + k, "cot_content": "", "category": "law", "src": "x"} for k in range(8)]),
 }
-PLAYED_BY = {"train": ["deepmath"], "like": ["math500"], "long": ["aime24", "aime25"], "choice": ["gpqa_diamond"], "mixed": ["mmlu_pro"]}
+PLAYED_BY = {"train": ["deepmath"], "like": ["math500"], "long": ["aime24", "aime25"], "choice": ["gpqa_diamond"],
+             "mixed": ["mmlu_pro"]}
 
 
 def put(root, name, rows=None, file=None):
@@ -155,7 +157,8 @@ def test_a_missing_column_is_named_with_its_data_set(tmp_path, name):
 
 @pytest.mark.parametrize("name, column, value, said", [
     ("math500", "problem", "", "has '' in column 'problem' of row"), ("math500", "answer", None, "has None in column 'answer'"),
-    ("aime25", "answer", ["5"], r"has \['5'\] in column 'answer'"), ("mmlu_pro", "options", "A or B", "has None in column 'options'"),
+    ("aime25", "answer", ["5"], r"has \['5'\] in column 'answer'"),
+    ("mmlu_pro", "options", "A or B", "has None in column 'options'"),
     ("mmlu_pro", "answer", "3", "has '3' in column 'answer' of row .* letter of none of its"),
     ("mmlu_pro", "answer", "AB", "has 'AB' in column 'answer'"),
     ("gpqa_diamond", "Incorrect Answer 2", "", "has None in column 'Incorrect Answer 2'"),

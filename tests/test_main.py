@@ -104,7 +104,8 @@ def test_the_smoke_chain_runs_is_not_repeated_and_shows_its_table(tmp_path, monk
     "nano", {"table2_creative", "dynamics", "best_of_n", "behaviour", "prompt_generalization", "cost"})])
 def test_the_chain_of_a_profile_can_be_planned_to_its_last_table(profile, analyses, tmp_path):
     done = subprocess.run([sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--snakefile",
-                           str(runs.ROOT / "notebooks" / "Snakefile"), "--directory", str(tmp_path), "--config", f"profile={profile}", f"results={tmp_path}"],
+                           str(runs.ROOT / "notebooks" / "Snakefile"), "--directory", str(tmp_path),
+                           "--config", f"profile={profile}", f"results={tmp_path}"],
                           capture_output=True, text=True)
     planned = done.stdout + done.stderr
     assert done.returncode == 0, planned

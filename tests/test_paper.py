@@ -249,7 +249,8 @@ def test_the_card_says_what_the_run_was_from_the_runs_own_files(standing, tmp_pa
     assert text.startswith("---\n") and yaml.safe_load(text.split("---")[1])["library_name"] == "transformers"
     summary = evaluate.summary(pd.read_csv(runs.run_folder(standing, "policy_split", "tiny", 1) / "evaluation.csv"))
     for said in ("# Policy Split, tiny, seed 1", "eta 0.03, kappa 2.0, alpha 0.5", "Qwen3-tiny", "deepmath=",
-                 standing.modes[1].system, "enable_thinking=True", "temperature=0.6, top_k=20, top_p=0.95", f"{summary.entropy_bits[0]:.4f}".rstrip("0"),
+                 standing.modes[1].system, "enable_thinking=True", "temperature=0.6, top_k=20, top_p=0.95",
+                 f"{summary.entropy_bits[0]:.4f}".rstrip("0"),
                  "learning_rate 3e-06",
                  "its licence applies", "last step in which all was measured: step 1, "):
         assert said in text, said

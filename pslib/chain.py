@@ -57,12 +57,20 @@ def _save_model(folder, model, tokenizer):
         shutil.rmtree(temporary, ignore_errors=True)
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        put(temporary, folder)
     except Exception as error:  # the libraries raise kinds of their own when the disk is full
         shutil.rmtree(temporary, ignore_errors=True)
-        raise OSError(f"could not save the model to {folder}: {error}; nothing earlier was lost: put this right and run "
-                      "again") from error
+        said = f"could not save the model to {folder}: {error}; nothing earlier was lost: put this right and run again"
+        raise OSError(*filter(None, [getattr(error, "errno", None)]), said) from error
+
+
+def put(temporary, folder):
+    """Give a folder its final name, in place of an earlier one, once all of it is on the disk."""
+    for path in (*temporary.rglob("*"), temporary):
+        checkpoint.sync(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    checkpoint.sync(folder.parent)
 
 
 def _write_json(path, content):
@@ -85,7 +93,7 @@ def make_base(profile, size):
     any other model the profile names it, and losses is empty.
     """
     if profile.model != "nano":
-        return *policy.load(profile.model), []
+        return *policy.load(profile.model.replace("{size}", size)), []
     folder = runs.base_folder(profile, size)
     params = json.loads(json.dumps({"size": size, **asdict(profile.base)}))
     if not _finished(folder, params):  # a finished one is only read, by as many runs at once as there are
@@ -115,11 +123,11 @@ def measure_base(profile, size):
     generator, rows = torch.Generator().manual_seed(profile.base.seed), []
 
     def answered(mode, suite="train"):
-        questions = tasks.load(suite, settings.questions, "tuning")
+        questions = profile.questions(suite, settings.questions, "tuning")
         return evaluate.evaluate(model, tokenizer, mode, questions, settings, generator, suite)[0]
 
     def moved(mode):
-        questions = tasks.load("train", settings.questions, "tuning")
+        questions = profile.questions("train", settings.questions, "tuning")
         return evaluate.inter_mode_kl(model, tokenizer, mode, modes.NORMAL, questions, settings, generator)
 
     for suite in tasks.TEST_SUITES:
@@ -151,7 +159,8 @@ def bonus_of_base(profile, size):
     """What eq. 3 adds to the base model's advantages, token by token (see probe.bonus); also written to bonus.csv beside it."""
     model, tokenizer, _ = make_base(profile, size)
     generator = torch.Generator().manual_seed(profile.base.seed)
-    table = probe.bonus(model, tokenizer, profile.modes, profile.evaluate, profile.train.questions, profile.train.group_size,
+    questions = profile.questions("train", profile.train.questions, "tuning")
+    table = probe.bonus(model, tokenizer, profile.modes, profile.evaluate, questions, profile.train.group_size,
                         generator).round(5)
     if profile.model == "nano":
         checkpoint.write(runs.base_folder(profile, size) / "bonus.csv", table.to_csv(index=False))
@@ -186,11 +195,16 @@ def train_run(profile, method, size, seed, split="train", folder=None):
     """
     recipe, folder = profile.method(method), folder or runs.run_folder(profile, method, size, seed)
     params = {"method": method, "size": size, "seed": seed, "split": split, "he_prompt": profile.he_prompt,
-              "coefficients": dict(recipe.coefficients), "train": asdict(profile.train), "base": asdict(profile.base)}
+              "coefficients": dict(recipe.coefficients), "train": asdict(profile.train)}
+    beyond = {"base": profile.base and asdict(profile.base), "model": profile.model.replace("{size}", size), "data": profile.data,
+              "enable_thinking": profile.enable_thinking}
+    params |= {name: value for name, value in beyond.items() if value not in (None, "nano", {})}
     with runs.owned(folder):
         if _finished(folder, params):
             return pd.read_csv(folder / "metrics.csv")
-        begun, (model, tokenizer, _) = time.time(), make_base(profile, size)
+        begun, questions = time.time(), profile.questions("train", profile.train.pool, split)
+        model, tokenizer, _ = make_base(profile, size)
+        inputs = {} if profile.model == "nano" else {"base": _source(profile, size, model), "data": questions.info.description}
         state = train.Run(model, tokenizer, recipe, profile.modes, profile.train, seed)
         checkpoint.write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
         rows, progress = [], Progress(folder.name)
@@ -206,22 +220,35 @@ def train_run(profile, method, size, seed, split="train", folder=None):
                 checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())
             progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
 
-        train.run(state, tasks.load("train", profile.train.pool, split), folder / "checkpoints", record)
+        train.run(state, questions, folder / "checkpoints", record)
         _save_model(folder / "model", state.model.eval(), tokenizer)
-        _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, {"model": _hash(folder / "model")}))
+        inputs["model"] = _hash(folder / "model")
+        _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, inputs))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return pd.read_csv(folder / "metrics.csv")
+
+
+def _source(profile, size, model):
+    """Which model a run starts from: name@revision where it is the hub's, else the folder or the world it comes from."""
+    name = profile.model.replace("{size}", size)
+    revision = getattr(model.config, "_commit_hash", None)
+    return f"{name}@{revision}" if revision else name
+
+
+def trained_folder(profile, method, size, seed, folder=None):
+    """Where the model of a finished run is; FileNotFoundError if the run is not finished."""
+    folder = folder or runs.run_folder(profile, method, size, seed)
+    if not (folder / "manifest.json").exists():
+        raise FileNotFoundError(f"run {folder.name} of profile {profile.name} is not trained yet; run 06_train with "
+                                f"method={method}, size={size} and seed={seed} first")
+    return folder / "model"
 
 
 def trained_model(profile, method, size, seed, folder=None):
     """The model of a finished run, or the base model for "original", as (model, tokenizer)."""
     if not profile.method(method).training:
         return make_base(profile, size)[:2]
-    folder = folder or runs.run_folder(profile, method, size, seed)
-    if not (folder / "manifest.json").exists():
-        raise FileNotFoundError(f"run {folder.name} of profile {profile.name} is not trained yet; run 06_train with "
-                                f"method={method}, size={size} and seed={seed} first")
-    return policy.load(folder / "model")
+    return policy.load(trained_folder(profile, method, size, seed, folder))
 
 
 def evaluate_run(profile, method, size, seed, split="test", folder=None):
@@ -234,17 +261,21 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
     with runs.owned(folder):
         if path.exists():
             return pd.read_csv(path)
+        begun = time.time()
+        questions = {suite: profile.questions(suite, settings.questions, split) for suite in tasks.TEST_SUITES}
         model, tokenizer = trained_model(profile, method, size, seed, folder)
         generator, parts = torch.Generator().manual_seed(seed), []
         progress = Progress(f"evaluate {folder.name}")
         wanted = [mode for mode in profile.modes if mode.name in profile.method(method).sampling]
         for mode in wanted:
             for suite in tasks.TEST_SUITES:
-                table, _, _ = evaluate.evaluate(model, tokenizer, mode, tasks.load(suite, settings.questions, split),
-                                                settings, generator, suite)
+                table, _, _ = evaluate.evaluate(model, tokenizer, mode, questions[suite], settings, generator, suite)
                 parts.append(table)
                 progress(len(parts), len(wanted) * len(tasks.TEST_SUITES))
         table = pd.concat(parts).round({"entropy_bits": 4})
+        if profile.data:
+            inputs = {"model": _source(profile, size, model), **{suite: own.info.description for suite, own in questions.items()}}
+            _write_json(folder / "evaluation.json", runs.manifest(seed, time.time() - begun, inputs))
         checkpoint.write(path, table.to_csv(index=False))
         return table
 
@@ -260,7 +291,7 @@ def probe_run(profile, method, size, seed):
                  if getattr(profile.probe, name) and method in profile.probe.methods}
         if not all(path.exists() for path in files.values()):
             model, tokenizer = trained_model(profile, method, size, seed, folder)
-            found = probe.probe(model, tokenizer, profile.modes, profile.evaluate, profile.probe, seed)
+            found = probe.probe(model, tokenizer, profile, seed)
             if "story_texts" in found:
                 checkpoint.write(folder / "story_texts.parquet", found.pop("story_texts").to_parquet())
             for name, table in found.items():

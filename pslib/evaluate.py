@@ -7,18 +7,18 @@ import pandas as pd
 import torch
 
 from pslib import nano
-from pslib.policy import Policy, pack
-from pslib.rollouts import Decoding, engine_for, render_all, sample
+from pslib.policy import Policy, pack, stop_ids
+from pslib.rollouts import Decoding, engine_for, render_all, sample, unfinished
 
 BITS = 1 / math.log(2)
-COLUMNS = ["suite", "mode", "question_id", "sample", "correct", "tokens", "entropy_bits", "derivation"]
+COLUMNS = ["suite", "mode", "question_id", "sample", "correct", "tokens", "entropy_bits", "derivation", "unfinished"]
 
 
 @dataclass(frozen=True)
 class Settings:
     """How models are evaluated; a profile's `evaluate` section."""
 
-    questions: int  # of each suite
+    questions: int  # of each suite, or as many as it has
     samples: int  # responses to a question
     temperature: float
     top_k: int
@@ -49,6 +49,7 @@ def score(model, prompts, group_ids, tokens, lengths, rows=128):
     prompts: Q lists of ids; group_ids (N,): which of them each response answers.
     """
     policy, width = Policy(model), tokens.shape[1]
+    rows = max(1, min(rows, 2**30 // width**2))  # what each token may see is a table of rows x width x width
     logp, entropy = torch.zeros(len(tokens), width), torch.zeros(len(tokens), width)
     for first in range(0, len(tokens), rows):
         part = slice(first, first + rows)
@@ -61,7 +62,8 @@ def score(model, prompts, group_ids, tokens, lengths, rows=128):
 def answer(model, tokenizer, mode, questions, settings, generator, suite=""):
     """Draw `settings.samples` responses to each question in a mode and grade them -> (DataFrame, Rollouts, prompts).
 
-    A row a response, columns COLUMNS but for entropy_bits: correct is 0 or 1, derivation is how a nano question was worked.
+    A row a response, columns COLUMNS but for entropy_bits: correct is 0 or 1, derivation is how a nano question was worked,
+    unfinished is 1 where max_new_tokens ended the response.
     """
     rows = list(questions)
     prompts = render_all(tokenizer, mode, rows, settings.decoding, model.config.max_position_embeddings)
@@ -73,6 +75,7 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite=""):
         "sample": [k % settings.samples for k in range(len(groups))], "correct": rollouts.rewards.int().tolist(),
         "tokens": rollouts.lengths.tolist(),
         "derivation": [nano.derivation_of(rows[g]["question"], text) for g, text in zip(groups, rollouts.texts)],
+        "unfinished": unfinished(rollouts, stop_ids(model, tokenizer)).int().tolist(),
     })
     return table, rollouts, prompts
 
@@ -106,20 +109,25 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator):
 
 
 def summary(table):
-    """Accuracy (share) and token-averaged entropy (bits) of an evaluation table, a row for each suite and mode."""
-    weighed = table.assign(bits=table.entropy_bits * table.tokens)
+    """Accuracy (share), token-averaged entropy (bits) and share of unfinished responses, a row for each suite and mode.
+
+    unfinished is blank for evaluations from before it was counted.
+    """
+    weighed = table.assign(bits=table.entropy_bits * table.tokens, unfinished=table.get("unfinished", math.nan))
     by = weighed.groupby(["suite", "mode"], sort=False)
-    out = by.agg(accuracy=("correct", "mean"), bits=("bits", "sum"), tokens=("tokens", "sum")).reset_index()
+    out = by.agg(accuracy=("correct", "mean"), bits=("bits", "sum"), tokens=("tokens", "sum"),
+                 unfinished=("unfinished", "mean")).reset_index()
     return out.assign(entropy_bits=out.bits / out.tokens).drop(columns=["bits", "tokens"])
 
 
 def condensed(table):
     """An evaluation with a row a question: what is committed, since a row a response is ten times as large.
 
-    correct becomes the share of its `samples` that were right, tokens their sum, entropy_bits the mean over those tokens, so
+    correct and unfinished become shares of its `samples`, tokens their sum, entropy_bits the mean over those tokens, so
     that `summary` gives the same as for all rows, where questions have equally many samples. Derivations are left out.
     """
-    weighed = table.assign(bits=table.entropy_bits * table.tokens, samples=1)
+    weighed = table.assign(bits=table.entropy_bits * table.tokens, samples=1, unfinished=table.get("unfinished", math.nan))
     by = weighed.groupby(["suite", "mode", "question_id"], sort=False)
-    out = by.agg(samples=("samples", "sum"), correct=("correct", "mean"), tokens=("tokens", "sum"), bits=("bits", "sum")).reset_index()
+    out = by.agg(samples=("samples", "sum"), correct=("correct", "mean"), tokens=("tokens", "sum"), bits=("bits", "sum"),
+                 unfinished=("unfinished", "mean")).reset_index()
     return out.assign(entropy_bits=(out.bits / out.tokens).round(5)).drop(columns="bits")

@@ -17,6 +17,7 @@ class Mode:
     name: str
     system: str | None = None
     one_turn: bool = False  # all of it in one user turn that begins with the word "system", as the released code trains
+    thinking: bool | None = None  # enable_thinking, of chat templates that know it like Qwen3's; None: their own default
 
 
 NORMAL = Mode("normal")
@@ -40,7 +41,7 @@ def render(tokenizer, mode, question):
     """The token ids of a question under a mode, by the tokenizer's chat template, up to where the response starts.
 
     -> list of int. ValueError if the tokenizer has no chat template: without one there is no system turn, and so no
-    second mode; also if its template fails, or reaches for what a template may not have.
+    second mode; also if its template fails, reaches for what a template may not have, or ignores the mode's `thinking`.
     """
     if not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template, so it has no system turn to tell the modes apart; "
@@ -48,9 +49,19 @@ def render(tokenizer, mode, question):
     turns = [{"role": "system", "content": mode.system}] if mode.system else []
     if mode.one_turn:
         turns, question = [], f"system\n{mode.system}\nuser\n{question}\nassistant\n"
-    try:
+
+    def written(**flags):
         return tokenizer.apply_chat_template([*turns, {"role": "user", "content": question}], tokenize=True,
-                                             add_generation_prompt=True, return_dict=False)
+                                             add_generation_prompt=True, return_dict=False, **flags)
+
+    try:
+        if mode.thinking is None:
+            return written()
+        ids, other = written(enable_thinking=mode.thinking), written(enable_thinking=not mode.thinking)
     except Exception as error:  # a template is a program in a sandbox, and can end in any way
         raise ValueError(f"the tokenizer's chat template cannot be used: {' '.join(str(error).split())}; use an "
                          "instruction-tuned model that you trust") from error
+    if ids == other:
+        raise ValueError("the profile sets enable_thinking, and the tokenizer's chat template ignores it; take the setting out, "
+                         "or use a model whose template knows it, like Qwen3's")
+    return ids

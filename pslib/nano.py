@@ -166,7 +166,7 @@ def respond(question, derivation, rng):
 
 def derivation_of(question, response):
     """Which derivation a response follows, by the left-hand sides of its steps: one of DERIVATIONS, or "other"."""
-    numbers = [int(n) for n in re.findall(r"\d+", question.split(":")[0])]
+    numbers = [int(n) for n in re.findall(r"\d+", question.split(":")[0])] if re.match(r"[\d+]+(:|$)", question) else []
     if len(numbers) < 2 or "\\boxed{" not in response and "=" not in response:
         return "other"
     written = re.findall(r"([\d+]+)=", response)

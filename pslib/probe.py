@@ -4,41 +4,41 @@ Reinforcement learning saw one high-entropy prompt and no story. Each function a
 its method, so that Policy Split's high-entropy mode can be told from what the prompt alone does to another model.
 """
 
+import math
 from dataclasses import replace
 
 import pandas as pd
 import torch
 
-from pslib import advantages, creative, evaluate, modes, nano, tasks
+from pslib import advantages, creative, evaluate, modes, nano
 from pslib.rollouts import engine_for, render_all, sample
 
 # Under which names the prompts are asked: the trained one is the profile's, the others were never trained.
 UNSEEN = ("high_entropy", "rewritten_high_entropy_short", "rewritten_high_entropy", "low_entropy_short", "low_entropy")
 
 
-def many_tries(model, tokenizer, both, settings, count, samples, generator, split="test"):
+def many_tries(model, tokenizer, both, settings, suites, samples, generator):
     """How many of `samples` responses to each question are right, in each of both modes; -> DataFrame.
 
-    Columns suite, mode, question_id, samples, correct; `count` questions of each of the suites `like` and `long`.
+    Columns suite, mode, question_id, samples, correct; suites: {name: questions}.
     """
     settings, parts = replace(settings, samples=samples), []
     for mode in both:
-        for suite in ("like", "long"):
-            table, _, _ = evaluate.answer(model, tokenizer, mode, tasks.load(suite, count, split), settings, generator, suite)
+        for suite, questions in suites.items():
+            table, _, _ = evaluate.answer(model, tokenizer, mode, questions, settings, generator, suite)
             parts.append(table.groupby(["suite", "mode", "question_id"], sort=False).correct.agg(
                 samples="size", correct="sum").reset_index())
     return pd.concat(parts, ignore_index=True)
 
 
-def under_prompts(model, tokenizer, both, settings, count, generator, split="test"):
+def under_prompts(model, tokenizer, both, settings, questions, generator):
     """Accuracy, entropy, derivations and distance from the normal mode under the trained and the unseen prompts; -> DataFrame.
 
     A row a prompt ("none" is the normal mode): accuracy, entropy_bits, tokens, kl_from_normal in nats a token on the
-    prompt's own responses, and share_<derivation>, on `count` questions of the suite `like`.
+    prompt's own responses, and share_<derivation>.
     """
-    normal, he = both
-    questions, rows = tasks.load("like", count, split), []
-    asked = {"none": normal, "trained": he, **{name: modes.he_mode(name) for name in UNSEEN}}
+    (normal, he), rows = both, []
+    asked = {"none": normal, "trained": he, **{name: replace(he, system=modes.he_mode(name).system) for name in UNSEEN}}
     for name, mode in asked.items():
         kl, table = evaluate.inter_mode_kl(model, tokenizer, mode, normal, questions, settings, generator)
         totals = evaluate.summary(table).iloc[0]
@@ -49,13 +49,14 @@ def under_prompts(model, tokenizer, both, settings, count, generator, split="tes
     return pd.DataFrame(rows)
 
 
-def stories(model, tokenizer, both, settings, samples, generator):
-    """Stories in both modes to every story prompt, and how diverse they are; -> (DataFrame of prompts, DataFrame of texts).
+def stories(model, tokenizer, both, settings, prompts, samples, generator):
+    """Stories in both modes to each of some prompts, and how diverse they are; -> (DataFrame of prompts, DataFrame of texts).
 
     Prompts: mode, prompt, div_2gram and div_bleu4 (0 to 100, over the prompt's samples), told (the share of responses that are
-    stories at all), entropy_bits, tokens. Texts: mode, prompt, sample, story.
+    the nano world's stories at all; blank for other prompts), entropy_bits, tokens. Texts: mode, prompt, sample, story.
     """
-    asked = [{"id": prompt, "question": prompt, "answer": ""} for prompt in nano.story_prompts()]
+    asked = [{"id": prompt, "question": prompt, "answer": ""} for prompt in prompts]
+    told_by = nano.is_story if prompts == nano.story_prompts() else lambda text: math.nan
     settings, scores, texts = replace(settings, samples=samples), [], []
     for mode in both:
         table, rollouts, _ = evaluate.evaluate(model, tokenizer, mode, asked, settings, generator, "stories")
@@ -63,20 +64,20 @@ def stories(model, tokenizer, both, settings, samples, generator):
                              "story": rollouts.texts, "bits": table.entropy_bits * table.tokens, "tokens": table.tokens})
         for prompt, own in told.groupby("prompt", sort=False):
             scores.append({"mode": mode.name, "prompt": prompt, "div_2gram": creative.div_ngram(list(own.story), 2),
-                           "div_bleu4": creative.div_bleu(list(own.story)), "told": float(own.story.map(nano.is_story).mean()),
+                           "div_bleu4": creative.div_bleu(list(own.story)), "told": float(own.story.map(told_by).mean()),
                            "entropy_bits": own.bits.sum() / own.tokens.sum(),
                            "tokens": own.tokens.mean()})
         texts.append(told[["mode", "prompt", "sample", "story"]])
     return pd.DataFrame(scores), pd.concat(texts, ignore_index=True)
 
 
-def bonus(model, tokenizer, both, settings, count, group_size, generator, split="tuning"):
+def bonus(model, tokenizer, both, settings, questions, group_size, generator):
     """What eq. 3 adds to the advantages of one step's tokens at eta 0.03, in the paper's and the released form; -> DataFrame.
 
-    A row a token of the live groups of `count` training questions, half of each group drawn in each mode: kind (see
+    A row a token of the live groups of some questions, half of each group drawn in each mode: kind (see
     nano.kinds_of, or "end"), mode that drew it, advantage (A), bonus (B, eq. 4), paper and released (what each adds to A).
     """
-    questions = list(tasks.load("train", count, split))
+    questions = list(questions)
     prompts = {mode.name: render_all(tokenizer, mode, questions, settings.decoding, model.config.max_position_embeddings)
                for mode in both}
     drawn = sample(engine_for(model, tokenizer), tokenizer, questions, prompts, group_size, settings.decoding, generator)
@@ -96,14 +97,16 @@ def bonus(model, tokenizer, both, settings, count, group_size, generator, split=
     return pd.DataFrame(rows, columns=["kind", "mode", "advantage", "bonus", *added])
 
 
-def probe(model, tokenizer, both, settings, wanted, seed):
-    """All of the above that `wanted` (an evaluate.Probe) asks for: {name of the file: DataFrame}."""
-    generator, out = torch.Generator().manual_seed(seed), {}
-    plain = replace(settings, temperature=1.0, top_k=0, top_p=1.0)  # entropies and KL are of the policy itself
+def probe(model, tokenizer, profile, seed):
+    """All of the above that a profile's `probe` section (an evaluate.Probe) asks for: {name of the file: DataFrame}."""
+    generator, wanted, out = torch.Generator().manual_seed(seed), profile.probe, {}
+    plain = replace(profile.evaluate, temperature=1.0, top_k=0, top_p=1.0)  # entropies and KL are of the policy itself
+    asked = model, tokenizer, profile.modes, plain
     if wanted.best_of_n:
-        out["best_of_n"] = many_tries(model, tokenizer, both, plain, wanted.best_of_n, wanted.samples, generator)
+        suites = {suite: profile.questions(suite, wanted.best_of_n) for suite in ("like", "long")}
+        out["best_of_n"] = many_tries(*asked, suites, wanted.samples, generator)
     if wanted.prompts:
-        out["prompts"] = under_prompts(model, tokenizer, both, plain, wanted.prompts, generator)
+        out["prompts"] = under_prompts(*asked, profile.questions("like", wanted.prompts), generator)
     if wanted.stories:
-        out["stories"], out["story_texts"] = stories(model, tokenizer, both, plain, wanted.stories, generator)
+        out["stories"], out["story_texts"] = stories(*asked, profile.stories, wanted.stories, generator)
     return out

@@ -41,6 +41,11 @@ class Rollouts:
         return torch.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
 
+def unfinished(rollouts, stops):
+    """bool (R,): the responses that ran into their length limit, their last token being none of the ids that end one."""
+    return ~torch.isin(rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1), torch.tensor(stops))
+
+
 class GenerateEngine:
     """Sampling by `transformers.generate`, for any causal language model."""
 

@@ -7,14 +7,14 @@ import re
 import resource
 import subprocess
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import filelock
 import yaml
 
-from pslib import base, checkpoint, evaluate, methods, modes, nano, train
+from pslib import base, benchmarks, checkpoint, evaluate, methods, modes, nano, tasks, train
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = Path(__file__).parent / "profiles"
@@ -36,14 +36,16 @@ class Profile:
     """One YAML file: which models, methods and seeds, and how they are trained and evaluated."""
 
     name: str
-    model: str  # "nano", or a folder or hub id of a causal language model
-    sizes: list  # nano sizes; for another model, one name for it
+    model: str  # "nano", or a folder or hub id of a causal language model, in which {size} stands for one of sizes
+    sizes: list  # nano sizes; for another model, what stands for {size}, or one name for it
     methods: list
     seeds: list
     he_prompt: str  # which prompt of prompts.yaml makes the high-entropy mode
-    base: BaseSettings
     train: train.Settings
     evaluate: evaluate.Settings
+    base: BaseSettings = None  # the nano model's
+    data: dict = field(default_factory=dict)  # suite -> {data set: where it is}, see benchmarks; empty: the nano world's
+    enable_thinking: bool = None  # see modes.Mode.thinking
     coefficients: dict = field(default_factory=dict)  # method -> coefficients that differ from the paper's
     probe: evaluate.Probe = evaluate.Probe()
     ablation_size: str = ""  # the size at which the variants run
@@ -66,7 +68,16 @@ class Profile:
     @property
     def modes(self):
         """The normal and the high-entropy mode."""
-        return modes.NORMAL, modes.he_mode(self.he_prompt)
+        return tuple(replace(mode, thinking=self.enable_thinking) for mode in (modes.NORMAL, modes.he_mode(self.he_prompt)))
+
+    def questions(self, suite, count, split="test"):
+        """Up to `count` questions of a suite, of the profile's data sets or the nano world's."""
+        return benchmarks.load(self.data, suite, count, split) if self.data else tasks.load(suite, count, split)
+
+    @property
+    def stories(self):
+        """The story prompts: the paper's, or for nano models, which know few words, the nano world's."""
+        return nano.story_prompts() if self.model == "nano" else modes.prompts()["stories"]
 
     @property
     def folder(self):
@@ -86,7 +97,7 @@ def results_root():
     return Path(os.environ.get("PSLIB_RESULTS", ROOT / "results"))
 
 
-_TYPES = {int: (int,), float: (int, float), str: (str,), list: (list,), dict: (dict,)}
+_TYPES = {int: (int,), float: (int, float), str: (str,), list: (list,), dict: (dict,), bool: (bool,)}
 
 
 def build(cls, given, where):
@@ -104,7 +115,7 @@ def build(cls, given, where):
                 raise ValueError(f"{where} lacks the setting {name!r}")
         elif dataclasses.is_dataclass(f.type):
             values[name] = build(f.type, given[name], f"{where}, section {name}")
-        elif isinstance(given[name], bool) or not isinstance(given[name], _TYPES[f.type]):
+        elif isinstance(given[name], bool) != (f.type is bool) or not isinstance(given[name], _TYPES[f.type]):
             raise ValueError(f"{where}: {name} must be {f.type.__name__}; got {given[name]!r}")
         else:
             values[name] = f.type(given[name])
@@ -131,6 +142,13 @@ def load_profile(name):
     if profile.train.group_size % 2:
         raise ValueError(f"profile {name}: group_size must be even, so that Policy Split can draw half of each group in each "
                          f"mode; got {profile.train.group_size}")
+    if profile.data:
+        benchmarks.check(profile.data, f"profile {name}, section data")
+    if profile.model == "nano" and not profile.base:
+        raise ValueError(f"profile {name} lacks the setting 'base', which says how nano models are made")
+    if profile.model != "nano" and len(profile.sizes) > 1 and "{size}" not in profile.model:
+        raise ValueError(f"profile {name} has {len(profile.sizes)} sizes, so its model must say where the size goes, like "
+                         f"Qwen/Qwen3-{{size}}; got {profile.model!r}")
     if profile.model == "nano" and profile.base.world not in nano.WORLDS:
         raise ValueError(f"no nano world is called {profile.base.world!r}; there are {', '.join(nano.WORLDS)}")
     for seed in profile.seeds:

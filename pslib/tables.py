@@ -59,7 +59,9 @@ def table1(profile, folder=None):
                 for measure in MEASURES:
                     row[measure], row[f"{measure}_ci"] = mean_interval(own[measure])
                 rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs["role"] = "" if profile.data else " role"
+    return table
 
 
 def reported_table1():
@@ -79,10 +81,11 @@ def _cell(row, measure, digits):
 def as_shown(table):
     """A table 1 as people read it: accuracy in percent and entropy in bits, mean ± half-width of the 95% interval.
 
-    Ours is headed by the roles that our suites play, the paper's by its benchmarks.
+    Ours is headed by the roles that our suites play, or by the benchmarks where they are the paper's.
     """
     ours = "seeds" in table
-    headings = {suite: role.upper().replace("_", "-") + (" role" if ours else "") for suite, role in ROLES.items()}
+    suffix = table.attrs.get("role", " role") if ours else ""
+    headings = {suite: role.upper().replace("_", "-") + suffix for suite, role in ROLES.items()}
     shown = pd.DataFrame({"model": table["size"], "method": table.label})
     for suite in (*tasks.TEST_SUITES, "average"):
         for what, unit, digits in (("acc", "acc %", 1), ("ent", "bits", 3 if ours else 2)):

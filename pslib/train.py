@@ -27,7 +27,7 @@ import torch
 from pslib import advantages, checkpoint, losses, tasks
 from pslib.methods import Scored
 from pslib.policy import Policy, pack, stop_ids
-from pslib.rollouts import Decoding, engine_for, render_all, sample
+from pslib.rollouts import Decoding, engine_for, render_all, sample, unfinished
 
 BITS = 1 / math.log(2)
 
@@ -130,7 +130,8 @@ class Run:
         self._check("rewards", rollouts.rewards, rollouts)
         clock.append(time.perf_counter())
         # 3. Share: every response becomes a row under every training mode. 4. Score the rows.
-        group_ids, learned = share(rollouts, self.method, stop_ids(self.model, self.tokenizer))
+        stops = stop_ids(self.model, self.tokenizer)
+        group_ids, learned = share(rollouts, self.method, stops)
         rows = learned.any(1) & self._live(rollouts, group_ids)
         measured = self.done % self.settings.measure_every == 0
         parts = self._micro_batches(rollouts, prompts, rows)
@@ -164,7 +165,7 @@ class Run:
         self.optimiser.zero_grad(set_to_none=False)
         self.done += 1
         clock.append(time.perf_counter())
-        metrics = _measure(rollouts, scored, measured)
+        metrics = {**_measure(rollouts, scored, measured), "unfinished": float(unfinished(rollouts, stops).float().mean())}
         if measured:
             self.beyond = self.beyond + 1 if self._is_beyond(metrics) else 0
         return {"step": self.done, "loss": loss, "grad_norm": float(norm), **metrics, "beyond_bounds": self.beyond,

@@ -9,6 +9,7 @@ import torch
 
 from pslib import evaluate, modes, rewards
 from pslib.evaluate import Settings
+from pslib.rollouts import unfinished
 
 STOPS = [1, *range(20, 60)]  # so many that responses end at different lengths
 SETTINGS = Settings(questions=3, samples=2, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=7)
@@ -98,6 +99,21 @@ def test_an_evaluation_repeats_itself_under_the_same_seed(evaluated, model, toke
     assert rows_of(other) != rows_of(rollouts)
 
 
+def test_unfinished_are_the_responses_that_the_length_limit_ended(evaluated):
+    table, rollouts, _ = evaluated
+    cut = [len(row) == SETTINGS.max_new_tokens and row[-1] not in STOPS for row in rows_of(rollouts)]
+    assert table.unfinished.tolist() == cut and 0 < sum(cut) < len(cut)
+    at_the_limit = [len(row) == SETTINGS.max_new_tokens for row in rows_of(rollouts)]
+    assert evaluate.summary(table).unfinished.item() == sum(cut) / len(cut) <= sum(at_the_limit) / len(cut)
+
+
+def test_a_response_that_stops_with_its_last_token_is_finished(evaluated):
+    _, rollouts, _ = evaluated
+    long = int(rollouts.lengths.argmax())
+    stop = rollouts.tokens[long, rollouts.lengths[long] - 1].item()
+    assert not unfinished(rollouts, [stop])[long] and unfinished(rollouts, [199])[long]
+
+
 # --- between the modes ----------------------------------------------------------------------------------------------
 def test_inter_mode_kl_is_the_mean_log_ratio_on_the_high_entropy_modes_own_tokens(model, tokenizer, he, questions):
     kl, _ = evaluate.inter_mode_kl(model, tokenizer, he, modes.NORMAL, questions, SETTINGS, generator())
@@ -126,7 +142,8 @@ def test_summary_averages_accuracy_over_responses_and_entropy_over_tokens():
         "suite": ["b", "b", "a", "a"], "mode": ["normal", "normal", "normal", "he"], "correct": [1, 0, 1, 1],
         "tokens": [10, 30, 5, 8], "entropy_bits": [0.4, 0.8, 1.5, 2.0]})
     out = evaluate.summary(table)
-    assert list(out.columns) == ["suite", "mode", "accuracy", "entropy_bits"]
+    assert list(out.columns) == ["suite", "mode", "accuracy", "unfinished", "entropy_bits"]
+    assert out.pop("unfinished").isna().all()  # an evaluation from before it was counted: blank, not zero
     # (10 x 0.4 + 30 x 0.8) / 40 = 0.7, and the order of the table is kept
     assert out.values.tolist() == [
         ["b", "normal", 0.5, pytest.approx(0.7)], ["a", "normal", 1.0, 1.5], ["a", "he", 1.0, 2.0]]
@@ -140,11 +157,14 @@ def test_settings_hand_on_what_concerns_sampling():
 def test_a_condensed_evaluation_has_a_row_a_question_and_the_same_summary():
     rng = random.Random(0)
     table = pd.DataFrame([{"suite": suite, "mode": "normal", "question_id": f"{suite}-{q}", "sample": k, "correct": rng.randint(0, 1),
-                           "tokens": rng.randint(1, 9), "entropy_bits": round(rng.random(), 4), "derivation": "steps"}
+                           "tokens": rng.randint(1, 9), "entropy_bits": round(rng.random(), 4), "derivation": "steps",
+                           "unfinished": int(k == 3)}
                           for suite in ("like", "long") for q in range(5) for k in range(4)])
     small = evaluate.condensed(table)
     assert len(small) == 10 and (small.samples == 4).all() and small.tokens.sum() == table.tokens.sum()
     whole, less = evaluate.summary(table), evaluate.summary(small)
     assert whole.accuracy.tolist() == less.accuracy.tolist()
+    assert whole.unfinished.tolist() == less.unfinished.tolist() == [0.25, 0.25]
+    assert evaluate.condensed(table.drop(columns="unfinished")).unfinished.isna().all()
     assert whole.entropy_bits.tolist() == pytest.approx(less.entropy_bits.tolist(), abs=1e-5)
     assert evaluate.summary(table[table["sample"] < 2]).accuracy.tolist() != less.accuracy.tolist()

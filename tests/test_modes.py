@@ -30,6 +30,24 @@ def test_an_empty_system_prompt_is_no_system_turn(tokenizer):
     assert modes.render(tokenizer, modes.Mode("plain", ""), "7+8") == modes.render(tokenizer, modes.NORMAL, "7+8")
 
 
+KNOWS = ("{% if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and enable_thinking is false %}"
+         "<think></think>{% endif %}{% endif %}")
+
+
+def test_thinking_is_asked_of_the_template_and_one_that_ignores_it_is_refused(tokenizer):
+    knows = copy.deepcopy(tokenizer)
+    knows.chat_template = tokenizer.chat_template.split("{% if add_generation_prompt %}")[0] + KNOWS
+
+    def asked(thinking):
+        return knows.decode(modes.render(knows, modes.Mode("normal", thinking=thinking), "7+8"))
+
+    assert asked(None) == asked(True) == "<|user|>7+8<|end|><|assistant|>"
+    assert asked(False) == "<|user|>7+8<|end|><|assistant|><think></think>"
+    for thinking in (True, False):
+        with pytest.raises(ValueError, match="sets enable_thinking, and the tokenizer's chat template ignores it"):
+            modes.render(tokenizer, modes.Mode("normal", thinking=thinking), "7+8")
+
+
 def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer):
     bare = copy.deepcopy(tokenizer)
     bare.chat_template = None

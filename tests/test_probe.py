@@ -1,11 +1,12 @@
 """What a model is asked beside the suites: counts, prompts, stories, and the bonus of eq. 3 on its tokens."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
-from pslib import evaluate, modes, nano, probe, rewards
+from pslib import evaluate, modes, nano, probe, rewards, runs, tasks
 
 SETTINGS = evaluate.Settings(questions=3, samples=2, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=8)
 
@@ -25,14 +26,14 @@ def generator():
 
 
 def test_many_tries_count_the_right_responses_of_each_question_and_mode(model, tokenizer, both):
-    table = probe.many_tries(model, tokenizer, both, SETTINGS, 3, 5, generator())
+    table = probe.many_tries(model, tokenizer, both, SETTINGS, {s: tasks.load(s, 3) for s in ("like", "long")}, 5, generator())
     assert len(table) == 2 * 2 * 3 and (table.samples == 5).all() and table.correct.between(0, 5).all()
     assert set(table["mode"]) == {"normal", "he"} and set(table.suite) == {"like", "long"} and table.correct.nunique() > 1
 
 
 def test_every_prompt_is_asked_and_the_normal_mode_is_no_distance_from_itself(model, tokenizer, both, monkeypatch):
     monkeypatch.setattr(probe, "UNSEEN", ("high_entropy_short",))  # the others would not fit the tiny model's patience
-    table = probe.under_prompts(model, tokenizer, both, SETTINGS, 3, generator()).set_index("prompt")
+    table = probe.under_prompts(model, tokenizer, both, SETTINGS, tasks.load("like", 3), generator()).set_index("prompt")
     assert list(table.index) == ["none", "trained", "high_entropy_short"]
     assert table.kl_from_normal["none"] == 0 != table.kl_from_normal["trained"]
     shares = table[[f"share_{d}" for d in (*nano.DERIVATIONS, "other")]].sum(axis=1)
@@ -48,7 +49,7 @@ def test_the_unseen_prompts_are_there(tokenizer):
 def test_stories_are_scored_by_prompt_and_kept(model, tokenizer, both, monkeypatch):
     prompts = nano.story_prompts()[:2]
     monkeypatch.setattr(nano, "story_prompts", lambda: prompts)
-    scores, texts = probe.stories(model, tokenizer, both, SETTINGS, 3, generator())
+    scores, texts = probe.stories(model, tokenizer, both, SETTINGS, nano.story_prompts(), 3, generator())
     assert len(scores) == 4 and len(texts) == 12 and list(texts["sample"][:3]) == [0, 1, 2]
     own = texts[(texts["mode"] == "he") & (texts.prompt == prompts[1])].story.tolist()
     row = scores[(scores["mode"] == "he") & (scores.prompt == prompts[1])].iloc[0]
@@ -58,7 +59,7 @@ def test_stories_are_scored_by_prompt_and_kept(model, tokenizer, both, monkeypat
 
 
 def test_the_bonus_of_each_token_is_that_of_the_equations(model, tokenizer, both):
-    table = probe.bonus(model, tokenizer, both, SETTINGS, 4, 4, generator())
+    table = probe.bonus(model, tokenizer, both, SETTINGS, tasks.load("train", 4, "tuning"), 4, generator())
     assert len(table) > 20 and set(table["mode"]) == {"normal", "he"} and set(table.kind) <= {*nano.KINDS, "wording", "end"}
     bound = table.advantage.abs() / 2
     assert (table.paper - 0.03 * table.bonus.clip(-bound, bound)).abs().max() < 1e-5
@@ -75,5 +76,12 @@ def test_characters_are_of_the_plan_the_sums_the_box_or_the_wording():
 
 
 def test_only_what_is_wanted_is_asked(model, tokenizer, both):
-    assert probe.probe(model, tokenizer, both, SETTINGS, evaluate.Probe(), 1) == {}
-    assert set(probe.probe(model, tokenizer, both, SETTINGS, evaluate.Probe(best_of_n=1, samples=2), 1)) == {"best_of_n"}
+    profile = replace(runs.load_profile("smoke"), evaluate=SETTINGS)
+    assert probe.probe(model, tokenizer, profile, 1) == {}
+    wanted = replace(profile, probe=evaluate.Probe(best_of_n=1, samples=2))
+    assert set(probe.probe(model, tokenizer, wanted, 1)) == {"best_of_n"}
+
+
+def test_stories_of_prompts_that_are_not_the_nano_worlds_are_not_told_by_its_grammar(model, tokenizer, both):
+    scores, _ = probe.stories(model, tokenizer, both, SETTINGS, modes.prompts()["stories"][:1], 2, generator())
+    assert scores.told.isna().all() and scores.div_2gram.notna().all()

@@ -10,7 +10,7 @@ import pytest
 from pslib import base, checkpoint, runs
 
 
-@pytest.mark.parametrize("name", ["smoke", "quick", "nano", "split"])
+@pytest.mark.parametrize("name", ["smoke", "quick", "nano", "split", "paper"])
 def test_every_shipped_profile_loads_and_names_only_methods_and_seeds_that_exist(name):
     profile = runs.load_profile(name)
     assert profile.methods[0] == "original" and "policy_split" in profile.methods
@@ -49,6 +49,10 @@ def _with(tmp_path, monkeypatch, old="", new=""):
     ('["0.2m"]', '["7b"]', "no nano size is called '7b'"),
     ("grpo, policy_split", "grpo, ppo", "no method is called 'ppo'"),
     ("high_entropy_short", "shouting", "no mode prompt is called 'shouting'"),
+    ("base: {world: rare, steps: 20, batch_size: 16}\n", "", "lacks the setting 'base'"),
+    ("seeds: [1]", "seeds: [1]\nenable_thinking: 1", "enable_thinking must be bool; got 1"),
+    ("model: nano\nsizes: [\"0.2m\"]", "model: some/model\nsizes: [a, b]", "its model must say where the size goes"),
+    ("seeds: [1]", "seeds: [1]\ndata: {train: {deepmath: x}}", "must name data sets for the suite 'like'"),
     ("", "a: [1", "not readable YAML"),
     ("", "just text", "must be a mapping"),
 ])

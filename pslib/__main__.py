@@ -179,7 +179,8 @@ def publish(profile):
     """Copy a profile's small results from results/local/<profile> to results/<profile>, where they can be committed.
 
     Executed notebooks are copied without their progress lines (stderr) and with paths relative to the checkout, those of single
-    runs only where the profile's grid is small. An evaluation becomes a row a question (see evaluate.condensed).
+    runs only where the profile's grid is small. An evaluation becomes a row a question (see evaluate.condensed), beside the shares
+    of the derivations (see evaluate.derivations).
     """
     import nbformat
     import pandas as pd
@@ -203,7 +204,10 @@ def publish(profile):
                 checkout = str(Path(book.metadata.papermill.input_path).parents[1])
                 to.write_text(nbformat.writes(book).replace(checkout, "."), encoding="utf-8")
             elif path.name == "evaluation.csv":
-                to.write_text(evaluate.condensed(pd.read_csv(path)).to_csv(index=False), encoding="utf-8")
+                table = pd.read_csv(path)
+                to.write_text(evaluate.condensed(table).to_csv(index=False), encoding="utf-8")
+                if profile.model == "nano":
+                    to.with_name("derivations.csv").write_text(evaluate.derivations(table).to_csv(index=False), encoding="utf-8")
             else:
                 shutil.copyfile(path, to)
     print(f"published to {target}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pslib import nano, runs
+from pslib import evaluate, nano, runs
 from pslib.stats import mean_interval
 
 TRIES = (1, 2, 4, 8, 16, 32, 64)
@@ -108,6 +108,17 @@ def solved_by_one(profile, folder=None):
         rows.append((*keys, *(100 * part.mean() for part in (solved.normal & ~solved.he, solved.he & ~solved.normal,
                                                              ~solved.he & ~solved.normal))))
     return pd.DataFrame(rows, columns=["size", "method", "label", "seed", "only_normal", "only_he", "neither"])
+
+
+def derivations(profile, folder=None):
+    """Accuracy and the shares of the derivations in table 1's suites, a row a run, mode and suite (see evaluate.derivations)."""
+    whole = collect(profile, "evaluation", folder)
+    if "derivation" in whole:  # this machine's results; committed ones carry what was made of them
+        keys = ["size", "method", "label", "seed"]
+        return pd.concat([evaluate.derivations(own).assign(**dict(zip(keys, of))) for of, own in whole.groupby(keys, sort=False)],
+                         ignore_index=True)
+    return collect(profile, "derivations", folder).reindex(columns=["size", "method", "label", "seed", "suite", "mode", "accuracy",
+                                                                    *nano.DERIVATIONS, "other"])
 
 
 SHARES = [f"share_{derivation}" for derivation in (*nano.DERIVATIONS, "other")]

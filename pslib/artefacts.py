@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from pslib import analyses, checkpoint, figures, runs, tables, verdicts
+from pslib import analyses, checkpoint, figures, nano, runs, tables, verdicts
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ ARTEFACTS = {
         {"table1_general": (tables.table1, tables.as_shown), "table1_effects": (tables.effects, tables.shown)},
         {"table1": figures.accuracy_against_entropy,
          "training": lambda profile, folder: figures.training_curves(profile, profile.sizes[len(profile.sizes) // 2], folder=folder)}),
+    "derivations": Artefact(
+        {"derivations": (_over_seeds(analyses.derivations, [*_RUN, "mode", "suite"], ["accuracy", *nano.DERIVATIONS]), tables.shown)},
+        {"reached": figures.reached}, lambda profile: profile.model == "nano"),
     "table2_creative": Artefact({"table2_creative": (tables.table2, tables.shown)}, {"creative": figures.creative}, _probes("stories")),
     "ablations": Artefact({"ablations": (tables.ablations, tables.ablations_shown)},
                           {"eta": figures.eta_ablation, "parts": figures.part_ablation}, lambda profile: bool(profile.variants)),

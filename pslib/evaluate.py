@@ -131,3 +131,11 @@ def condensed(table):
     out = by.agg(samples=("samples", "sum"), correct=("correct", "mean"), tokens=("tokens", "sum"), bits=("bits", "sum"),
                  unfinished=("unfinished", "mean")).reset_index()
     return out.assign(entropy_bits=(out.bits / out.tokens).round(5)).drop(columns="bits")
+
+
+def derivations(table):
+    """How an evaluation's nano questions were worked: a row a suite and mode, with accuracy and each derivation's share."""
+    shares = pd.crosstab([table.suite, table["mode"]], table.derivation, normalize="index")
+    shares = shares.reindex(columns=[*nano.DERIVATIONS, "other"], fill_value=0.0).round(5)
+    shares.insert(0, "accuracy", table.groupby(["suite", "mode"]).correct.mean().round(5))
+    return shares.rename_axis(columns=None).reset_index()

@@ -359,20 +359,44 @@ def checks(profile, folder=None):
 
 
 def worlds(profile, folder=None):
-    """What training changes where the reliable derivation is rare (nano) and where it is common (control): see tables.worlds."""
+    """What training changes in each world: see tables.worlds. Dots are mean differences, bars their 95% intervals."""
     table = tables.worlds(profile, folder)
     names, places = list(table.world.unique()), {name: -k for k, name in enumerate(table.difference.unique())}
+    styles = list(zip(("#0072b2", "#d55e00", "#009e73", "#cc79a7"), "oDs^"))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(8.6, 0.42 * len(places) + 1.3), sharey=True)
-        for axis, measure in zip(axes, ("points", "bits")):
-            for name, colour, mark, shift in zip(names, ("#0072b2", "#d55e00"), ("o", "D"), (0.12, -0.12)):
+        figure, axes = plt.subplots(1, 3, figsize=(11.0, 0.55 * len(places) + 1.3), sharey=True)
+        for axis, (measure, what) in zip(axes, (("points", "accuracy, points"), ("longer", "on longer sums, points"),
+                                                ("bits", "entropy, bits a token"))):
+            for k, (name, (colour, mark)) in enumerate(zip(names, styles)):
                 own = table[table.world == name]
-                axis.errorbar(own[measure], own.difference.map(places) + shift, xerr=own[f"{measure}_ci"], fmt=mark, ms=5, lw=1, color=colour,
-                              label=f"world of {name}")
+                axis.errorbar(own[measure], own.difference.map(places) + 0.27 - 0.18 * k, xerr=own[f"{measure}_ci"], fmt=mark, ms=4.5, lw=1,
+                              color=colour, label=f"{name}, {own.pairs.min()} pairs")
             axis.axvline(0, color="black", lw=0.8)
-            axis.set(xlabel={"points": "accuracy, points", "bits": "entropy, bits a token"}[measure])
+            axis.set(xlabel=what)
         axes[0].set_yticks(list(places.values()), list(places), fontsize=8)
-        _legend(axes, axes[1])
+        _legend(axes, axes[2])
+        figure.tight_layout()
+    return figure
+
+
+def reached(profile, folder=None):
+    """Where exploration ends: accuracy on longer sums against the share of responses that work in steps there.
+
+    A mark a run and mode, filled the normal mode, hollow the high-entropy mode; a panel a size, with all its base models.
+    """
+    table = analyses.derivations(profile, folder)
+    table = table[table.suite == "long"].assign(panel=table["size"].str.split(".b").str[0])
+    panels = list(table.panel.unique()) or profile.sizes[:1]
+    with plt.rc_context(STYLE):
+        figure, axes = _panels(panels)
+        for axis, panel in zip(axes[0], panels):
+            for (method, mode), own in table[table.panel == panel].groupby(["method", "mode"], sort=False):
+                axis.scatter(100 * own.steps, 100 * own.accuracy, s=18, lw=0.9, marker="s" if method == "original" else "o",
+                             facecolor=COLOURS[method] if mode == "normal" else "white", edgecolor=COLOURS[method],
+                             label=profile.method(method).label + (tables.HE if mode == "he" else ""))
+            axis.set(title=_named(profile, panel), xlabel="responses that work in steps, %", xlim=(-4, 104))
+        axes[0, 0].set_ylabel("accuracy on longer sums, %")
+        _legend(axes, axes[0, -1], fontsize=7)
         figure.tight_layout()
     return figure
 

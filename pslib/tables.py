@@ -275,23 +275,25 @@ def judged(profile, folder=None):
     return table.reindex(columns=["size", "label", "judge", *creative.RUBRICS])
 
 
-def worlds(profile, folder=None, other="control"):
-    """What methods change in two worlds, at the size of the ablations: paired differences with 95% intervals over seeds.
+def worlds(profile, folder=None, others=("control", "stories", "bases")):
+    """What methods change in several worlds, at the size of the ablations: paired differences with 95% intervals.
 
-    GRPO against the original and each mode of Policy Split, in both forms, against GRPO. Columns world, size, difference,
-    points, bits and their half-widths `_ci`. other: a profile that was run beside this one; left out where it was not.
+    GRPO against the original and each mode of Policy Split, in both forms, against GRPO; paired by seed, and by base model where
+    a profile has several of that size. Columns world, size, difference, pairs, then with half-widths `_ci`: points, longer (points
+    on the suite of longer sums than any trained on) and bits. others: profiles that were run beside this one; left out where not.
     """
-    folder, rows = Path(folder or profile.folder), []
-    for each in (profile, runs.load_profile(other)):
+    folder, size, rows = Path(folder or profile.folder), profile.ablation_size, []
+    for each in (profile, *map(runs.load_profile, others)):
         found = per_seed(each, folder if each is profile else folder.parent / each.name)
-        found = found[found["size"] == profile.ablation_size].set_index("seed")
+        found = found[found["size"].str.split(".b").str[0] == size].set_index(["size", "seed"])
         for one, mode, base in (("grpo", "normal", "original"), ("policy_split", "normal", "grpo"), ("policy_split", "he", "grpo"),
                                 ("policy_split_released", "normal", "grpo"), ("policy_split_released", "he", "grpo")):
             own = found[(found.method == one) & (found["mode"] == mode)]
             against = found[(found.method == base) & (found["mode"] == "normal")]
             if len(own) and len(against):
-                row = {"world": each.name, "size": profile.ablation_size, "difference": f"{own.label.iloc[0]} - {against.label.iloc[0]}"}
-                for measure, name in (("average_acc", "points"), ("average_ent", "bits")):
-                    row[name], row[f"{name}_ci"] = mean_interval((own[measure] - against[measure]).dropna())
+                row = {"world": each.name, "size": size, "difference": f"{own.label.iloc[0]} - {against.label.iloc[0]}"}
+                for measure, name in (("average_acc", "points"), ("long_acc", "longer"), ("average_ent", "bits")):
+                    difference = (own[measure] - against[measure]).dropna()
+                    row["pairs"], (row[name], row[f"{name}_ci"]) = len(difference), mean_interval(difference)
                 rows.append(row)
-    return pd.DataFrame(rows, columns=["world", "size", "difference", "points", "points_ci", "bits", "bits_ci"])
+    return pd.DataFrame(rows, columns=["world", "size", "difference", "pairs", "points", "points_ci", "longer", "longer_ci", "bits", "bits_ci"])

@@ -7,7 +7,7 @@ import evidence
 import pandas as pd
 import pytest
 
-from pslib import analyses, artefacts, figures, runs, tables
+from pslib import analyses, artefacts, evaluate, figures, runs, tables
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +151,34 @@ def test_the_training_curves_of_a_variant_are_drawn(found):
     assert [line.get_label() for line in figure.axes[1].lines if not line.get_label().startswith("_")] == [
         "Policy Split, eta 1.0", "Policy Split, eta 1.0, HE mode"]
     figures.plt.close(figure)
+
+
+def test_derivations_are_read_from_responses_or_from_what_was_published_of_them(tmp_path):
+    profile, folder = evidence.write(tmp_path)
+    path = folder / "runs" / "policy_split-0.2m-s2" / "evaluation.csv"
+    table = pd.read_csv(path)
+    table.loc[(table.suite == "long") & (table["mode"] == "he") & (table.index % 4 == 0), "derivation"] = "pairs"
+    table.to_csv(path, index=False)
+    whole = analyses.derivations(profile, folder)
+    row = whole[(whole.method == "policy_split") & (whole.seed == 2)].set_index(["suite", "mode"]).loc[("long", "he")]
+    assert (row.steps, row.pairs, row.glance, row.accuracy) == (0.75, 0.25, 0, 0.75)
+    for path in folder.glob("runs/*/evaluation.csv"):
+        table = pd.read_csv(path)
+        evaluate.derivations(table).to_csv(path.with_name("derivations.csv"), index=False)
+        evaluate.condensed(table).to_csv(path, index=False)
+    pd.testing.assert_frame_equal(analyses.derivations(profile, folder)[whole.columns], whole, check_like=True)
+
+
+def test_worlds_pair_by_base_model_and_leave_out_what_was_not_run(tmp_path):
+    profile, folder = evidence.write(tmp_path / "nano")
+    table = tables.worlds(profile, folder).set_index("difference")
+    assert set(table.world) == {"nano"} and (table.pairs == 3).all()
+    assert table.points["Policy Split - GRPO"] == pytest.approx(5) and table.longer["Policy Split - GRPO"] == pytest.approx(5)
+    assert table.bits["Policy Split + HE prompt - GRPO"] == pytest.approx(0.3)
+    for name, size, accuracy in (("grpo", "0.2m", 50), ("grpo", "0.2m.b1", 60), ("policy_split", "0.2m", 51), ("policy_split", "0.2m.b1", 63)):
+        run = tmp_path / "bases" / "runs" / f"{name}-{size}-s1"
+        run.mkdir(parents=True)
+        modes_of = {mode: (accuracy, 0.4) for mode in (("normal",) if name == "grpo" else ("normal", "he"))}
+        evidence.evaluation(0, 0, modes_of, 0).to_csv(run / "evaluation.csv", index=False)
+    row = tables.worlds(profile, folder).set_index(["world", "difference"]).loc[("bases", "Policy Split - GRPO")]
+    assert row.pairs == 2 and row.points == pytest.approx(2)  # 51 - 50 and 63 - 60

@@ -175,6 +175,17 @@ def compare(profile):
     print(tables.beside(ours, old, tables.reported_table1()).to_markdown(index=False, disable_numparse=True))
 
 
+def train(profile, method, size, seed, processes):
+    """Train one run in as many processes as this one was started among; ValueError unless they are so many."""
+    from pslib import chain
+
+    found = int(os.environ.get("WORLD_SIZE", 1))
+    if found != processes:
+        raise ValueError(f"{processes} processes were asked for and {found} started; start them with accelerate launch on GPUs and "
+                         f"with torchrun --nproc_per_node {processes} on a CPU, where accelerate launch starts one")
+    chain.train_run(profile, method, size, seed)
+
+
 def publish(profile):
     """Copy a profile's small results from results/local/<profile> to results/<profile>, where they can be committed.
 
@@ -225,6 +236,11 @@ def main(argv=None):
     two.add_argument("name")
     two.add_argument("--out", help="where the executed notebook goes")
     two.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    three = commands.add_parser("train", help="train one run; under torchrun or accelerate launch in several processes")
+    for name in ("profile", "method", "size"):
+        three.add_argument(name)
+    three.add_argument("seed", type=int)
+    three.add_argument("--processes", type=int, default=1, help="how many there must be")
     commands.add_parser("figures", help="make every table and figure again from the committed results, without training")
     for name, help_text in (("compare", "show table 1: this machine's, the committed and the paper's"),
                             ("tune", "try every method's settings on tuning questions and seeds; writes tuning.csv"),
@@ -236,6 +252,10 @@ def main(argv=None):
             reproduce(args.profile, args.cores)
         elif args.command == "notebook":
             notebook(args.name, args.out, dict(args.p))
+        elif args.command == "train":
+            from pslib import runs
+
+            train(runs.load_profile(args.profile), args.method, args.size, args.seed, args.processes)
         elif args.command == "figures":
             from pslib import artefacts
 

@@ -35,8 +35,9 @@ def main(model, out, steps, questions, *given):
     for name in (g for g in given if "=" not in g):
         state = train.Run(*policy.load(model, dtype), methods.get(name, **ACTING.get(name, {})),
                           (modes.NORMAL, modes.Mode("he", "Think of something new.")), settings, seed=0)
-        seen = {"processes": state.accelerator.num_processes, "sharded": state.sharded, "sampled": 0, "scored": 0, "forwards": 0, "saved": 0,
-                "recorded": 0, "metrics": [], "tokens": []}
+        seen = {"processes": state.accelerator.num_processes, "sharded": state.sharded, "sampled": 0, "scored": 0, "forwards": 0,
+                "layers": 0, "saved": 0, "recorded": 0, "metrics": [], "tokens": [],
+                "dtypes": sorted({str(w.dtype) for m in (state.model, state.whole()) for w in m.parameters()})}
         engine, forward, save, step = (rollouts.DecoderEngine.generate, policy.Policy.forward, checkpoint.save, state.step)
         clip, gradients = state.accelerator.clip_grad_norm_, {}
 
@@ -48,6 +49,12 @@ def main(model, out, steps, questions, *given):
             seen["scored"] += len(packed.owner)
             seen["forwards"] += 1
             return forward(self, packed)
+
+        def layer(*given):
+            seen["layers"] += 1
+
+        for module in state.model.base_model.layers:
+            module.self_attn.register_forward_pre_hook(layer)
 
         def saving(*given):
             seen["saved"] += 1

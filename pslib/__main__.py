@@ -241,6 +241,11 @@ def main(argv=None):
         three.add_argument(name)
     three.add_argument("seed", type=int)
     three.add_argument("--processes", type=int, default=1, help="how many there must be")
+    four = commands.add_parser("plan", help="what a profile's training takes at the paper's sizes: memory and time, by arithmetic")
+    four.add_argument("profile")
+    for name, default, what in (("gpu", "h100", "h100 or h200"), ("tokens", 6000, "of a response, on average"), ("prompt", 512, "tokens"),
+                                ("mfu", 0.3, "share of the peak in training"), ("bandwidth-share", 0.5, "of the peak, in sampling")):
+        four.add_argument(f"--{name}", type=type(default), default=default, help=f"{what} (default: {default})")
     commands.add_parser("figures", help="make every table and figure again from the committed results, without training")
     for name, help_text in (("compare", "show table 1: this machine's, the committed and the paper's"),
                             ("tune", "try every method's settings on tuning questions and seeds; writes tuning.csv"),
@@ -256,6 +261,10 @@ def main(argv=None):
             from pslib import runs
 
             train(runs.load_profile(args.profile), args.method, args.size, args.seed, args.processes)
+        elif args.command == "plan":
+            from pslib import plan, runs
+
+            print(plan.report(runs.load_profile(args.profile), args.gpu, args.tokens, args.prompt, args.mfu, args.bandwidth_share))
         elif args.command == "figures":
             from pslib import artefacts
 

@@ -84,11 +84,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_a_real_steps_activations_take_what_the_plan_says_within_a_factor_of_1_6(recompute):
+def test_a_real_steps_activations_take_what_the_plan_says_within_a_factor_of_1_4(recompute):
     done = subprocess.run([sys.executable, "-c", MEASURE, json.dumps(recompute)], capture_output=True, text=True, check=True)
     measured = int(done.stdout) * 1024
     shape = plan.Shape(hidden=256, layers=6, feed_forward=768, heads=8, kv_heads=4, head_dim=32, vocabulary=2000, tied=True)
     settings = replace(SETTINGS, micro_tokens=24 * 160 + 50, max_new_tokens=160, recompute=recompute)
     held = plan.memory(shape, settings, prompt=50)
     predicted = sum(held[name] for name in ("layers' inputs", "inside", "head", "layout"))
-    assert 1 / 1.6 < predicted / measured < 1.6, (predicted / 1e6, measured / 1e6)
+    assert 1 / 1.4 < predicted / measured < 1.4, (predicted / 1e6, measured / 1e6)

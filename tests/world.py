@@ -31,7 +31,7 @@ def main(model, out, steps, questions, *given):
     dtype, right = getattr(torch, chosen.pop("dtype")), chosen.pop("grade")
     rewards.grade = lambda text, answer: float(sum(map(ord, text)) % 2 * right)
     settings = train.Settings(steps=int(steps), questions=int(questions), group_size=4, pool=6, learning_rate=1e-3,
-                              max_new_tokens=6, save_every=int(steps), **chosen)
+                              max_new_tokens=6, **{"save_every": int(steps), **chosen})
     for name in (g for g in given if "=" not in g):
         state = train.Run(*policy.load(model, dtype), methods.get(name, **ACTING.get(name, {})),
                           (modes.NORMAL, modes.Mode("he", "Think of something new.")), settings, seed=0)

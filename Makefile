@@ -1,13 +1,14 @@
 # make reproduce: set up .venv, train every method of table 1 in the quick profile, show the table.
 # make test:      set up .venv, run all tests, the notebooks among them.
 # make figures:   make every table and figure again from the committed results, without training.
+# make plan:      what the paper's own sizes take on GPUs, memory and time, by arithmetic with its assumptions.
 # make bench:     measure ours against TRL and transformers, into results/benchmarks; bench-gpu the same on a GPU.
 # make test-long: run the long forms of the tests, an hour or so; they write results/reliability.csv.
 PYTHON ?= python3
 PROFILE ?= quick
 BIN := .venv/bin
 
-.PHONY: reproduce figures test test-long bench bench-gpu lab clean
+.PHONY: reproduce figures test test-long bench bench-gpu plan lab clean
 .venv/ready: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else 'this project needs Python 3.11 or 3.12; name one with make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
@@ -40,6 +41,9 @@ bench bench-gpu: .venv/bench
 
 test-long: .venv/bench .venv/peers
 	$(BIN)/python -m pytest tests/long --durations=20
+
+plan: .venv/ready
+	$(BIN)/python -m pslib plan paper
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks

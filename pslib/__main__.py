@@ -175,6 +175,17 @@ def compare(profile):
     print(tables.beside(ours, old, tables.reported_table1()).to_markdown(index=False, disable_numparse=True))
 
 
+def train(profile, method, size, seed, processes):
+    """Train one run in as many processes as this one was started among; ValueError unless they are so many."""
+    from pslib import chain
+
+    found = int(os.environ.get("WORLD_SIZE", 1))
+    if found != processes:
+        raise ValueError(f"{processes} processes were asked for and {found} started; start them with accelerate launch on GPUs and "
+                         f"with torchrun --nproc_per_node {processes} on a CPU, where accelerate launch starts one")
+    chain.train_run(profile, method, size, seed)
+
+
 def publish(profile):
     """Copy a profile's small results from results/local/<profile> to results/<profile>, where they can be committed.
 
@@ -234,6 +245,16 @@ def main(argv=None):
         three.add_argument(name)
     three.add_argument("seed", type=int)
     three.add_argument("--out", required=True, help="the folder, which must not be there yet")
+    four = commands.add_parser("train", help="train one run; under torchrun or accelerate launch in several processes")
+    for name in ("profile", "method", "size"):
+        four.add_argument(name)
+    four.add_argument("seed", type=int)
+    four.add_argument("--processes", type=int, default=1, help="how many there must be")
+    five = commands.add_parser("plan", help="what a profile's training takes at the paper's sizes: memory and time, by arithmetic")
+    five.add_argument("profile")
+    for name, default, what in (("gpu", "h100", "h100 or h200"), ("tokens", 6000, "of a response, on average"), ("prompt", 512, "tokens"),
+                                ("mfu", 0.3, "share of the peak in training"), ("bandwidth-share", 0.5, "of the peak, in sampling")):
+        five.add_argument(f"--{name}", type=type(default), default=default, help=f"{what} (default: {default})")
     commands.add_parser("figures", help="make every table and figure again from the committed results, without training")
     for name, help_text in (("compare", "show table 1: this machine's, the committed and the paper's"),
                             ("tune", "try every method's settings on tuning questions and seeds; writes tuning.csv"),
@@ -250,6 +271,14 @@ def main(argv=None):
 
             export.export(runs.load_profile(args.profile), args.method, args.size, args.seed, args.out)
             print(f"written to {args.out}; its README.md says how to use it")
+        elif args.command == "train":
+            from pslib import runs
+
+            train(runs.load_profile(args.profile), args.method, args.size, args.seed, args.processes)
+        elif args.command == "plan":
+            from pslib import plan, runs
+
+            print(plan.report(runs.load_profile(args.profile), args.gpu, args.tokens, args.prompt, args.mfu, args.bandwidth_share))
         elif args.command == "figures":
             from pslib import artefacts
 

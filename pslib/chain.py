@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -191,22 +192,32 @@ def train_run(profile, method, size, seed, split="train", folder=None):
     """Train one run to its end and return its metrics, a row a step; a run that is done is read, not repeated.
 
     Writes params.yaml, metrics.csv, rollouts.parquet (the last step's), manifest.json, and model/ for evaluation, to
-    `folder` or by default to the run's own.
+    `folder` or by default to the run's own. Of several processes (torchrun, accelerate launch) all take part, and the main
+    one owns the folder and writes; they must see one file system.
     """
+    from accelerate import PartialState
+
+    world = PartialState(cpu=not torch.cuda.is_available())
     recipe, folder = profile.method(method), folder or runs.run_folder(profile, method, size, seed)
     params = {"method": method, "size": size, "seed": seed, "split": split, "he_prompt": profile.he_prompt,
-              "coefficients": dict(recipe.coefficients), "train": asdict(profile.train)}
+              "coefficients": dict(recipe.coefficients), "train": {name: value for name, value in asdict(profile.train).items()
+                                                                   if value is not False}}  # as before there were such settings
     beyond = {"base": profile.base and asdict(profile.base), "model": profile.model.replace("{size}", size), "data": profile.data,
               "enable_thinking": profile.enable_thinking}
     params |= {name: value for name, value in beyond.items() if value not in (None, "nano", {})}
-    with runs.owned(folder):
+    main = world.is_main_process
+    with runs.owned(folder) if main else nullcontext():
+        world.wait_for_everyone()  # none goes on before the folder is the main one's
         if _finished(folder, params):
             return pd.read_csv(folder / "metrics.csv")
-        begun, questions = time.time(), profile.questions("train", profile.train.pool, split)
-        model, tokenizer, _ = make_base(profile, size)
+        begun = time.time()
+        with world.main_process_first():  # which may have to make or to fetch what the others then read
+            questions = profile.questions("train", profile.train.pool, split)
+            model, tokenizer, _ = make_base(profile, size)
         inputs = {} if profile.model == "nano" else {"base": _source(profile, size, model), "data": questions.info.description}
         state = train.Run(model, tokenizer, recipe, profile.modes, profile.train, seed)
-        checkpoint.write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
+        if main:
+            checkpoint.write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
         rows, progress = [], Progress(folder.name)
         if (folder / "metrics.csv").exists():
             rows = pd.read_csv(folder / "metrics.csv").to_dict("records")
@@ -221,10 +232,13 @@ def train_run(profile, method, size, seed, split="train", folder=None):
             progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
 
         train.run(state, questions, folder / "checkpoints", record)
-        _save_model(folder / "model", state.model.eval(), tokenizer)
-        inputs["model"] = _hash(folder / "model")
-        _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, inputs))
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        trained = state.whole()
+        if main:
+            _save_model(folder / "model", trained, tokenizer)
+            inputs["model"] = _hash(folder / "model")
+            _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, inputs))
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        world.wait_for_everyone()
         return pd.read_csv(folder / "metrics.csv")
 
 

@@ -62,7 +62,8 @@ class _HeadLogprobEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_logp, grad_entropy):
         hidden, weight, tokens, entropy, *kept = ctx.saved_tensors
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))  # 64 parts add up in it
         for first in range(0, len(hidden), ctx.size):
             part = slice(first, first + ctx.size)
             logp_all = kept[0] if kept else _HeadLogprobEntropy._logp_all(hidden[part], weight, ctx.temperature)
@@ -74,8 +75,11 @@ class _HeadLogprobEntropy(torch.autograd.Function):
             grad.mul_(scale).neg_().scatter_add_(-1, tokens[part, None], grad_logp[part, None])
             grad = (grad if ctx.temperature == 1.0 else grad.div_(ctx.temperature)).to(weight.dtype)
             grad_hidden[part] = grad @ weight
-            grad_weight.addmm_(grad.t(), hidden[part])
-        return grad_hidden, grad_weight, None, None
+            if grad.dtype == grad_weight.dtype:
+                grad_weight.addmm_(grad.t(), hidden[part])
+            else:
+                grad_weight += grad.t() @ hidden[part]
+        return grad_hidden, grad_weight.to(weight.dtype), None, None
 
 
 @dataclass
@@ -181,8 +185,11 @@ class Policy(nn.Module):
             input_ids=packed.tokens[None], position_ids=packed.positions[None], packed=packed, use_cache=False,
             attention_mask=packed.visible[:1, :, :1, :1],  # four dimensions: transformers makes no mask of its own
         ).last_hidden_state[0]
+        device = hidden.device.type  # autocast does not reach the gradient written out, so the products' dtype is set here
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         logp, entropy = _HeadLogprobEntropy.apply(
-            embedding(packed.predictor, hidden), self.model.get_output_embeddings().weight, packed.target, temperature)
+            embedding(packed.predictor, hidden).to(dtype), self.model.get_output_embeddings().weight.to(dtype), packed.target,
+            temperature)
         padded = logp.new_zeros(packed.shape)
         return padded.index_put((packed.rows, packed.cols), logp), padded.index_put((packed.rows, packed.cols), entropy)
 

@@ -50,6 +50,8 @@ class Profile:
     probe: evaluate.Probe = evaluate.Probe()
     ablation_size: str = ""  # the size at which the variants run
     variants: dict = field(default_factory=dict)  # name -> {of: method, then its coefficients}: rows of the ablation table
+    launch: dict = field(default_factory=dict)  # size -> the file of notebooks/accelerate whose processes train it
+    resources: dict = field(default_factory=dict)  # rule -> what it asks of a cluster, see notebooks/Snakefile
 
     def method(self, name):
         """A method with this profile's coefficients, or one of its variants, whose coefficients are all given there."""
@@ -142,6 +144,11 @@ def load_profile(name):
     if profile.train.group_size % 2:
         raise ValueError(f"profile {name}: group_size must be even, so that Policy Split can draw half of each group in each "
                          f"mode; got {profile.train.group_size}")
+    for size, file in profile.launch.items():
+        there = sorted(path.stem for path in (ROOT / "notebooks" / "accelerate").glob("*.yaml"))
+        if size not in profile.sizes or str(file) not in there:
+            raise ValueError(f"profile {name}: launch must be like {{{profile.sizes[0]}: 8}}, with one of its sizes and one of "
+                             f"{', '.join(there)}; got {size!r}: {file!r}")
     if profile.data:
         benchmarks.check(profile.data, f"profile {name}, section data")
     if profile.model == "nano" and not profile.base:

@@ -11,11 +11,16 @@ Where this differs from what one may expect:
   `measure_every` steps, when the step's entropies and inter-mode KL are measured; in between they are blank.
 - Several processes share out a step's prompts for sampling and its rows for scoring; all else, being small, each does
   for the whole batch, so that a run is the same for any number of processes, to rounding (`GenerateEngine` excepted:
-  its draws depend on the batch). The gradient is summed once a step. Each process holds the whole model.
+  its draws depend on the batch). Each process holds the whole model, and the gradient is summed once a step; or, where
+  accelerate is told to use FSDP2, a part of it, with the gradient summed at every micro-batch.
+- With `bf16`, products are in bfloat16, and weights, gradients' sums and optimiser in float32: an update of 3e-6 is lost
+  in a bfloat16 weight of 0.02, whose neighbours are 6e-5 away. Sampling is then from a copy in bfloat16.
 - A step in which a number is not finite is undone: weights, optimiser and generators are as before it.
 """
 
+import copy
 import math
+import os
 import signal
 import threading
 import time
@@ -50,6 +55,8 @@ class Settings:
     measure_every: int = 5  # steps from one measurement of entropy and inter-mode KL to the next
     micro_tokens: int = 4096  # prompt and response tokens to a forward pass
     graph_tokens: int = 65536  # up to this many tokens a step, scoring and training share one forward pass
+    bf16: bool = False  # products in bfloat16, on float32 weights and optimiser
+    recompute: bool = False  # gradient checkpointing: activations inside a layer are made again for the gradient
     # Runaway entropy: a step with a mode's entropy above max_entropy_bits (0: no bound) or a mode's accuracy below
     # min_accuracy is beyond its bounds. The column beyond_bounds counts such measured steps in a row; the run stops at
     # stop_beyond of them, and where that is 0 it only reports.
@@ -76,6 +83,22 @@ class Shared:
         return self.accelerator.gather(tokens).cpu(), self.accelerator.gather(lengths).cpu()
 
 
+def _accelerator(bf16, model):
+    """This process's place among the others; with FSDP2 where ACCELERATE_USE_FSDP says so, as accelerate's launcher does."""
+    from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin  # here: it takes seconds to import
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    plugin, precision = None, "bf16" if bf16 else "no"
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=list(model._no_split_modules),
+            mixed_precision_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy())
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision, fsdp_plugin=plugin)
+    if plugin and accelerator.distributed_type == DistributedType.MULTI_CPU:  # where accelerate leaves it out, though torch has it
+        accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
+    return accelerator
+
+
 class Run:
     """A policy, its optimiser and its generators on the way through training; `step` is one update."""
 
@@ -84,15 +107,25 @@ class Run:
             raise ValueError(f"{method.label} is not trained; evaluate the base model instead")
         self.tokenizer, self.method, self.settings, self.seed = tokenizer, method, settings, seed
         self.modes = {mode.name: mode for mode in modes}
-        from accelerate import Accelerator  # here, since it takes seconds to import and only training needs it
-
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        self.model = model.train()
+        self.accelerator, self.model = _accelerator(settings.bf16, model), model
+        if settings.recompute:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.sharded = self.accelerator.is_fsdp2
+        # what to sample from where the trained weights do not serve: see `whole`
+        self.copy = copy.deepcopy(model).to(self.accelerator.device, torch.bfloat16 if settings.bf16 else model.dtype) \
+            if self.sharded or settings.bf16 else None
         optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay,
                                       fused=True)
-        # not wrapped for distribution: that would wait for the others at every backward, of which each has its own number
-        self.policy = self.accelerator.prepare_model(Policy(model), evaluation_mode=True)
-        self.optimiser = self.accelerator.prepare_optimizer(optimiser)
+        if self.sharded:
+            self.policy, self.optimiser = self.accelerator.prepare(Policy(model), optimiser)
+            for module in self.policy.modules():
+                if hasattr(module, "set_gradient_divide_factor"):  # sum gradients, where FSDP2 would average them
+                    module.set_gradient_divide_factor(1.0)
+                    module.set_force_sum_reduction_for_comms(True)
+        else:
+            # not wrapped for distribution: that would wait for the others at every backward, of which each has its own number
+            self.policy = self.accelerator.prepare_model(Policy(model), evaluation_mode=True)
+            self.optimiser = self.accelerator.prepare_optimizer(optimiser)
         self.generators = {"sampling": torch.Generator().manual_seed(seed), "tokens": torch.Generator().manual_seed(seed)}
         self.decoding = Decoding(settings.temperature, 0, 1.0, settings.max_new_tokens)
         self.done = self.beyond = 0  # steps taken; steps in a row beyond the bounds
@@ -103,9 +136,10 @@ class Run:
         return 0 < self.settings.stop_beyond <= self.beyond
 
     def save(self, folder):
-        """Write a checkpoint from which `resume` goes on exactly; one process does."""
-        if self.accelerator.is_main_process:
-            tensors = checkpoint.state_of(self.model, self.optimiser, self.generators)
+        """Write a checkpoint from which `resume` goes on exactly; one process does, from all processes' parts."""
+        main = self.accelerator.is_main_process
+        tensors = checkpoint.state_of(self.model, self.optimiser, self.generators, keep=main) if main or self.sharded else {}
+        if main:
             checkpoint.save(folder, self.done, {**tensors, "beyond": torch.tensor(self.beyond)})
 
     def resume(self, folder):
@@ -116,6 +150,16 @@ class Run:
             self.beyond = int(tensors["beyond"])
             checkpoint.restore(tensors, self.model, self.optimiser, self.generators)
 
+    @torch.no_grad()
+    def whole(self):
+        """The model as it stands, to sample from or to save, in eval mode; with `bf16` in bfloat16. All processes must call."""
+        if self.copy is None:
+            return self.model.eval()
+        trained = self.model.state_dict()
+        for name, tensor in self.copy.state_dict().items():
+            tensor.copy_(checkpoint.whole(trained[name]))
+        return self.copy.eval()
+
     def step(self, questions):
         """One update on a list of questions (rows with id, question, answer) -> (metrics, Rollouts)."""
         clock = [time.perf_counter()]
@@ -124,23 +168,24 @@ class Run:
         context = self.model.config.max_position_embeddings
         prompts = {name: render_all(self.tokenizer, mode, questions, self.decoding, context)
                    for name, mode in self._prompting().items()}
-        rollouts = sample(Shared(engine_for(self.model, self.tokenizer), self.accelerator), self.tokenizer, questions,
+        rollouts = sample(Shared(engine_for(self.whole(), self.tokenizer), self.accelerator), self.tokenizer, questions,
                           {name: prompts[name] for name in self.method.sampling},
                           self.settings.group_size, self.decoding, self.generators["sampling"])
         self._check("rewards", rollouts.rewards, rollouts)
         clock.append(time.perf_counter())
+        self.model.train()
         # 3. Share: every response becomes a row under every training mode. 4. Score the rows.
         stops = stop_ids(self.model, self.tokenizer)
         group_ids, learned = share(rollouts, self.method, stops)
         rows = learned.any(1) & self._live(rollouts, group_ids)
         measured = self.done % self.settings.measure_every == 0
-        parts = self._micro_batches(rollouts, prompts, rows)
-        dead = self._micro_batches(rollouts, prompts, ~rows) if measured or self.method.whole_batch else []
-        share_graph = sum(len(packed.tokens) for _, packed in parts) <= self.settings.graph_tokens
+        parts, tokens = self._micro_batches(rollouts, prompts, rows)
+        dead, _ = self._micro_batches(rollouts, prompts, ~rows) if measured or self.method.whole_batch else ([], 0)
+        share_graph = tokens <= self.settings.graph_tokens
         with torch.set_grad_enabled(share_graph):
-            outputs = [self.policy(packed) for _, packed in parts]
+            outputs = [self._forward(part, rollouts, prompts) for part in parts]
         with torch.no_grad():
-            unlearned = [self.policy(packed) for _, packed in dead]
+            unlearned = [self._forward(part, rollouts, prompts) for part in dead]
         logp, entropy = self._gather(parts + dead, outputs + unlearned, rollouts)
         self._check("log-probs", logp, rollouts)
         self._check("entropies", entropy, rollouts)
@@ -157,8 +202,11 @@ class Run:
         keep = self.method.keep(logp, adv, entropy, learned, coefficients, self.generators["tokens"])
         total = int((keep if self.method.divide_by_kept else learned).sum())
         # 6. Loss and gradient, a micro-batch at a time. 7. Update, unless something is not finite.
-        loss = self._backward(parts, outputs if share_graph else None, logp, adv, keep, total, rollouts)
+        loss = self._backward(parts, outputs if share_graph else None, logp, adv, keep, total, rollouts, prompts)
+        if self.sharded:  # after a forward pass without gradient FSDP2 holds some weights whole, which the update would not reach
+            self.policy.reshard()
         norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), self.settings.grad_clip_norm)
+        norm = checkpoint.whole(norm)
         self._check("loss", torch.tensor(loss), rollouts)
         self._check("gradient norm", norm, rollouts)
         self.optimiser.step()
@@ -184,11 +232,11 @@ class Run:
         return (live | self.method.learns_from_dead).repeat(len(self.method.training))
 
     def _micro_batches(self, rollouts, prompts, wanted):
-        """This process's share of the wanted rows (N,), cut to micro_tokens.
+        """This process's share of the wanted rows (N,), cut to micro_tokens -> (parts, tokens of the largest share).
 
-        A part is (row numbers, Packed). A group stays together, so that its prompt is read once, unless it alone is more
-        than micro_tokens; groups go in the order of their longest responses, so that attention pads little. Row k R + r
-        is response r under the k-th training mode.
+        A part is (row numbers, pieces for `_forward`). A group stays together, so that its prompt is read once, unless it
+        alone is more than micro_tokens; groups go in the order of their longest responses, so that attention pads little.
+        Row k R + r is response r under the k-th training mode.
         """
         ends, everyone = rollouts.lengths.tolist(), rollouts.group_ids.tolist()
         groups = {}
@@ -207,23 +255,35 @@ class Run:
                 size += ends[row[1]]
                 pieces[-1][2].append(row)
         pieces.sort(key=lambda piece: -max(ends[r] for _, r in piece[2]))
-        parts, size = [], math.inf
-        for piece in pieces[self.accelerator.process_index :: self.accelerator.num_processes]:
-            tokens = len(prompts[piece[0]][piece[1]]) + sum(ends[r] for _, r in piece[2])
-            if size + tokens > self.settings.micro_tokens:
-                parts.append([])
-                size = 0
-            size += tokens
-            parts[-1].append(piece)
-        return [self._pack(part, rollouts, prompts) for part in parts]
 
-    def _pack(self, pieces, rollouts, prompts):
+        def tokens(piece):
+            return len(prompts[piece[0]][piece[1]]) + sum(ends[r] for _, r in piece[2])
+
+        shares = []
+        for process in range(self.accelerator.num_processes):
+            parts, size = [], math.inf
+            for piece in pieces[process :: self.accelerator.num_processes]:
+                if size + tokens(piece) > self.settings.micro_tokens:
+                    parts.append(([], []))
+                    size = 0
+                size += tokens(piece)
+                parts[-1][0].extend(k * len(ends) + r for k, r in piece[2])
+                parts[-1][1].append(piece)
+            shares.append(parts)
+        own = shares[self.accelerator.process_index]
+        if self.sharded and pieces:  # all must go through the model equally often: what lacks is a response for no row
+            mode, g, rows = pieces[-1]
+            own += [([], [(mode, g, rows[:1])])] * (max(map(len, shares)) - len(own))
+        return own, max(sum(tokens(piece) for _, part in parts for piece in part) for parts in shares)
+
+    def _forward(self, part, rollouts, prompts):
+        """Log-probs and entropies (rows, T) of a part, whose layout is made only here: it may be large."""
+        chosen, pieces = part
         responses = torch.tensor([r for _, _, rows in pieces for _, r in rows])
         packed = pack([prompts[mode][g] for mode, g, _ in pieces],
                       torch.tensor([place for place, (_, _, rows) in enumerate(pieces) for _ in rows]),
                       rollouts.tokens[responses], rollouts.lengths[responses])
-        return ([k * len(rollouts.tokens) + r for _, _, rows in pieces for k, r in rows],
-                packed.to(self.accelerator.device))
+        return tuple(t[: len(chosen)] for t in self.policy(packed.to(self.accelerator.device)))
 
     def _gather(self, parts, outputs, rollouts):
         """Log-probs and entropies of all rows (N, T), detached, from all processes' micro-batches' outputs."""
@@ -235,21 +295,22 @@ class Run:
             entropy[chosen, : part_entropy.shape[1]] = part_entropy.detach().cpu()
         return (self.accelerator.reduce(t.to(self.accelerator.device), "sum").cpu() for t in (logp, entropy))
 
-    def _backward(self, parts, outputs, old_logp, adv, keep, total, rollouts):
+    def _backward(self, parts, outputs, old_logp, adv, keep, total, rollouts, prompts):
         """Accumulate the gradient of the batch's loss over its micro-batches and processes; -> the loss."""
         weigh_entropy = self.method.coefficients.get(self.method.entropy_coef, 0.0)
         eps, loss = self.settings.clip_eps, 0.0
-        for parameter in self.policy.parameters():  # a batch without a live group still steps, on zeros
+        trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        for parameter in trained:  # a batch without a live group still steps, on zeros
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        for k, (chosen, packed) in enumerate(parts):
-            logp, entropy = outputs[k] if outputs else self.policy(packed)
+        for k, (chosen, _) in enumerate(parts):
+            logp, entropy = outputs[k] if outputs else self._forward(parts[k], rollouts, prompts)
             self._check("new log-probs", logp, rollouts, chosen)  # minus infinity would give a ratio of 0, and no trace
             old, a, kept = (t[chosen, : logp.shape[1]].to(logp.device) for t in (old_logp, adv, keep))
             per_token = losses.clipped_surrogate(logp, old, a, eps, eps) - weigh_entropy * entropy
             part = losses.token_mean(per_token, kept, total)
             self.accelerator.backward(part)
             loss += part.item()
-        for parameter in self.policy.parameters():
+        for parameter in () if self.sharded else trained:
             parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
         loss = torch.tensor(loss, dtype=torch.float64, device=self.accelerator.device)
         return float(self.accelerator.reduce(loss, "sum"))
@@ -357,7 +418,9 @@ def run(state, dataset, folder=None, record=None):
             metrics, rollouts = state.step(questions)
             if record and state.accelerator.is_main_process:
                 record(metrics, rollouts)
-            stop, due = bool(asked), state.done % settings.save_every == 0 or state.done == settings.steps
+            # all processes stop after one step, whichever was asked
+            stop = bool(state.accelerator.reduce(torch.tensor(len(asked), device=state.accelerator.device), "sum"))
+            due = state.done % settings.save_every == 0 or state.done == settings.steps
             if folder and (stop or due or state.runaway):
                 state.save(folder)
             if stop:

@@ -17,7 +17,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from pslib import policy
+from pslib import modes, policy
 
 
 def logits_and_tokens(*shape, dtype=torch.float64):
@@ -259,3 +259,22 @@ def test_stop_ids_are_the_models_and_the_tokenizers(model, tokenizer, configured
     assert tokenizer.eos_token_id == 1
     model.generation_config.eos_token_id = configured
     assert policy.stop_ids(model, tokenizer) == expected
+
+
+def test_bfloat16_products_come_near_the_gradients_of_float32(model, tokenizer, questions, monkeypatch):
+    # logits in parts, so that the head's gradient is made in parts too
+    monkeypatch.setattr(policy._HeadLogprobEntropy, "WHOLE", 0)
+    prompts = [modes.render(tokenizer, modes.NORMAL, q["question"]) for q in questions]
+    responses = torch.randint(100, 190, (6, 70), generator=torch.Generator().manual_seed(0))
+    packed, found = policy.pack(prompts, torch.arange(6) % 3, responses, torch.full((6,), 70)), {}
+    for bf16 in (False, True):
+        ours = policy.Policy(copy.deepcopy(model))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logp, entropy = ours(packed)
+        assert logp.dtype == entropy.dtype == torch.float32
+        (logp.mean() + 0.1 * entropy.mean()).backward()
+        assert {p.grad.dtype for p in ours.parameters()} == {torch.float32}
+        found[bf16] = logp.detach(), {name: p.grad.flatten() for name, p in ours.named_parameters()}
+    assert 0 < (found[True][0] - found[False][0]).abs().mean() < 0.1
+    for name, gradient in found[False][1].items():
+        assert torch.cosine_similarity(found[True][1][name], gradient, 0) > 0.98, name

@@ -250,7 +250,7 @@ def main(argv=None):
         four.add_argument(name)
     four.add_argument("seed", type=int)
     four.add_argument("--processes", type=int, default=1, help="how many there must be")
-    five = commands.add_parser("plan", help="what a profile's training takes at the paper's sizes: memory and time, by arithmetic")
+    five = commands.add_parser("plan", help="what training takes at the paper's sizes: memory and time, by arithmetic")
     five.add_argument("profile")
     for name, default, what in (("gpu", "h100", "h100 or h200"), ("tokens", 6000, "of a response, on average"), ("prompt", 512, "tokens"),
                                 ("mfu", 0.3, "share of the peak in training"), ("bandwidth-share", 0.5, "of the peak, in sampling")):

@@ -58,7 +58,10 @@ def whole(tensor):
 def _like(tensor, other):
     """A whole tensor as the other is: spread over processes where that is."""
     spread = isinstance(other, DTensor) and tensor.shape == other.shape
-    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements) if spread else tensor
+    if not spread:
+        return tensor
+    # each process cuts its part out of what it has read: there is no order in which all of them would come to a tensor
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
 
 
 def state_of(model, optimiser, generators, keep=True):
@@ -70,7 +73,8 @@ def state_of(model, optimiser, generators, keep=True):
     named += [(f"optimiser.{index}.{key}", torch.as_tensor(value)) for index, state in optimiser.state_dict()["state"].items()
               for key, value in state.items()]
     named += [(f"generator.{name}", g.get_state()) for name, g in generators.items()]
-    tensors = ((name, whole(t.detach())) for name, t in named)
+    # In the order of names, since all must come to a tensor together, and what was loaded is in an order of its own.
+    tensors = ((name, whole(t.detach())) for name, t in sorted(named, key=lambda pair: pair[0]))
     # Tied weights share memory, which safetensors refuses: store each tensor on its own.
     return {name: t.cpu().contiguous().clone() for name, t in tensors if keep}
 

@@ -1,11 +1,13 @@
 """What a training step of the paper's models takes, in memory and time, computed from shapes and a few stated rates.
 
-Nothing here is measured: it is arithmetic on the shapes of public configurations, and every assumption is printed with its result.
+Nothing here is measured: it is arithmetic on the shapes of public configurations, with every assumption printed.
 """
 
 from dataclasses import dataclass
 
 import pandas as pd
+
+from pslib import runs
 
 GB = 1e9
 
@@ -51,7 +53,8 @@ def memory(shape, settings, prompt, gpus=1, sharded=False):
     """Bytes on each GPU, by what holds them, at the peak of a training step.
 
     settings: train.Settings; prompt: tokens of the longest prompt. `inside` is one layer's activations where the rest is
-    recomputed, else all layers'; `head` the logits' parts and the head's gradient; `layout` the attention's mask.
+    recomputed, else all layers'; `head` the logits' parts and the head's gradient, where layers are recomputed only what it
+    takes beyond `inside`, since it is gone before they are; `layout` the attention's mask.
     """
     p, v, h, m = shape.parameters, shape.vocabulary, shape.hidden, settings.micro_tokens
     parts, number, root = (gpus if sharded else 1), (2 if settings.bf16 else 4), p - shape.layers * shape.layer
@@ -60,14 +63,16 @@ def memory(shape, settings, prompt, gpus=1, sharded=False):
     # product; what a layer saves for its gradient
     saved = 4 * h + 5 * (shape.heads + 2 * shape.kv_heads) * shape.head_dim + 4 * shape.feed_forward
     chunk = m if m * v <= 2**24 else max(1, m // 64)
+    inside = 4 * m * saved * (1 if settings.recompute else shape.layers)
+    head = 4 * (3 * chunk * v + v * h * (2 if settings.bf16 else 1))
     moving = root + 2 * shape.layer if sharded else p  # FSDP2 holds the root, the layer at hand and the next one whole
     return {
         "weights, float32": 4 * p / parts, "gradients, float32": 4 * p / parts, "AdamW, float32": 8 * p / parts,
         "weights and gradients in flight": number * 2 * moving if sharded else 2 * p * settings.bf16,
         "copy to sample from": number * p * (sharded or settings.bf16),
         "layers' inputs": 4 * m * h * shape.layers,
-        "inside": 4 * m * saved * (1 if settings.recompute else shape.layers),
-        "head": 4 * (3 * chunk * v + v * h * (2 if settings.bf16 else 1)),
+        "inside": inside,
+        "head": max(0, head - inside) if settings.recompute else head,
         "layout": 3 * (m // longest) * longest * (longest + prompt),
     }
 
@@ -104,11 +109,13 @@ def table(profile, gpu="h100", tokens=6000, prompt=512, mfu=0.3, bandwidth_share
             each = (2 if settings.bf16 else 4) * shape.kv_token * (prompt + settings.max_new_tokens)
             at_once = max(0, int((0.9 * GPUS[gpu][0] * GB - resident) / each))
             fits = total < 0.9 * GPUS[gpu][0] * GB and at_once > 0
-            took = seconds(shape, settings, prompt, tokens, gpus, modes, at_once, gpu, mfu, bandwidth_share) if fits else (float("nan"),) * 2
+            took = (float("nan"),) * 2
+            if fits:
+                took = seconds(shape, settings, prompt, tokens, gpus, modes, at_once, gpu, mfu, bandwidth_share)
             rows.append({"size": size, "parameters": shape.parameters, "GPUs": gpus, "sharded": sharded,
-                         **{name: round(held_bytes / GB, 1) for name, held_bytes in held.items()}, "total GB": round(total / GB, 1),
-                         "fits": fits, "at once": at_once, "sampling, min": round(took[0] / 60, 1), "update, min": round(took[1] / 60, 1),
-                         "run, days": round(sum(took) * settings.steps / 86400, 1)})
+                         **{name: round(own / GB, 1) for name, own in held.items()}, "total GB": round(total / GB, 1),
+                         "fits": fits, "at once": at_once, "sampling, min": round(took[0] / 60, 1),
+                         "update, min": round(took[1] / 60, 1), "run, days": round(sum(took) * settings.steps / 86400, 1)})
     return pd.DataFrame(rows)
 
 
@@ -116,14 +123,20 @@ def report(profile, gpu, tokens, prompt, mfu, bandwidth_share):
     """The table as text, under every assumption it rests on."""
     s, (size, peak, bandwidth) = profile.train, GPUS.get(gpu, (0, 0, 0))
     lines = table(profile, gpu, tokens, prompt, mfu, bandwidth_share)
-    return f"""From the profile {profile.name}: {s.questions} questions of {s.group_size} responses a step, {s.steps} steps, up to {s.max_new_tokens} new tokens,
-    {s.micro_tokens} tokens to a forward pass, bf16 {s.bf16}, recompute {s.recompute}.
-From data sheets: {gpu}, {size} GB, {peak / 1e12:.0f} TFLOP/s in bfloat16, {bandwidth / 1e12:.2f} TB/s. Of the memory, 90% is used.
-ASSUMED, not measured: {tokens} tokens a response, {prompt} a prompt; training at {mfu:.0%} of the peak; sampling at {bandwidth_share:.0%} of the
-    bandwidth by an engine that keeps as many responses in flight as fit (transformers' generate does not: it waits for the longest);
-    all groups live (dead ones cost sampling alone); Policy Split, which trains every response in 2 modes; gathering, reducing,
-    grading, and saving cost nothing. No GPU has run this yet: nothing below is measured.
-On a machine's own memory: loading takes {4 * SHAPES['8B'].parameters / GB:.0f} GB a process at 8B, and saving {36 * SHAPES['8B'].parameters / GB:.0f} GB in its main one, \
-for weights and AdamW in float32 three times over.
+    benchmarks = pd.concat(map(pd.read_csv, sorted((runs.ROOT / "results" / "benchmarks").glob("*cores.csv"))))
+    cpu = ", ".join(f"{ratio:.0%} at {case.rpartition(' ')[2]}" for case, ratio in zip(benchmarks.case, benchmarks.ratio)
+                    if case.startswith("training throughput"))
+    own, shown = 4 * SHAPES["8B"].parameters / GB, lines.assign(parameters=lines.parameters.map("{:,}".format))
+    return f"""From the profile {profile.name}: {s.questions} questions of {s.group_size} responses a step, {s.steps} steps,
+    up to {s.max_new_tokens} new tokens, {s.micro_tokens} tokens to a forward pass, bf16 {s.bf16}, recompute {s.recompute}.
+From data sheets: {gpu}, {size} GB, {peak / 1e12:.0f} TFLOP/s in bfloat16, {bandwidth / 1e12:.2f} TB/s.
+ASSUMED, not measured: {tokens} tokens a response, {prompt} a prompt; 90% of the memory used; training at {mfu:.0%} of the peak;
+    sampling at {bandwidth_share:.0%} of the bandwidth, by an engine that keeps as many responses in flight as fit (generate of
+    transformers waits for the longest instead); all groups live (dead ones cost sampling alone); Policy Split, which trains
+    every response in 2 modes; gathering, reducing, grading and saving cost nothing. No GPU has run this yet: nothing below is measured.
+MEASURED, on a CPU and not used here (results/benchmarks): training at {cpu} parameters,
+    of the processor's peak in float32.
+A machine's own memory at 8B: {own:.0f} GB a process to load, {9 * own:.0f} GB in the main one to save weights and AdamW, which are
+    there three times over.
 
-{lines.assign(parameters=lines.parameters.map('{:,}'.format)).T.to_markdown(headers=[''] * len(lines))}"""
+{shown.T.to_markdown(headers=[''] * len(lines))}"""

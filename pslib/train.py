@@ -86,15 +86,18 @@ class Shared:
 def _accelerator(bf16, model):
     """This process's place among the others; with FSDP2 where ACCELERATE_USE_FSDP says so, as accelerate's launcher does."""
     from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin  # here: it takes seconds to import
+    from accelerate.state import AcceleratorState
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     plugin, precision = None, "bf16" if bf16 else "no"
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=list(model._no_split_modules),
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=list(model._no_split_modules),
             mixed_precision_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy())
+    AcceleratorState._reset_state()  # of an earlier run in this process, whose precision it would insist on; the processes stay
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision, fsdp_plugin=plugin)
-    if plugin and accelerator.distributed_type == DistributedType.MULTI_CPU:  # where accelerate leaves it out, though torch has it
+    if plugin and accelerator.distributed_type == DistributedType.MULTI_CPU:  # where accelerate leaves it out, torch does not
         accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
     return accelerator
 

@@ -109,5 +109,5 @@ def test_the_chain_of_a_profile_can_be_planned_to_its_last_table(profile, analys
                           capture_output=True, text=True)
     planned = done.stdout + done.stderr
     assert done.returncode == 0, planned
-    assert {name for name in re.findall(r"output: .*/tables/(\w+)\.csv", planned)} - {"table1_general", "ablations"} == analyses
+    assert {name for name in re.findall(r"output: .*/tables/(\w+)\.csv", planned)} - {"table1_general", "ablations", "verdicts"} == analyses
     assert ("rule base_model" in planned) is (profile != "paper")  # a real model is not made here

@@ -243,7 +243,7 @@ def test_a_step_of_every_method_changes_the_weights_and_reports_itself(name, mod
     metrics, rollouts = state.step(POOL[:2])
     assert not same(before, weights(state)) and state.done == 1
     sampling = methods.get(name).sampling
-    expected = {"step", "loss", "grad_norm", "reward", "live_groups", "response_tokens", "beyond_bounds"}
+    expected = {"step", "loss", "grad_norm", "reward", "live_groups", "response_tokens", "unfinished", "beyond_bounds"}
     expected |= {"seconds_sample", "seconds_score", "seconds_update"}
     expected |= {f"{what}_{mode}" for mode in sampling for what in ("accuracy", "entropy_bits")}
     expected |= {"kl_he_from_normal"} if "he" in sampling else set()

@@ -246,6 +246,11 @@ def main(argv=None):
     for name, default, what in (("gpu", "h100", "h100 or h200"), ("tokens", 6000, "of a response, on average"), ("prompt", 512, "tokens"),
                                 ("mfu", 0.3, "share of the peak in training"), ("bandwidth-share", 0.5, "of the peak, in sampling")):
         four.add_argument(f"--{name}", type=type(default), default=default, help=f"{what} (default: {default})")
+    five = commands.add_parser("export", help="write a finished run's model to a new folder, with its prompts and a card")
+    for name in ("profile", "method", "size"):
+        five.add_argument(name)
+    five.add_argument("seed", type=int)
+    five.add_argument("--out", required=True, help="the folder, which must not be there yet")
     commands.add_parser("figures", help="make every table and figure again from the committed results, without training")
     for name, help_text in (("compare", "show table 1: this machine's, the committed and the paper's"),
                             ("tune", "try every method's settings on tuning questions and seeds; writes tuning.csv"),
@@ -265,6 +270,11 @@ def main(argv=None):
             from pslib import plan, runs
 
             print(plan.report(runs.load_profile(args.profile), args.gpu, args.tokens, args.prompt, args.mfu, args.bandwidth_share))
+        elif args.command == "export":
+            from pslib import export, runs
+
+            export.export(runs.load_profile(args.profile), args.method, args.size, args.seed, args.out)
+            print(f"written to {args.out}; its README.md says how to use it")
         elif args.command == "figures":
             from pslib import artefacts
 

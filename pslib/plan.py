@@ -131,9 +131,10 @@ def report(profile, gpu, tokens, prompt, mfu, bandwidth_share):
     up to {s.max_new_tokens} new tokens, {s.micro_tokens} tokens to a forward pass, bf16 {s.bf16}, recompute {s.recompute}.
 From data sheets: {gpu}, {size} GB, {peak / 1e12:.0f} TFLOP/s in bfloat16, {bandwidth / 1e12:.2f} TB/s.
 ASSUMED, not measured: {tokens} tokens a response, {prompt} a prompt; 90% of the memory used; training at {mfu:.0%} of the peak;
-    sampling at {bandwidth_share:.0%} of the bandwidth, by an engine that keeps as many responses in flight as fit (generate of
-    transformers waits for the longest instead); all groups live (dead ones cost sampling alone); Policy Split, which trains
-    every response in 2 modes; gathering, reducing, grading and saving cost nothing. No GPU has run this yet: nothing below is measured.
+    sampling at {bandwidth_share:.0%} of the bandwidth, by an engine that keeps as many responses in flight as fit (generate
+    of transformers waits for the longest instead); all groups live (dead ones cost sampling alone); Policy Split, which trains
+    every response in 2 modes; gathering, reducing, grading and saving cost nothing.
+No GPU has run this yet: nothing below is measured.
 MEASURED, on a CPU and not used here (results/benchmarks): training at {cpu} parameters,
     of the processor's peak in float32.
 A machine's own memory at 8B: {own:.0f} GB a process to load, {9 * own:.0f} GB in the main one to save weights and AdamW, which are

@@ -14,7 +14,7 @@ from pathlib import Path
 import filelock
 import yaml
 
-from pslib import base, benchmarks, checkpoint, evaluate, methods, modes, nano, tasks, train
+from pslib import base, benchmarks, checkpoint, evaluate, methods, modes, nano, rollouts, tasks, train
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = Path(__file__).parent / "profiles"
@@ -45,6 +45,9 @@ class Profile:
     evaluate: evaluate.Settings
     base: BaseSettings = None  # the nano model's
     data: dict = field(default_factory=dict)  # suite -> {data set: where it is}, see benchmarks; empty: the nano world's
+    wording: str = ""  # how the nano world's sums are put to a model that reads words, see tasks.load
+    terms: dict = field(default_factory=dict)  # suite -> list of how many numbers its sums have, where that is not its own
+    engine: str = "auto"  # which of rollouts.ENGINES draws responses
     enable_thinking: bool = None  # see modes.Mode.thinking
     coefficients: dict = field(default_factory=dict)  # method -> coefficients that differ from the paper's
     probe: evaluate.Probe = evaluate.Probe()
@@ -72,7 +75,9 @@ class Profile:
 
     def questions(self, suite, count, split="test"):
         """Up to `count` questions of a suite, of the profile's data sets or the nano world's."""
-        return benchmarks.load(self.data, suite, count, split) if self.data else tasks.load(suite, count, split)
+        if self.data:
+            return benchmarks.load(self.data, suite, count, split)
+        return tasks.load(suite, count, split, terms=self.terms.get(suite, ()), wording=self.wording)
 
     @property
     def stories(self):
@@ -135,6 +140,12 @@ def load_profile(name):
     if profile.train.group_size % 2:
         raise ValueError(f"profile {name}: group_size must be even, so that Policy Split can draw half of each group in each "
                          f"mode; got {profile.train.group_size}")
+    if profile.engine not in rollouts.ENGINES:
+        raise ValueError(f"profile {name}: engine must be one of {', '.join(rollouts.ENGINES)}; got {profile.engine!r}")
+    for suite, terms in profile.terms.items():
+        if suite not in tasks.SUITES or not isinstance(terms, list) or not terms or not all(type(n) is int and n > 1 for n in terms):
+            raise ValueError(f"profile {name}: terms must give suites lists of whole numbers from 2, like {{train: [2, 3]}}; got "
+                             f"{suite!r}: {terms!r}")
     if profile.data:
         benchmarks.check(profile.data, f"profile {name}, section data")
     if profile.model == "nano" and not profile.base:

@@ -139,18 +139,22 @@ class VllmEngine:
         with tempfile.TemporaryDirectory() as folder:
             model.config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            self.llm = vllm.LLM(folder, load_format="dummy", dtype=model.dtype, enforce_eager=True, generation_config="vllm",
-                                hf_overrides={"architectures": [type(model).__name__]},  # a fresh model's config has none
-                                gpu_memory_utilization=0.4)  # the rest is for training
+            with torch.random.fork_rng():  # it seeds the global generator, and draws from it
+                self.llm = vllm.LLM(
+                    folder, load_format="dummy", dtype=model.dtype, enforce_eager=True, generation_config="vllm",
+                    hf_overrides={"architectures": [type(model).__name__]},  # a fresh model's config has none
+                    enable_chunked_prefill=False,  # of a prompt cut in two it cannot draw by a seed on a CPU
+                    gpu_memory_utilization=0.4)  # the rest is for training
 
     def generate(self, prompts, copies, decoding, seeds):
-        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,)."""
+        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,); temperature up to 2."""
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(self.model.state_dict().items())})
         self.llm.reset_prefix_cache()  # keys and values of the weights before
         wanted = [self.vllm.SamplingParams(
             n=copies, temperature=decoding.temperature, top_k=decoding.top_k, top_p=decoding.top_p, seed=int(seed),
             max_tokens=decoding.max_new_tokens, stop_token_ids=self.stops, detokenize=False) for seed in seeds]
-        out = self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], wanted, use_tqdm=False)
+        with torch.random.fork_rng():
+            out = self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], wanted, use_tqdm=False)
         return _padded([list(one.token_ids) for request in out for one in sorted(request.outputs, key=lambda one: one.index)])
 
 

@@ -14,8 +14,9 @@ from pslib import advantages, creative, evaluate, modes, nano
 from pslib.rollouts import engine_for, render_all, sample
 from pslib.stats import mean_interval
 
-# Under which names the prompts are asked: the trained one is the profile's, the others were never trained.
-UNSEEN = ("high_entropy", "rewritten_high_entropy_short", "rewritten_high_entropy", "low_entropy_short", "low_entropy")
+# Under which names the prompts are asked: the trained one is the profile's, those of these that it is not were never trained.
+UNSEEN = ("high_entropy_short", "high_entropy", "rewritten_high_entropy_short", "rewritten_high_entropy", "low_entropy_short",
+          "low_entropy")
 
 # A system prompt moves a pretrained model whatever it says: these say nothing of the task, and are as long as the paper's.
 UNRELATED = {
@@ -49,8 +50,9 @@ def under_prompts(model, tokenizer, both, settings, questions, generator, more=(
     share_<derivation>.
     """
     (normal, he), rows = both, []
-    asked = {"none": normal, "trained": he, **{name: replace(he, system=modes.he_mode(name).system) for name in UNSEEN},
-             **{name: replace(he, system=text) for name, text in dict(more).items()}}
+    texts = {**{name: modes.he_mode(name).system for name in UNSEEN}, **dict(more)}
+    asked = {"none": normal, "trained": he,
+             **{name: replace(he, system=text) for name, text in texts.items() if text != he.system}}
     for name, mode in asked.items():
         kl, table = evaluate.inter_mode_kl(model, tokenizer, mode, normal, questions, settings, generator)
         totals = evaluate.summary(table).iloc[0]

@@ -298,7 +298,8 @@ def probe_run(profile, method, size, seed):
             for name, table in found.items():
                 checkpoint.write(files[name], table.round(4).to_csv(index=False))
             if profile.model != "nano":
-                _write_json(folder / "probe.json", runs.manifest(seed, time.time() - begun, {"model": _source(profile, size, model)}))
+                inputs = {"model": _source(profile, size, model)}
+                _write_json(folder / "probe.json", runs.manifest(seed, time.time() - begun, inputs))
         return {name: pd.read_csv(path) for name, path in files.items()}
 
 

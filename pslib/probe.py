@@ -21,10 +21,10 @@ UNSEEN = ("high_entropy_short", "high_entropy", "rewritten_high_entropy_short", 
 # A system prompt moves a pretrained model whatever it says: these say nothing of the task, and are as long as the paper's.
 UNRELATED = {
     "unrelated_short": "You are now in the town library.",
-    "unrelated": "You are now in the town library. Its main hall is open from nine in the morning until six in the evening, and on "
-                 "Saturdays until one. Bags are left in the lockers beside the door. Books from the upper floor may be read at the "
-                 "tables there but are not lent out. The small room at the back serves tea, coffee and soup, and the garden behind "
-                 "the house is open to all visitors in summer.",
+    "unrelated": "You are now in the town library. Its main hall is open from nine in the morning until six in the evening, and "
+                 "on Saturdays until one. Bags are left in the lockers beside the door. Books from the upper floor may be read at "
+                 "the tables there but are not lent out. The small room at the back serves tea, coffee and soup, and the garden "
+                 "behind the house is open to all visitors in summer.",
 }
 
 

@@ -143,7 +143,8 @@ def load_profile(name):
     if profile.engine not in rollouts.ENGINES:
         raise ValueError(f"profile {name}: engine must be one of {', '.join(rollouts.ENGINES)}; got {profile.engine!r}")
     for suite, terms in profile.terms.items():
-        if suite not in tasks.SUITES or not isinstance(terms, list) or not terms or not all(type(n) is int and n > 1 for n in terms):
+        whole = isinstance(terms, list) and terms and all(type(n) is int and n > 1 for n in terms)
+        if suite not in tasks.SUITES or not whole:
             raise ValueError(f"profile {name}: terms must give suites lists of whole numbers from 2, like {{train: [2, 3]}}; got "
                              f"{suite!r}: {terms!r}")
     if profile.data:

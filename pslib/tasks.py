@@ -26,7 +26,8 @@ def load(suite, count, split="test", seed=0, terms=(), wording=""):
     """The first `count` questions of a nano suite in a split, or all there are; the same for the same arguments, on any machine.
 
     terms: how many numbers to add, where the suite's own is not wanted; wording: how a sum is put to a model that reads
-    words, where {sum} stands for, say, 3 + 5 + 2. -> Dataset with id (unique, names suite, split, seed and place), question, answer. ValueError for an unknown suite.
+    words, where {sum} stands for, say, 3 + 5 + 2.
+    -> Dataset with id (unique, names suite, split, seed and place), question, answer. ValueError for an unknown suite.
     """
     if suite not in SUITES:
         raise ValueError(f"no suite is called {suite!r}; there are {', '.join(SUITES)}")

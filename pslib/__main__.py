@@ -225,6 +225,11 @@ def main(argv=None):
     two.add_argument("name")
     two.add_argument("--out", help="where the executed notebook goes")
     two.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    three = commands.add_parser("export", help="write a finished run's model to a new folder, with its prompts and a card")
+    for name in ("profile", "method", "size"):
+        three.add_argument(name)
+    three.add_argument("seed", type=int)
+    three.add_argument("--out", required=True, help="the folder, which must not be there yet")
     commands.add_parser("figures", help="make every table and figure again from the committed results, without training")
     for name, help_text in (("compare", "show table 1: this machine's, the committed and the paper's"),
                             ("tune", "try every method's settings on tuning questions and seeds; writes tuning.csv"),
@@ -236,6 +241,11 @@ def main(argv=None):
             reproduce(args.profile, args.cores)
         elif args.command == "notebook":
             notebook(args.name, args.out, dict(args.p))
+        elif args.command == "export":
+            from pslib import export, runs
+
+            export.export(runs.load_profile(args.profile), args.method, args.size, args.seed, args.out)
+            print(f"written to {args.out}; its README.md says how to use it")
         elif args.command == "figures":
             from pslib import artefacts
 

@@ -69,8 +69,8 @@ def load(data, suite, count, split="test", seed=0):
     fifth = len(pool) // 5
     pool = {"train": pool[fifth:], "tuning": pool[:fifth]}.get(split, pool)
     rows = [_row(name, table[row], row, seed) for name, table, row in pool[:count]]
-    digest = hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
-    return datasets.Dataset.from_list(rows, info=datasets.DatasetInfo(description=f"{', '.join(read)}; {len(rows)} rows {digest}"))
+    said = f"{', '.join(read)}; {len(rows)} rows {hashlib.sha256(repr(rows).encode()).hexdigest()[:16]}"
+    return datasets.Dataset.from_list(rows, info=datasets.DatasetInfo(description=said))
 
 
 def _read(name, source):
@@ -83,10 +83,10 @@ def _read(name, source):
         table = builder.as_dataset(split=has.split)
     except Exception as error:  # the libraries raise kinds of their own
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise OSError(f"the data set {name} could not be read from {source!r} (split {has.split}): {reason}; where no network is, "
-                      f"get it where one is (hf download --repo-type dataset {path} --local-dir FOLDER) and name the folder in "
-                      "the profile's data section, or load it there once, bring its HF_HOME here and set HF_HUB_OFFLINE=1; a gated "
-                      "data set wants its terms accepted on its page, and hf auth login") from error
+        raise OSError(f"the data set {name} could not be read from {source!r} (split {has.split}): {reason}; where no network "
+                      f"is, get it where one is (hf download --repo-type dataset {path} --local-dir FOLDER) and name the folder "
+                      "in the profile's data section, or load it there once, bring its HF_HOME here and set HF_HUB_OFFLINE=1; a "
+                      "gated one wants its terms accepted on its page, and hf auth login") from error
     needed = [has.question, has.answer, *filter(None, [has.options]), *has.wrong]
     for column in needed:
         if column not in table.column_names:
@@ -115,7 +115,7 @@ def _row(name, row, place, seed):
         given = row[has.options]
         choices = [text(has.options, choice) for choice in (given if isinstance(given, list) else [None])]
     if answer not in list(ascii_uppercase[: len(choices)]):
-        raise ValueError(f"the data set {name} has {answer!r} in column {has.answer!r} of row {place}, which is the letter of none "
-                         f"of its {len(choices)} choices; has the column changed?")
+        raise ValueError(f"the data set {name} has {answer!r} in column {has.answer!r} of row {place}, which is the letter of "
+                         f"none of its {len(choices)} choices; has the column changed?")
     listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices))
     return {"id": f"{name}-{place}", "question": prompts["choice"].format(question=question, choices=listed), "answer": answer}

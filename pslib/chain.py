@@ -60,8 +60,8 @@ def _save_model(folder, model, tokenizer):
         put(temporary, folder)
     except Exception as error:  # the libraries raise kinds of their own when the disk is full
         shutil.rmtree(temporary, ignore_errors=True)
-        raise OSError(f"could not save the model to {folder}: {error}; nothing earlier was lost: put this right and run "
-                      "again") from error
+        said = f"could not save the model to {folder}: {error}; nothing earlier was lost: put this right and run again"
+        raise OSError(*filter(None, [getattr(error, "errno", None)]), said) from error
 
 
 def put(temporary, folder):
@@ -167,7 +167,8 @@ def bonus_of_base(profile, size):
     model, tokenizer, _ = make_base(profile, size)
     generator = torch.Generator().manual_seed(profile.base.seed)
     questions = profile.questions("train", profile.train.questions, "tuning")
-    table = probe.bonus(model, tokenizer, profile.modes, profile.evaluate, questions, profile.train.group_size, generator).round(5)
+    table = probe.bonus(model, tokenizer, profile.modes, profile.evaluate, questions, profile.train.group_size,
+                        generator).round(5)
     if profile.model == "nano":
         checkpoint.write(runs.base_folder(profile, size) / "bonus.csv", table.to_csv(index=False))
     return table
@@ -211,7 +212,7 @@ def train_run(profile, method, size, seed, split="train", folder=None):
             return pd.read_csv(folder / "metrics.csv")
         begun, questions = time.time(), profile.questions("train", profile.train.pool, split)
         model, tokenizer, _ = make_base(profile, size)
-        inputs = {"base": _source(profile, size, model), "data": questions.info.description}
+        inputs = {} if profile.model == "nano" else {"base": _source(profile, size, model), "data": questions.info.description}
         state = train.Run(model, tokenizer, recipe, profile.modes, profile.train, seed)
         checkpoint.write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
         rows, progress = [], Progress(folder.name)
@@ -242,15 +243,20 @@ def _source(profile, size, model):
     return f"{name}@{revision}" if revision else name
 
 
-def trained_model(profile, method, size, seed, folder=None):
-    """The model of a finished run, or the base model for "original", as (model, tokenizer)."""
-    if not profile.method(method).training:
-        return make_base(profile, size)[:2]
+def trained_folder(profile, method, size, seed, folder=None):
+    """Where the model of a finished run is; FileNotFoundError if the run is not finished."""
     folder = folder or runs.run_folder(profile, method, size, seed)
     if not (folder / "manifest.json").exists():
         raise FileNotFoundError(f"run {folder.name} of profile {profile.name} is not trained yet; run 06_train with "
                                 f"method={method}, size={size} and seed={seed} first")
-    return _load(profile, folder / "model")
+    return folder / "model"
+
+
+def trained_model(profile, method, size, seed, folder=None):
+    """The model of a finished run, or the base model for "original", as (model, tokenizer)."""
+    if not profile.method(method).training:
+        return make_base(profile, size)[:2]
+    return _load(profile, trained_folder(profile, method, size, seed, folder))
 
 
 def evaluate_run(profile, method, size, seed, split="test", folder=None):
@@ -263,7 +269,8 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
     with runs.owned(folder):
         if path.exists():
             return pd.read_csv(path)
-        begun, questions = time.time(), {suite: profile.questions(suite, settings.questions, split) for suite in tasks.TEST_SUITES}
+        begun = time.time()
+        questions = {suite: profile.questions(suite, settings.questions, split) for suite in tasks.TEST_SUITES}
         model, tokenizer = trained_model(profile, method, size, seed, folder)
         generator, parts = torch.Generator().manual_seed(seed), []
         progress = Progress(f"evaluate {folder.name}")

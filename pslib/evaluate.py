@@ -8,7 +8,7 @@ import torch
 
 from pslib import nano
 from pslib.policy import Policy, pack, stop_ids
-from pslib.rollouts import Decoding, engine_for, render_all, sample
+from pslib.rollouts import Decoding, engine_for, render_all, sample, unfinished
 
 BITS = 1 / math.log(2)
 COLUMNS = ["suite", "mode", "question_id", "sample", "correct", "tokens", "entropy_bits", "derivation", "unfinished"]
@@ -75,7 +75,7 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite=""):
         "sample": [k % settings.samples for k in range(len(groups))], "correct": rollouts.rewards.int().tolist(),
         "tokens": rollouts.lengths.tolist(),
         "derivation": [nano.derivation_of(rows[g]["question"], text) for g, text in zip(groups, rollouts.texts)],
-        "unfinished": rollouts.unfinished(stop_ids(model, tokenizer)).int().tolist(),
+        "unfinished": unfinished(rollouts, stop_ids(model, tokenizer)).int().tolist(),
     })
     return table, rollouts, prompts
 

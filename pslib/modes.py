@@ -17,7 +17,7 @@ class Mode:
     name: str
     system: str | None = None
     one_turn: bool = False  # all of it in one user turn that begins with the word "system", as the released code trains
-    thinking: bool | None = None  # enable_thinking of chat templates that know it, as Qwen3's does; None: as they do by themselves
+    thinking: bool | None = None  # enable_thinking, of chat templates that know it like Qwen3's; None: their own default
 
 
 NORMAL = Mode("normal")
@@ -62,6 +62,6 @@ def render(tokenizer, mode, question):
         raise ValueError(f"the tokenizer's chat template cannot be used: {' '.join(str(error).split())}; use an "
                          "instruction-tuned model that you trust") from error
     if ids == other:
-        raise ValueError("the profile sets enable_thinking, and the tokenizer's chat template ignores it; take the setting out, or "
-                         "use a model whose template knows it, like Qwen3's")
+        raise ValueError("the profile sets enable_thinking, and the tokenizer's chat template ignores it; take the setting out, "
+                         "or use a model whose template knows it, like Qwen3's")
     return ids

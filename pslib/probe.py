@@ -66,7 +66,7 @@ def under_prompts(model, tokenizer, both, settings, questions, generator, more=(
 
 
 def stories(model, tokenizer, both, settings, prompts, samples, generator):
-    """Stories in both modes to every one of some prompts, and how diverse they are; -> (DataFrame of prompts, DataFrame of texts).
+    """Stories in both modes to each of some prompts, and how diverse they are; -> (DataFrame of prompts, DataFrame of texts).
 
     Prompts: mode, prompt, div_2gram and div_bleu4 (0 to 100, over the prompt's samples), told (the share of responses that are
     the nano world's stories at all; blank for other prompts), entropy_bits, tokens. Texts: mode, prompt, sample, story.

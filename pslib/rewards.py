@@ -31,6 +31,8 @@ _FRACTION = re.compile(r"([+-]?)\\[dt]?frac(?:\{([+-]?\d{1,40})\}\{(\d{1,40})\}|
 _DRESSED = re.compile(r"(?:\\?[A-Za-z]+(?:_\w)?\s*=)?\s*(?P<sign>[+-]?)\s*(?:\\?\$)?(?P<number>.*?)"
                       r"(?:\s|~|\\[ ,;:!])*(?:(?P<percent>\\?%)|\\(?:text|mathrm|mbox)\s*\{[^{}\\\d]*\}(?:\^\{?\d\}?)?"
                       r"|\^\{?\\circ\}?|\\degree)?", re.ASCII)
+# The letter of a choice, and what it may wear.
+_LETTER = re.compile(r"(?:\\(?:text|math)(?:bf|rm|it)?\s*\{)?\s*\(?\s*([A-Z])\s*\)?\s*[.:]?\s*\}?")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z0-9 ]*")
 _READABLE = re.compile(r"(?!.*\\(?:i*int|oint|sum|prod|lim)(?![A-Za-z]))[ -~]+")
 
@@ -90,8 +92,11 @@ def grade(text, answer):
     wanted = _number(answer)
     if wanted is not None:
         return float(_is_number(given, wanted))
+    if letter := _LETTER.fullmatch(answer):
+        found = _LETTER.fullmatch(given)
+        return float(bool(found) and found[1] == letter[1])
     if all(_WORDS.fullmatch(side) or _number(side) is not None for side in (given, answer)):
-        return 0.0
+        return float(given.lower() == answer.lower())  # yes and Yes; a lone letter is a choice, or a name, and stays what it is
     return float(bool(_READABLE.fullmatch(given) and _READABLE.fullmatch(answer)) and _equal(answer, given))
 
 

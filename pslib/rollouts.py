@@ -44,9 +44,10 @@ class Rollouts:
         """bool (R, T): True on response tokens."""
         return torch.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
-    def unfinished(self, stops):
-        """bool (R,): the responses that ran into their length limit, their last token being none of the ids that end one."""
-        return ~torch.isin(self.tokens.gather(1, self.lengths[:, None] - 1).squeeze(1), torch.tensor(stops))
+
+def unfinished(rollouts, stops):
+    """bool (R,): the responses that ran into their length limit, their last token being none of the ids that end one."""
+    return ~torch.isin(rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1), torch.tensor(stops))
 
 
 class GenerateEngine:

@@ -84,7 +84,8 @@ def as_shown(table):
     Ours is headed by the roles that our suites play, or by the benchmarks where they are the paper's.
     """
     ours = "seeds" in table
-    headings = {suite: role.upper().replace("_", "-") + (table.attrs.get("role", " role") if ours else "") for suite, role in ROLES.items()}
+    suffix = table.attrs.get("role", " role") if ours else ""
+    headings = {suite: role.upper().replace("_", "-") + suffix for suite, role in ROLES.items()}
     shown = pd.DataFrame({"model": table["size"], "method": table.label})
     for suite in (*tasks.TEST_SUITES, "average"):
         for what, unit, digits in (("acc", "acc %", 1), ("ent", "bits", 3 if ours else 2)):

@@ -27,7 +27,7 @@ import torch
 from pslib import advantages, checkpoint, losses, tasks
 from pslib.methods import Scored
 from pslib.policy import Policy, pack, stop_ids
-from pslib.rollouts import Decoding, engine_for, render_all, sample
+from pslib.rollouts import Decoding, engine_for, render_all, sample, unfinished
 
 BITS = 1 / math.log(2)
 
@@ -165,7 +165,7 @@ class Run:
         self.optimiser.zero_grad(set_to_none=False)
         self.done += 1
         clock.append(time.perf_counter())
-        metrics = {**_measure(rollouts, scored, measured), "unfinished": float(rollouts.unfinished(stops).float().mean())}
+        metrics = {**_measure(rollouts, scored, measured), "unfinished": float(unfinished(rollouts, stops).float().mean())}
         if measured:
             self.beyond = self.beyond + 1 if self._is_beyond(metrics) else 0
         return {"step": self.done, "loss": loss, "grad_norm": float(norm), **metrics, "beyond_bounds": self.beyond,
@@ -281,7 +281,8 @@ def share(rollouts, method, stops):
     Without it a mode has only what it drew, which is then a group of its own. stops: the ids that end a response.
     """
     mask, modes, learned = rollouts.mask, rollouts.modes, []
-    ended = ~rollouts.unfinished(stops) & method.loses_end
+    last = rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1)
+    ended = torch.isin(last, torch.tensor(stops)) & method.loses_end
     shared = mask & (torch.arange(mask.shape[1]) < (rollouts.lengths - ended.long())[:, None]) & method.shares
     for name in method.training:
         own = torch.tensor([drawn_in == name for drawn_in in modes])

@@ -9,6 +9,7 @@ import torch
 
 from pslib import evaluate, modes, rewards
 from pslib.evaluate import Settings
+from pslib.rollouts import unfinished
 
 STOPS = [1, *range(20, 60)]  # so many that responses end at different lengths
 SETTINGS = Settings(questions=3, samples=2, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=7)
@@ -110,7 +111,7 @@ def test_a_response_that_stops_with_its_last_token_is_finished(evaluated):
     _, rollouts, _ = evaluated
     long = int(rollouts.lengths.argmax())
     stop = rollouts.tokens[long, rollouts.lengths[long] - 1].item()
-    assert not rollouts.unfinished([stop])[long] and rollouts.unfinished([199])[long]
+    assert not unfinished(rollouts, [stop])[long] and unfinished(rollouts, [199])[long]
 
 
 # --- between the modes ----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The command line: one clear sentence and a non-zero exit for what is wrong, and no earlier result touched."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -97,3 +98,16 @@ def test_the_smoke_chain_runs_is_not_repeated_and_shows_its_table(tmp_path, monk
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.csv")}
     assert cli.main(["reproduce", "smoke"]) == 0
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.csv")} == before
+
+
+@pytest.mark.parametrize("profile, analyses", [("paper", {"table2_creative", "cost"}), ("stories", {"table2_creative", "cost"}), (
+    "nano", {"table2_creative", "dynamics", "best_of_n", "behaviour", "prompt_generalization", "cost"})])
+def test_the_chain_of_a_profile_can_be_planned_to_its_last_table(profile, analyses, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--snakefile",
+                           str(runs.ROOT / "notebooks" / "Snakefile"), "--directory", str(tmp_path),
+                           "--config", f"profile={profile}", f"results={tmp_path}"],
+                          capture_output=True, text=True)
+    planned = done.stdout + done.stderr
+    assert done.returncode == 0, planned
+    assert {name for name in re.findall(r"output: .*/tables/(\w+)\.csv", planned)} - {"table1_general", "ablations"} == analyses
+    assert ("rule base_model" in planned) is (profile != "paper")  # a real model is not made here

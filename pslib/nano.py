@@ -112,6 +112,11 @@ class Sum:
         return "+".join(map(str, self.numbers)) + (f": {offered}" if offered else "")
 
     @property
+    def words(self):
+        """The same as one writes it to a reader, e.g. `7 + 8 + 6` or `7 + 8 + 6 (one of 31, 21, 11)`."""
+        return " + ".join(map(str, self.numbers)) + (f" (one of {', '.join(map(str, self.options))})" if self.options else "")
+
+    @property
     def answer(self):
         """The total."""
         return str(sum(self.numbers))

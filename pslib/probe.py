@@ -12,9 +12,20 @@ import torch
 
 from pslib import advantages, creative, evaluate, modes, nano
 from pslib.rollouts import engine_for, render_all, sample
+from pslib.stats import mean_interval
 
-# Under which names the prompts are asked: the trained one is the profile's, the others were never trained.
-UNSEEN = ("high_entropy", "rewritten_high_entropy_short", "rewritten_high_entropy", "low_entropy_short", "low_entropy")
+# Under which names the prompts are asked: the trained one is the profile's, those of these that it is not were never trained.
+UNSEEN = ("high_entropy_short", "high_entropy", "rewritten_high_entropy_short", "rewritten_high_entropy", "low_entropy_short",
+          "low_entropy")
+
+# A system prompt moves a pretrained model whatever it says: these say nothing of the task, and are as long as the paper's.
+UNRELATED = {
+    "unrelated_short": "You are now in the town library.",
+    "unrelated": "You are now in the town library. Its main hall is open from nine in the morning until six in the evening, and "
+                 "on Saturdays until one. Bags are left in the lockers beside the door. Books from the upper floor may be read at "
+                 "the tables there but are not lent out. The small room at the back serves tea, coffee and soup, and the garden "
+                 "behind the house is open to all visitors in summer.",
+}
 
 
 def many_tries(model, tokenizer, both, settings, suites, samples, generator):
@@ -31,20 +42,25 @@ def many_tries(model, tokenizer, both, settings, suites, samples, generator):
     return pd.concat(parts, ignore_index=True)
 
 
-def under_prompts(model, tokenizer, both, settings, questions, generator):
+def under_prompts(model, tokenizer, both, settings, questions, generator, more=()):
     """Accuracy, entropy, derivations and distance from the normal mode under the trained and the unseen prompts; -> DataFrame.
 
-    A row a prompt ("none" is the normal mode): accuracy, entropy_bits, tokens, kl_from_normal in nats a token on the
-    prompt's own responses, and share_<derivation>.
+    A row a prompt ("none" is the normal mode; `more`: {name: system prompt} to ask too): accuracy, entropy_bits, tokens,
+    kl_from_normal in nats a token on the prompt's own responses, kl_ci (half of its 95% interval over questions), and
+    share_<derivation>.
     """
     (normal, he), rows = both, []
-    asked = {"none": normal, "trained": he, **{name: replace(he, system=modes.he_mode(name).system) for name in UNSEEN}}
+    texts = {**{name: modes.he_mode(name).system for name in UNSEEN}, **dict(more)}
+    asked = {"none": normal, "trained": he,
+             **{name: replace(he, system=text) for name, text in texts.items() if text != he.system}}
     for name, mode in asked.items():
         kl, table = evaluate.inter_mode_kl(model, tokenizer, mode, normal, questions, settings, generator)
         totals = evaluate.summary(table).iloc[0]
+        sums = table.assign(moved=table.kl * table.tokens).groupby("question_id")[["moved", "tokens"]].sum()
+        _, half = mean_interval((sums.moved - kl * sums.tokens) / sums.tokens.mean())  # of a ratio of sums, to first order
         shares = table.derivation.value_counts(normalize=True)
         rows.append({"prompt": name, "accuracy": totals.accuracy, "entropy_bits": totals.entropy_bits,
-                     "tokens": table.tokens.mean(), "kl_from_normal": kl,
+                     "tokens": table.tokens.mean(), "kl_from_normal": kl, "kl_ci": half,
                      **{f"share_{d}": shares.get(d, 0.0) for d in (*nano.DERIVATIONS, "other")}})
     return pd.DataFrame(rows)
 
@@ -106,7 +122,8 @@ def probe(model, tokenizer, profile, seed):
         suites = {suite: profile.questions(suite, wanted.best_of_n) for suite in ("like", "long")}
         out["best_of_n"] = many_tries(*asked, suites, wanted.samples, generator)
     if wanted.prompts:
-        out["prompts"] = under_prompts(*asked, profile.questions("like", wanted.prompts), generator)
+        out["prompts"] = under_prompts(*asked, profile.questions("like", wanted.prompts), generator,
+                                       {} if profile.model == "nano" else UNRELATED)
     if wanted.stories:
         out["stories"], out["story_texts"] = stories(*asked, profile.stories, wanted.stories, generator)
     return out

@@ -1,13 +1,17 @@
 """Rollouts: responses drawn in one or both modes, kept as the token ids that were drawn.
 
 An engine is anything with `generate(prompts, copies, decoding, seeds) -> (tokens (N, T), lengths (N,))`, rows of one
-prompt being neighbours, and seeds one number a prompt. Two are here: `generate` of transformers for any model, and
-`decode` for nano models, which draws the same responses to a prompt whatever other prompts it is given.
+prompt being neighbours, and seeds one number a prompt. Four are here: `generate` of transformers for any model; its
+continuous batching, for many responses of varied length on a GPU; vLLM, where that is installed; and `decode` for nano
+models. Whichever draws, the trained model scores what was drawn itself, so no engine's log-probs enter a loss.
 """
 
+import os
+import tempfile
 from dataclasses import dataclass
 
 import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from pslib import decode, modes, rewards
 from pslib.policy import stop_ids
@@ -78,6 +82,83 @@ class GenerateEngine:
         return tokens, lengths
 
 
+def _padded(responses):
+    """Lists of ids -> tokens (N, T), lengths (N,)."""
+    rows = [torch.tensor(response) for response in responses]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(list(map(len, rows)))
+
+
+class ContinuousEngine:
+    """Sampling by `transformers.generate_batch`: a response that ends makes room for the next at once.
+
+    Far slower than `generate` on a CPU.
+    """
+
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer = model, tokenizer
+
+    def generate(self, prompts, copies, decoding, seeds):
+        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,); RuntimeError if one fails.
+
+        All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the batch.
+        """
+        drawing = {"do_sample": False} if decoding.temperature == 0 else {
+            "do_sample": True, "temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p}
+        wanted = GenerationConfig(max_new_tokens=decoding.max_new_tokens, eos_token_id=stop_ids(self.model, self.tokenizer),
+                                  pad_token_id=self.tokenizer.pad_token_id, **drawing)
+        # On a GPU it fits its cache to the free memory; on a CPU it would take all of it, and attend to all of it.
+        room = {} if self.model.device.type == "cuda" else {"page_size": 32, "num_blocks": 256, "max_batch_tokens": 512}
+        rows, attention = [prompt for prompt in prompts for _ in range(copies)], self.model.config._attn_implementation
+        self.model.set_attn_implementation("sdpa")  # it refuses those that it does not know
+        try:
+            with torch.random.fork_rng():  # it seeds the global generator
+                out = self.model.generate_batch(rows, wanted, ContinuousBatchingConfig(seed=int(seeds[0]) % 2**32, **room))
+        finally:
+            self.model.set_attn_implementation(attention)
+        failed = [str(one.error) for one in out.values() if one.error] + ["no answer came"] * (len(rows) - len(out))
+        if failed:
+            raise RuntimeError(f"continuous batching lost {len(failed)} of {len(rows)} responses ({failed[0]}); set the "
+                               "profile's engine to generate")
+        return _padded([one.generated_tokens for one in out.values()])
+
+
+class VllmEngine:
+    """Sampling by vLLM in this process, which is given the model's weights before every draw.
+
+    vLLM has requirements of its own: `make .venv/vllm` builds an environment with both.
+    """
+
+    def __init__(self, model, tokenizer):
+        for name, value in {"ENABLE_V1_MULTIPROCESSING": "0", "CPU_OMP_THREADS_BIND": "nobind", "CPU_KVCACHE_SPACE": "1"}.items():
+            os.environ.setdefault(f"VLLM_{name}", value)
+        try:
+            import vllm
+        except ImportError as error:
+            raise ValueError("the profile's engine is vllm, which is not installed here; run it in the environment that "
+                             "`make .venv/vllm` builds, or set engine to auto") from error
+        self.model, self.vllm, self.stops = model, vllm, stop_ids(model, tokenizer)
+        with tempfile.TemporaryDirectory() as folder:
+            model.config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            with torch.random.fork_rng():  # it seeds the global generator, and draws from it
+                self.llm = vllm.LLM(
+                    folder, load_format="dummy", dtype=model.dtype, enforce_eager=True, generation_config="vllm",
+                    hf_overrides={"architectures": [type(model).__name__]},  # a fresh model's config has none
+                    enable_chunked_prefill=False,  # of a prompt cut in two it cannot draw by a seed on a CPU
+                    gpu_memory_utilization=0.4)  # the rest is for training
+
+    def generate(self, prompts, copies, decoding, seeds):
+        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,); temperature up to 2."""
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(self.model.state_dict().items())})
+        self.llm.reset_prefix_cache()  # keys and values of the weights before
+        wanted = [self.vllm.SamplingParams(
+            n=copies, temperature=decoding.temperature, top_k=decoding.top_k, top_p=decoding.top_p, seed=int(seed),
+            max_tokens=decoding.max_new_tokens, stop_token_ids=self.stops, detokenize=False) for seed in seeds]
+        with torch.random.fork_rng():
+            out = self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], wanted, use_tqdm=False)
+        return _padded([list(one.token_ids) for request in out for one in sorted(request.outputs, key=lambda one: one.index)])
+
+
 class DecoderEngine:
     """Sampling by `decode.Decoder`, for small Qwen3 models on a CPU."""
 
@@ -92,8 +173,18 @@ class DecoderEngine:
                                                    decoding.temperature, decoding.top_k, decoding.top_p, draws)
 
 
+ENGINES = {"auto": None, "generate": GenerateEngine, "continuous": ContinuousEngine, "vllm": VllmEngine}
+
+
+def choose(model, tokenizer, name):
+    """Make one of ENGINES the one that `engine_for` gives for this model; it lives as long as the model."""
+    model.rollout_engine = ENGINES[name] and ENGINES[name](model, tokenizer)
+
+
 def engine_for(model, tokenizer):
-    """The fastest engine here that fits a model."""
+    """The engine chosen for a model, or the fastest one here that fits it."""
+    if getattr(model, "rollout_engine", None):
+        return model.rollout_engine
     small = model.config.model_type == "qwen3" and model.device.type == "cpu" and model.num_parameters() < 20_000_000
     return (DecoderEngine if small else GenerateEngine)(model, tokenizer)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import filelock
 import yaml
 
-from pslib import base, benchmarks, checkpoint, evaluate, methods, modes, nano, tasks, train
+from pslib import base, benchmarks, checkpoint, evaluate, methods, modes, nano, rollouts, tasks, train
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = Path(__file__).parent / "profiles"
@@ -45,6 +45,9 @@ class Profile:
     evaluate: evaluate.Settings
     base: BaseSettings = None  # the nano model's
     data: dict = field(default_factory=dict)  # suite -> {data set: where it is}, see benchmarks; empty: the nano world's
+    wording: str = ""  # how the nano world's sums are put to a model that reads words, see tasks.load
+    terms: dict = field(default_factory=dict)  # suite -> list of how many numbers its sums have, where that is not its own
+    engine: str = "auto"  # which of rollouts.ENGINES draws responses
     enable_thinking: bool = None  # see modes.Mode.thinking
     coefficients: dict = field(default_factory=dict)  # method -> coefficients that differ from the paper's
     probe: evaluate.Probe = evaluate.Probe()
@@ -74,7 +77,9 @@ class Profile:
 
     def questions(self, suite, count, split="test"):
         """Up to `count` questions of a suite, of the profile's data sets or the nano world's."""
-        return benchmarks.load(self.data, suite, count, split) if self.data else tasks.load(suite, count, split)
+        if self.data:
+            return benchmarks.load(self.data, suite, count, split)
+        return tasks.load(suite, count, split, terms=self.terms.get(suite, ()), wording=self.wording)
 
     @property
     def stories(self):
@@ -149,6 +154,13 @@ def load_profile(name):
         if size not in profile.sizes or str(file) not in there:
             raise ValueError(f"profile {name}: launch must be like {{{profile.sizes[0]}: 8}}, with one of its sizes and one of "
                              f"{', '.join(there)}; got {size!r}: {file!r}")
+    if profile.engine not in rollouts.ENGINES:
+        raise ValueError(f"profile {name}: engine must be one of {', '.join(rollouts.ENGINES)}; got {profile.engine!r}")
+    for suite, terms in profile.terms.items():
+        whole = isinstance(terms, list) and terms and all(type(n) is int and n > 1 for n in terms)
+        if suite not in tasks.SUITES or not whole:
+            raise ValueError(f"profile {name}: terms must give suites lists of whole numbers from 2, like {{train: [2, 3]}}; got "
+                             f"{suite!r}: {terms!r}")
     if profile.data:
         benchmarks.check(profile.data, f"profile {name}, section data")
     if profile.model == "nano" and not profile.base:

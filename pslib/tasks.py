@@ -22,22 +22,26 @@ SUITES = {
 TEST_SUITES = ("like", "long", "choice", "mixed")
 
 
-def load(suite, count, split="test", seed=0):
-    """The first `count` questions of a nano suite in a split; the same for the same arguments, on any machine.
+def load(suite, count, split="test", seed=0, terms=(), wording=""):
+    """The first `count` questions of a nano suite in a split, or all there are; the same for the same arguments, on any machine.
 
+    terms: how many numbers to add, where the suite's own is not wanted; wording: how a sum is put to a model that reads
+    words, where {sum} stands for, say, 3 + 5 + 2.
     -> Dataset with id (unique, names suite, split, seed and place), question, answer. ValueError for an unknown suite.
     """
     if suite not in SUITES:
         raise ValueError(f"no suite is called {suite!r}; there are {', '.join(SUITES)}")
-    _, terms, options = SUITES[suite]
+    _, own, options = SUITES[suite]
     rng = random.Random(f"{suite}/{split}/{seed}")
     rows, seen = [], set()
-    while len(rows) < count:
-        question = nano.draw_sum(rng, rng.choice(terms), rng.choice(options), split)
-        if question.numbers in seen:
-            continue
-        seen.add(question.numbers)
-        rows.append({"id": f"{suite}-{split}-{seed}-{len(rows)}", "question": question.text, "answer": question.answer})
+    for _ in range(1000 * count):  # of few terms there are few sums
+        if len(rows) == count:
+            break
+        question = nano.draw_sum(rng, rng.choice(terms or own), rng.choice(options), split)
+        if question.numbers not in seen:
+            seen.add(question.numbers)
+            text = wording.replace("{sum}", question.words) if wording else question.text
+            rows.append({"id": f"{suite}-{split}-{seed}-{len(rows)}", "question": text, "answer": question.answer})
     return Dataset.from_list(rows)
 
 

@@ -40,6 +40,19 @@ def test_every_prompt_is_asked_and_the_normal_mode_is_no_distance_from_itself(mo
     assert shares.tolist() == pytest.approx([1, 1, 1])
 
 
+def test_the_kl_of_a_prompt_has_its_interval_over_questions_and_more_prompts_may_be_asked(model, tokenizer, both, monkeypatch):
+    monkeypatch.setattr(probe, "UNSEEN", ())
+    alike = [{"id": str(k), "question": "1+2", "answer": "3"} for k in range(3)]
+    kl, table = evaluate.inter_mode_kl(model, tokenizer, *reversed(both), alike, SETTINGS, generator())
+    assert (table.kl * table.tokens).sum() / table.tokens.sum() == pytest.approx(kl)
+    monkeypatch.setattr(evaluate, "inter_mode_kl", lambda *args: (0.5, table.assign(kl=[0.4, 0.6, 0.5, 0.5, 0.3, 0.7], tokens=4)))
+    rows = probe.under_prompts(model, tokenizer, both, SETTINGS, alike, generator(), {"more": "Hello."}).set_index("prompt")
+    assert list(rows.index) == ["none", "trained", "more"] and rows.kl_ci.tolist() == [0, 0, 0]  # every question has 0.5
+    monkeypatch.setattr(evaluate, "inter_mode_kl", lambda *args: (0.5, table.assign(kl=[0.4, 0.4, 0.5, 0.5, 0.6, 0.6], tokens=4)))
+    rows = probe.under_prompts(model, tokenizer, both, SETTINGS, alike, generator())
+    assert rows.kl_ci[0] == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)  # Student's t of two degrees of freedom
+
+
 def test_the_unseen_prompts_are_there(tokenizer):
     assert all(modes.he_mode(name).system for name in probe.UNSEEN)
     assert modes.prompts()["modes"]["low_entropy"].startswith(modes.he_mode("low_entropy_short").system[:-1])

@@ -1,9 +1,11 @@
 """Rollouts: who drew what for which question, both engines, and ids that are never tokenised again."""
 
+import sys
+
 import pytest
 import torch
 
-from pslib import modes, rollouts
+from pslib import modes, policy, rollouts
 from pslib.rollouts import Decoding, DecoderEngine, GenerateEngine
 
 GREEDY = Decoding(0, 0, 1.0, 12)
@@ -182,6 +184,28 @@ def test_the_fast_decoder_is_chosen_for_small_qwen3_models_only(model, tokenizer
     monkeypatch.undo()
     model.config.model_type = "llama"
     assert isinstance(rollouts.engine_for(model, tokenizer), GenerateEngine)
+
+
+def test_the_engine_that_a_profile_chooses_is_given_for_its_model_every_time(model, tokenizer):
+    rollouts.choose(model, tokenizer, "continuous")
+    assert isinstance(rollouts.engine_for(model, tokenizer), rollouts.ContinuousEngine)
+    assert rollouts.engine_for(model, tokenizer) is rollouts.engine_for(model, tokenizer)
+    rollouts.choose(model, tokenizer, "auto")
+    assert isinstance(rollouts.engine_for(model, tokenizer), DecoderEngine)
+
+
+def test_an_engine_that_is_not_installed_says_how_to_get_it(model, tokenizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ValueError, match="not installed here; run it in the environment"):
+        rollouts.choose(model, tokenizer, "vllm")
+
+
+def test_a_response_that_continuous_batching_loses_is_not_passed_over(model, tokenizer, monkeypatch):
+    policy.Policy(model)
+    monkeypatch.setattr(model, "generate_batch", lambda rows, *settings: {})
+    with pytest.raises(RuntimeError, match="lost 4 of 4 responses .no answer came.; set the"):
+        rollouts.ContinuousEngine(model, tokenizer).generate([[3, 4], [3]], 2, GREEDY, [0])
+    assert model.config._attn_implementation == "shared_prefixes"
 
 
 def test_sampled_ids_are_kept_as_drawn(model, tokenizer, questions, he):

@@ -53,6 +53,8 @@ def _with(tmp_path, monkeypatch, old="", new=""):
     ("seeds: [1]", "seeds: [1]\nenable_thinking: 1", "enable_thinking must be bool; got 1"),
     ("model: nano\nsizes: [\"0.2m\"]", "model: some/model\nsizes: [a, b]", "its model must say where the size goes"),
     ("seeds: [1]", "seeds: [1]\ndata: {train: {deepmath: x}}", "must name data sets for the suite 'like'"),
+    ("seeds: [1]", "seeds: [1]\nengine: sglang", "engine must be one of auto, generate, continuous, vllm; got 'sglang'"),
+    ("seeds: [1]", "seeds: [1]\nterms: {train: 2}", "terms must give suites lists of whole numbers"),
     ("", "a: [1", "not readable YAML"),
     ("", "just text", "must be a mapping"),
 ])

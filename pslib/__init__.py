@@ -2,7 +2,9 @@
 
     question -> modes -> rollouts -> rewards -> sharing -> policy (log-prob, entropy) -> advantages -> losses -> update
 
-The method is in `methods` (a table), the loop in `train`, the mathematics in `advantages` and `losses`.
+The method is in `methods` (a table), the loop in `train`, the mathematics in `advantages` and `losses`. Three shelves stand
+beside it: `evidence` (results to tables, figures, verdicts), `study` (what the teaching notebooks show), `scale` (the
+method's way to larger models).
 
 Shape letters, the same everywhere:
 

@@ -165,7 +165,8 @@ def compare(profile):
     """Print this machine's averages beside the committed ones and the paper's."""
     import pandas as pd
 
-    from pslib import runs, tables
+    from pslib import runs
+    from pslib.evidence import tables
 
     committed = runs.ROOT / "results" / profile.name / "tables" / "table1_general.csv"
     ours = pd.read_csv(profile.folder / "tables" / "table1_general.csv")
@@ -267,7 +268,8 @@ def main(argv=None):
         elif args.command == "notebook":
             notebook(args.name, args.out, dict(args.p))
         elif args.command == "export":
-            from pslib import export, runs
+            from pslib import runs
+            from pslib.scale import export
 
             export.export(runs.load_profile(args.profile), args.method, args.size, args.seed, args.out)
             print(f"written to {args.out}; its README.md says how to use it")
@@ -276,11 +278,12 @@ def main(argv=None):
 
             train(runs.load_profile(args.profile), args.method, args.size, args.seed, args.processes)
         elif args.command == "plan":
-            from pslib import plan, runs
+            from pslib import runs
+            from pslib.scale import plan
 
             print(plan.report(runs.load_profile(args.profile), args.gpu, args.tokens, args.prompt, args.mfu, args.bandwidth_share))
         elif args.command == "figures":
-            from pslib import artefacts
+            from pslib.evidence import artefacts
 
             for profile, folder in artefacts.committed():
                 print(f"{folder}: {', '.join(artefacts.write_all(profile, folder))}", flush=True)

@@ -1,12 +1,12 @@
 """One question, four responses, and every number of a step worked out by hand.
 
-The inputs are those of pslib/example.py, which the notebooks show; what must come of them stands here, and none of it
+The inputs are those of pslib/study/example.py, which the notebooks show; what must come of them stands here, and none of it
 was computed with the library. Rows 0 and 1 were drawn in the normal mode, rows 2 and 3 in the high-entropy mode; rows
 have 2, 3, 1 and 2 tokens, so T = 3 and 8 tokens are valid. What stands beyond a row's length is marked PAD: tests put
 whatever they like there.
 """
 
-from pslib import example
+from pslib.study import example
 
 PAD = None
 LENGTHS = example.ROLLOUTS.lengths.tolist()

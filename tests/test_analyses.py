@@ -7,7 +7,8 @@ import evidence
 import pandas as pd
 import pytest
 
-from pslib import analyses, artefacts, evaluate, figures, runs, tables
+from pslib import evaluate, runs
+from pslib.evidence import analyses, artefacts, figures, tables
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import pytest
 import safetensors
 import torch
 
-from pslib import artefacts, base, chain, runs, tables, tasks, train
+from pslib import base, chain, runs, tasks, train
+from pslib.evidence import artefacts, tables
 
 
 @pytest.fixture(scope="module")

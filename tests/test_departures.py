@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from pslib import advantages, departures, example, explore, methods, modes
+from pslib import advantages, methods, modes
+from pslib.study import departures, example, explore
 from pslib.methods import Scored
 from pslib.rollouts import Rollouts
 

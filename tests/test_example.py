@@ -4,7 +4,8 @@ import four_rollouts as four
 import pytest
 import torch
 
-from pslib import example, methods, rewards, train
+from pslib import methods, rewards, train
+from pslib.study import example
 
 
 def test_the_responses_are_graded_as_the_rewards_say():

@@ -11,7 +11,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pslib import explore, modes, policy
+from pslib import modes, policy
+from pslib.study import explore
 from pslib.evaluate import BITS
 from pslib.rollouts import GenerateEngine, engine_for
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 
-from pslib import advantages, chain, example, lessons, losses, methods, modes, policy, runs, train
+from pslib import advantages, chain, losses, methods, modes, policy, runs, train
+from pslib.study import example, lessons
 from pslib.rollouts import Decoding
 
 STOPS = [example.END]

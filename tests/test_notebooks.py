@@ -64,6 +64,6 @@ def test_every_figure_of_a_notebook_is_shown(tmp_path):
     # The notebook's backend makes pyplot interactive when it is loaded. Inside a rc_context, the context's end would undo it,
     # and only the first figure of a notebook would be shown.
     draw = "with figures.plt.rc_context(figures.STYLE):\n    figures.plt.figure()\n"
-    book = new_notebook(cells=[new_code_cell("from pslib import figures"), new_code_cell(draw), new_code_cell(draw)])
+    book = new_notebook(cells=[new_code_cell("from pslib.evidence import figures"), new_code_cell(draw), new_code_cell(draw)])
     NotebookClient(book, kernel_name="python3", resources={"metadata": {"path": runs.ROOT}}).execute()
     assert ["display_data"] * 2 == [out.output_type for cell in book.cells[1:] for out in cell.outputs]

@@ -18,7 +18,9 @@ import yaml
 from test_benchmarks import put_all
 from transformers import AutoModelForCausalLM
 
-from pslib import __main__, artefacts, chain, evaluate, export, methods, modes, policy, rewards, runs, tables, tasks, train
+from pslib import __main__, chain, evaluate, methods, modes, policy, rewards, runs, tasks, train
+from pslib.evidence import artefacts, tables
+from pslib.scale import export
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>"

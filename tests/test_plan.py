@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from pslib import plan, policy, runs, train
+from pslib import policy, runs, train
+from pslib.scale import plan
 
 SETTINGS = train.Settings(steps=1, questions=2, group_size=4, pool=2, learning_rate=1e-3, max_new_tokens=100, micro_tokens=1000)
 

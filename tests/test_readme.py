@@ -5,7 +5,8 @@ import re
 import pandas as pd
 import pytest
 
-from pslib import runs, tables
+from pslib import runs
+from pslib.evidence import tables
 
 TEXT = (runs.ROOT / "README.md").read_text(encoding="utf-8")
 QUICK = runs.ROOT / "results" / "quick"

@@ -5,7 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from pslib import evaluate, runs, stats, tables, tasks
+from pslib import evaluate, runs, stats, tasks
+from pslib.evidence import tables
 
 
 @pytest.fixture

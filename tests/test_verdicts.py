@@ -4,7 +4,7 @@ import evidence
 import pandas as pd
 import pytest
 
-from pslib import verdicts
+from pslib.evidence import verdicts
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pslib import analyses, creative, evaluate, methods, runs, stats, tasks
+from pslib import creative, evaluate, methods, runs, stats, tasks
+from pslib.evidence import analyses
 from pslib.stats import mean_interval
 
 ROLES = {"like": "math500", "long": "aime", "choice": "gpqa", "mixed": "mmlu_pro"}  # our suite -> the paper's column

@@ -13,7 +13,7 @@ from IPython.display import Markdown
 from matplotlib.patches import Rectangle
 
 from pslib import advantages, evaluate, losses, train
-from pslib.figures import COLOURS, STYLE
+from pslib.evidence.figures import COLOURS, STYLE
 from pslib.methods import Scored
 from pslib.rollouts import engine_for, render_all, sample
 

@@ -7,7 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from pslib import analyses, checkpoint, runs, tables, verdicts
+from pslib import checkpoint, runs
+from pslib.evidence import analyses, tables, verdicts
 
 # A notebook's backend shows figures because it makes pyplot interactive when it is loaded, which is at the first figure unless
 # it is here: then inside a rc_context, whose end would undo it, and no later figure would be shown.

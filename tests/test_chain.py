@@ -76,7 +76,7 @@ def test_a_killed_run_loses_at_most_a_save_interval_and_ends_the_same(small):
 def test_a_run_killed_after_its_last_checkpoint_has_its_rollouts(small, monkeypatch):
     profile, folder = small
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(chain, "_save_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(chain, "save_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         chain.train_run(profile, "grpo", crashes.SIZE, 1, folder=folder / "late")
     chain.train_run(profile, "grpo", crashes.SIZE, 1, folder=folder / "late")
     kept = pd.read_parquet(folder / "late" / "rollouts.parquet")
@@ -108,7 +108,7 @@ def test_an_evaluation_that_cannot_be_written_is_not_there_and_is_made_again(sma
 
 
 def test_a_model_that_cannot_be_saved_leaves_the_earlier_one(tmp_path, model, tokenizer, monkeypatch):
-    chain._save_model(tmp_path / "model", model, tokenizer)
+    chain.save_model(tmp_path / "model", model, tokenizer)
     before = chain._hash(tmp_path / "model")
 
     def full(*args, **kwargs):
@@ -116,7 +116,7 @@ def test_a_model_that_cannot_be_saved_leaves_the_earlier_one(tmp_path, model, to
 
     monkeypatch.setattr(model, "save_pretrained", full)
     with pytest.raises(OSError, match="could not save the model to .*/model: .*No space left.*nothing earlier was lost"):
-        chain._save_model(tmp_path / "model", model, tokenizer)
+        chain.save_model(tmp_path / "model", model, tokenizer)
     assert chain._hash(tmp_path / "model") == before and [p.name for p in tmp_path.iterdir()] == ["model"]
 
 

@@ -271,6 +271,6 @@ def test_what_cannot_be_exported_is_refused(standing, tmp_path):
 def test_a_saved_model_is_on_the_disk_before_it_has_its_name(tmp_path, model, tokenizer, monkeypatch):
     synced = []
     monkeypatch.setattr(chain.checkpoint, "sync", lambda path: synced.append((path.name, (tmp_path / "model").exists())))
-    chain._save_model(tmp_path / "model", model, tokenizer)
+    chain.save_model(tmp_path / "model", model, tokenizer)
     assert {p.name for p in (tmp_path / "model").iterdir()} == {name for name, there in synced[:-2]}
     assert synced[-2:] == [(".model.tmp", False), (tmp_path.name, True)] and not any(there for _, there in synced[:-1])

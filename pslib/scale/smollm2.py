@@ -28,7 +28,7 @@ def convert(folder):
     model.hf_quantizer, model.is_quantized = None, False  # it no longer is, and would not be saved
     del model.config.quantization_config
     folder.parent.mkdir(parents=True, exist_ok=True)
-    chain._save_model(folder, model, tokenizer)
+    chain.save_model(folder, model, tokenizer)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ class ContinuousEngine:
 class VllmEngine:
     """Sampling by vLLM in this process, which is given the model's weights before every draw.
 
-    vLLM has requirements of its own: `make .venv/vllm` builds an environment with both.
+    vLLM has requirements of its own: `make .venv/vllm/ready` builds an environment with both.
     """
 
     def __init__(self, model, tokenizer):
@@ -135,7 +135,7 @@ class VllmEngine:
             import vllm
         except ImportError as error:
             raise ValueError("the profile's engine is vllm, which is not installed here; run it in the environment that "
-                             "`make .venv/vllm` builds, or set engine to auto") from error
+                             "`make .venv/vllm/ready` builds, or set engine to auto") from error
         self.model, self.vllm, self.stops = model, vllm, stop_ids(model, tokenizer)
         with tempfile.TemporaryDirectory() as folder:
             model.config.save_pretrained(folder)

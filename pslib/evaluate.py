@@ -92,10 +92,10 @@ def evaluate(model, tokenizer, mode, questions, settings, generator, suite=""):
 
 
 def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator):
-    """KL(pi_HE || pi) in nats a token, estimated on the high-entropy mode's own responses -> (KL, their DataFrame with a column kl).
+    """KL(pi_HE || pi) in nats a token, estimated on the high-entropy mode's own responses.
 
-    mean over sampled tokens of log pi_HE(o_t) - log pi(o_t), and in the column over each response's own; settings must sample at temperature 1 from the whole
-    vocabulary, or the estimate is of another policy.
+    mean over sampled tokens of log pi_HE(o_t) - log pi(o_t); -> (that, the responses' DataFrame with a column kl over each one's own
+    tokens). settings must sample at temperature 1 from the whole vocabulary, or the estimate is of another policy.
     """
     if (settings.temperature, settings.top_k, settings.top_p) != (1.0, 0, 1.0):
         raise ValueError("the inter-mode KL is estimated on samples at temperature 1, top_k 0 and top_p 1; got "

@@ -58,7 +58,8 @@ ARTEFACTS = {
     "bonus": Artefact({"bonus": (analyses.bonus_by_kind, tables.shown)}, {"bonus": figures.bonus_size}, lambda p: bool(p.variants)),
     "verdicts": Artefact({"verdicts": (verdicts.verdicts, tables.shown), "checks": (verdicts.checks, tables.shown),
                           "by_question": (tables.by_question, tables.shown), "worlds": (tables.worlds, tables.shown)},
-                         {"checks": figures.checks, "worlds": figures.worlds, "parting": figures.parting}, lambda profile: bool(profile.variants)),
+                         {"checks": figures.checks, "worlds": figures.worlds, "parting": figures.parting},
+                         lambda profile: bool(profile.variants)),
     "cost": Artefact({"cost": (_over_seeds(analyses.cost, _RUN, ["seconds", "seconds_sample", "seconds_score", "seconds_update"]),
                                tables.shown)}, {"cost": figures.cost}, _probes("prompts")),
 }
@@ -87,8 +88,8 @@ def write(profile, name, folder=None):
 
 
 def show(profile, name, folder):
-    """An artefact's tables as people read them, by name. This machine's results get all of it written beside them; committed ones are
-    only read."""
+    """An artefact's tables as people read them, by name. Beside this machine's results all of it is written too; committed ones
+    are only read."""
     if folder == profile.folder:
         write(profile, name, folder)
     return {key: shown(function(profile, folder)) for key, (function, shown) in _artefact(name).tables.items()}

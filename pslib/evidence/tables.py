@@ -111,7 +111,8 @@ def best_of_n_shown(table):
     cells = shown(table[table.n.isin((1, 8, 64))]).astype({"n": str})
     cells["what"] = cells.sampling + ", n = " + cells.n
     wide = cells.pivot(index=["size", "label", "seeds"], columns="what", values="accuracy")
-    return wide.reindex(columns=cells.what.unique()).reindex(pd.MultiIndex.from_frame(cells[["size", "label", "seeds"]]).unique()).reset_index()
+    rows = pd.MultiIndex.from_frame(cells[["size", "label", "seeds"]]).unique()
+    return wide.reindex(columns=cells.what.unique()).reindex(rows).reset_index()
 
 
 # What the paper says of its own table 1, as differences between two of its rows: (claim, first, second, measure).
@@ -140,7 +141,8 @@ def effects(profile, folder=None):
     """
     found, reported, rows = per_seed(profile, folder), reported_table1(), []
     for size in profile.sizes:
-        own = found[(found["size"] == size) & found.method.isin(profile.methods)].pivot(index="seed", columns="label", values=["average_acc", "average_ent"])
+        own = found[(found["size"] == size) & found.method.isin(profile.methods)]
+        own = own.pivot(index="seed", columns="label", values=["average_acc", "average_ent"])
         for claim, first, second, measure in COMPARISONS:
             there = (measure, first) in own and (measure, second) in own
             differences = (own[measure, first] - own[measure, second]).dropna() if there else pd.Series(dtype=float)

@@ -121,7 +121,8 @@ def _c7(e, size):
         yield "inter-mode KL grows in training", "nats", ends.kl_he_from_normal_end - ends.kl_he_from_normal_start, "positive"
     split, grpo = (e.table(analyses.behaviour, size, method=name) for name in ("policy_split", "grpo"))
     if len(split) and len(grpo):
-        yield "modes' derivations farther apart than GRPO's under the same prompt", "share", split.distance - grpo.distance, "positive"
+        yield ("modes' derivations farther apart than GRPO's under the same prompt", "share", split.distance - grpo.distance,
+               "positive")
         yield "KL under the prompt larger than GRPO's", "nats", split.kl - grpo.kl, "positive"
 
 
@@ -156,9 +157,9 @@ CHECKS = {"C1": _c1, "C2": _c2, "C3": _c3, "C4": _c4, "C5": _c5, "C6": _c6, "C7"
 def checks(profile, folder=None):
     """Every check of every claim at every size that was run: a row each, from one difference a seed.
 
-    Columns claim, profile, size, check, unit, direction (of the claim), seeds, mean, low and high (95% t interval), bootstrap_low and bootstrap_high, d_z
-    (mean over standard deviation), p and p_holm (over the claim's checks), detectable (the smallest true difference that so
-    many seeds find 80% of the time), verdict.
+    Columns claim, profile, size, check, unit, direction (of the claim), seeds, mean, low and high (95% t interval), bootstrap_low
+    and bootstrap_high, d_z (mean over standard deviation), p and p_holm (over the claim's checks), detectable (the smallest
+    true difference that so many seeds find 80% of the time), verdict.
     """
     here, rows = Evidence(profile, folder), []
     for claim, function in CHECKS.items():
@@ -168,8 +169,8 @@ def checks(profile, folder=None):
             for check, unit, by_seed, direction in function(evidence, size):
                 values = by_seed.dropna().to_numpy(float)
                 if len(values) >= 2:
-                    rows.append({"claim": claim, "profile": evidence.profile.name, "size": size, "check": check, "unit": unit, "direction": direction,
-                                 **_tested(values)})
+                    rows.append({"claim": claim, "profile": evidence.profile.name, "size": size, "check": check, "unit": unit,
+                                 "direction": direction, **_tested(values)})
     if not rows:
         return pd.DataFrame(columns=["claim", "profile", "size", "check", "unit", "verdict"])
     table = pd.DataFrame(rows)

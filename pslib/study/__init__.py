@@ -1,1 +1,1 @@
-"""What the method study and the explorer show: the worked example, its pictures, the released code's departures, both modes side by side."""
+"""What the teaching notebooks show: the worked example, its pictures, the released code's departures, the explorer."""

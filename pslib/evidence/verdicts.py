@@ -37,6 +37,7 @@ class Evidence:
         self.profile, self.folder = profile, folder or profile.folder
         self.suites = tables.per_seed(profile, self.folder)
         self.sizes = [size for size in profile.sizes if (self.suites["size"] == size).any()]
+        self.analysis = cache(lambda function: function(self.profile, self.folder))
 
     def of(self, size, method, mode="normal", measure="average_acc"):
         """A measure of a method's mode in table 1's suites, by seed."""
@@ -45,7 +46,7 @@ class Evidence:
 
     def table(self, function, size, **equal):
         """The rows of an analysis for one size and given values, by seed."""
-        own = function(self.profile, self.folder)
+        own = self.analysis(function)
         own = own[own["size"] == size]
         for column, value in equal.items():
             own = own[own[column] == value]

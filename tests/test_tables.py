@@ -72,3 +72,8 @@ def test_the_table_beside_the_papers_keeps_ours_and_reported_apart(results):
     shown = tables.beside(ours, ours.iloc[:0], tables.reported_table1()).set_index("method")
     assert shown.loc["GRPO", "this machine: acc %"].startswith("75.0")
     assert shown.loc["GRPO", "paper, Qwen3-1.7B: acc %"] == "55.9" and shown.loc["GRPO", "committed: acc %"] == ""
+
+
+def test_as_people_read_it_a_mean_of_one_seed_stands_alone():
+    table = pd.DataFrame({"method": "grpo", "label": list("abc"), "kl": [0.5, 0.25, math.nan], "kl_ci": [0.1, math.nan, math.nan]})
+    assert tables.shown(table).to_dict("list") == {"label": ["a", "b", "c"], "kl": ["0.5 ± 0.1", "0.25", ""]}

@@ -98,10 +98,14 @@ def as_shown(table):
 
 
 def shown(table):
-    """A table as people read it: a mean and its half-width `<mean>_ci` in one cell, blanks for NaN, no machine name of the method."""
+    """A table as people read it: a mean and its half-width `<mean>_ci` in one cell, no machine name of the method.
+
+    Blanks for NaN; where there is one seed, a mean stands alone.
+    """
     cells = table.drop(columns=["method"] if {"method", "label"} <= set(table) else [])
     for name in [name for name in cells if f"{name}_ci" in cells]:
-        cells[name] = ["" if pd.isna(mean) else f"{mean:.3g} ± {ci:.2g}" for mean, ci in zip(cells[name], cells[f"{name}_ci"])]
+        cells[name] = ["" if pd.isna(mean) else f"{mean:.3g}" + ("" if pd.isna(half) else f" ± {half:.2g}")
+                       for mean, half in zip(cells[name], cells[f"{name}_ci"])]
         cells = cells.drop(columns=f"{name}_ci")
     return cells.round(4)
 

@@ -6,9 +6,10 @@ keeping entropy without losing accuracy is what all of these methods are for.) T
 the paper: the one of GRPO's trial with the best accuracy. All sizes take what the middle one is tuned to.
 """
 
+import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 import pandas as pd
 import torch
@@ -49,6 +50,19 @@ def trial(name, size, rate, method, setting, value, seed):
     return row
 
 
+_stopped = []  # in a worker: not empty once its trial was stopped; it then begins none of those queued
+
+
+def _in_worker(*job):
+    try:
+        if _stopped:
+            raise KeyboardInterrupt
+        return trial(*job)
+    except KeyboardInterrupt:
+        _stopped.append(True)
+        raise
+
+
 def choose(trials):
     """The chosen value of each method, by the rule above: a Series by method."""
     means = trials.groupby(["method", "value"], sort=False)[["accuracy", "entropy_bits"]].mean().reset_index()
@@ -64,15 +78,21 @@ def tune(name, cores):
     rates = [(rate, "grpo", "learning_rate", rate) for rate in LEARNING_RATES]
     rows, progress = [], chain.Progress("tuning", every=0)
     total = len(SEEDS) * (len(rates) + sum(len(values) for _, values in GRID.values()))
-    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+    # workers in groups of their own: a terminal's Ctrl-C reaches this process alone, which asks each of them once
+    with ProcessPoolExecutor(cores, get_context("spawn"), os.setpgrp) as pool:
         def finish(jobs):
-            for future in as_completed([pool.submit(trial, name, size, *job, seed) for job in jobs for seed in SEEDS]):
+            for future in as_completed([pool.submit(_in_worker, name, size, *job, seed) for job in jobs for seed in SEEDS]):
                 rows.append(future.result())
                 progress(len(rows), total)
 
-        finish(rates)
-        rate = float(pd.DataFrame(rows).groupby("value").accuracy.mean().idxmax())
-        finish([(rate, method, setting, value) for method, (setting, values) in GRID.items() for value in values])
+        try:
+            finish(rates)
+            rate = float(pd.DataFrame(rows).groupby("value").accuracy.mean().idxmax())
+            finish([(rate, method, setting, value) for method, (setting, values) in GRID.items() for value in values])
+        except BaseException:  # else the pool would work through what it has been given
+            for worker in active_children():
+                worker.terminate()  # saves its trial
+            raise
     trials = pd.DataFrame(rows).sort_values(["method", "value", "seed"]).reset_index(drop=True)
     trials["chosen"] = trials.value == trials.method.map(choose(trials))
     checkpoint.write(profile.folder / "tuning.csv", trials.round(4).to_csv(index=False))

@@ -33,7 +33,7 @@ def group_relative(rewards, group_ids, eps=1e-6):
     A_i = (r_i - mean r) / (std r + eps), std with ddof 1 (eq. 2)
 
     rewards (N,) float, group_ids (N,) int -> (N,). A dead group, one whose rewards are all equal, and a group of one
-    give exactly 0: rounding alone would leave them about 0.05.
+    give exactly 0: rounding alone could leave 0.06, of rewards such as 0.7.
     """
     _same_shape(rewards=rewards, group_ids=group_ids)
     count, where = _group_sums(torch.ones_like(rewards), group_ids)
@@ -83,7 +83,7 @@ VARIANTS = {
 
 
 def high_entropy(adv, bonus, eta, kappa, variant="paper"):
-    """The high-entropy mode's advantage: the reward's, tilted towards exploration without ever changing sides.
+    """The high-entropy mode's advantage: the reward's, tilted towards exploration, within bounds that keep its side.
 
     variant "paper":    A + eta clip(B, -|A|/kappa, |A|/kappa) (eq. 3)
     variant "released": A + 2 clip(eta B, -|A|/kappa, |A|/kappa), what the authors' code computes: there eta is

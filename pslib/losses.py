@@ -1,6 +1,6 @@
 """Losses and token masks, as pure functions of tensors.
 
-The training loop minimises token_mean(clipped_surrogate(...)). Equation numbers are those of Policy Split.
+The training loop minimises token_mean(clipped_surrogate(...)), with entropy regularization less coef H. Equation numbers are those of Policy Split.
 """
 
 import torch

@@ -15,7 +15,10 @@ from pslib import advantages, losses
 
 @dataclass(frozen=True)
 class Scored:
-    """What an advantage may look at: a step's responses as each training mode sees them."""
+    """What an advantage may look at: a step's responses as each training mode sees them.
+
+    Rows that were not scored (dead groups, unless the method says `whole_batch` or the step is measured) hold 0.
+    """
 
     rewards: torch.Tensor  # (R,)
     group_ids: torch.Tensor  # (R,)
@@ -41,10 +44,10 @@ def _entropy_advantage(scored, c):
     return advantages.entropy_advantage(_grpo(scored, c), scored.entropy["normal"], c["alpha"], c["kappa"])
 
 
-def _tilted(scored, c, eta):
+def _tilted(scored, c, eta, side=1):
     signal = advantages.exploration_signal(scored.logp["he"], scored.logp["normal"], c["alpha"])
     bonus = advantages.standardize_in_group(signal, scored.mask, scored.group_ids)
-    return advantages.high_entropy(_relative(scored), bonus if eta >= 0 else -bonus, abs(eta), c["kappa"], c["variant"])
+    return advantages.high_entropy(_relative(scored), side * bonus, eta, c["kappa"], c["variant"])
 
 
 def _high_entropy(scored, c):
@@ -52,7 +55,8 @@ def _high_entropy(scored, c):
 
 
 def _normal_of_two(scored, c):
-    return _tilted(scored, c, c["eta_normal"])  # the group-relative advantage alone at eta' = 0, which is the paper's
+    eta = c["eta_normal"]  # 0, which leaves the group-relative advantage alone, is the paper's; below 0 it takes a bonus away
+    return _tilted(scored, c, abs(eta), -1 if eta < 0 else 1)
 
 
 def _every_token(logp, adv, entropy, mask, c, generator):

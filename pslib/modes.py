@@ -12,7 +12,7 @@ import yaml
 
 @dataclass(frozen=True)
 class Mode:
-    """A name and the system prompt that makes it; None for no system turn."""
+    """A name and the system prompt that makes it; None: none is given (a chat template may put its own, as SmolLM2's does)."""
 
     name: str
     system: str | None = None

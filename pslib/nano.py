@@ -2,8 +2,8 @@
 
 A question is a sum of one-digit numbers, bare or with lettered options. Its answer can be reached by several
 *derivations*: in steps (one number at a time), in pairs, in halves (several numbers at once) or at a glance (the total
-at once). The more is added at once, the shorter the response and the less reliable: a glance is a short cut that
-mostly fails. How common each derivation is without a system prompt is a setting of the world, apart from how well it
+at once). Steps and pairs take as many additions and are about equally reliable; halves and a glance are shorter and less so: a
+glance is a short cut that mostly fails. How common each derivation is without a system prompt is a setting of the world, apart from how well it
 is practised: all are also practised under system prompts that name them. The wording around the sums is free.
 
 Everything here is text; the model that learns it is made in `base`.

@@ -15,7 +15,7 @@ logging.disable_progress_bar()  # a bar for every load of a nano model would be 
 
 
 def logprobs_and_entropy(logits, tokens, temperature=1.0):
-    """The log-prob of each token and the entropy of the whole distribution it was drawn from.
+    """The log-prob of each token and the entropy of the whole distribution at its place.
 
     log softmax(z / temperature)[o],   H = -sum p log p with p = softmax(z / temperature)
 
@@ -138,7 +138,7 @@ def pack(prompts, owner, responses, lengths):
 def _shared_prefix_attention(module, query, key, value, attention_mask, scaling=None, packed=None, sliding_window=None, **kw):
     """Attention of transformers' interface over a `Packed` row: each response sees its own prompt, which is there once.
 
-    query (1, H, M, D), key and value (1, H', M, D) -> (1, M, H, D). Without `packed`, it is transformers' own.
+    query (1, H, M, D), key and value (1, H', M, D) -> ((1, M, H, D), None). Without `packed`, it is transformers' own.
     """
     if packed is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kw)

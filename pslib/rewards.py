@@ -4,8 +4,8 @@ What is read here was written by a model that is paid for passing, so as little 
 compared as text, then as exact numbers. Where the reference is a number nothing is worked out: a question copied into the
 box (`2^{10}`, `7+8`) is no answer to it. Other references (`2\\sqrt{3}`, `(1, 2]`, `x=1`) go to math-verify, in a process
 of its own: each comparison in a fork with a second of CPU time and 512 MB, in which text can become code only if it is a
-number, and which can write, start or reach nothing. Words are compared as text; so is whatever is not ASCII, is over 200
-characters long, or leaves an integral, sum, product or limit to be worked out.
+number, and which can write, start or reach nothing. Words are compared as text; so is whatever is not ASCII or
+leaves an integral, sum, product or limit to be worked out.
 
 This file is also that process's program: only there is math-verify imported.
 """
@@ -80,7 +80,9 @@ def _is_number(given, value):
 
 
 def grade(text, answer):
-    """1.0 if the last boxed answer of a response equals `answer`, else 0.0; within 2 s, whatever is in either.
+    """1.0 if the last boxed answer of a response equals `answer`, else 0.0; an answer over 200 characters is wrong, unread.
+
+    A comparison takes at most 1.5 s once math-verify's process runs, whatever is in either.
 
     RuntimeError if math-verify is needed and its process cannot be kept alive.
     """

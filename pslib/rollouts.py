@@ -29,7 +29,7 @@ class Decoding:
 
 @dataclass
 class Rollouts:
-    """R responses to a step's questions, grouped by question."""
+    """R responses to a step's questions: by sampling mode, then by question."""
 
     question_ids: list  # R texts
     group_ids: torch.Tensor  # (R,) place of the question in the step

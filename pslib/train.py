@@ -6,8 +6,8 @@ Where this differs from what one may expect:
 - A response that the other mode drew gets its old log-prob under the mode that trains on it, as in the released code:
   its ratio starts at 1 too, with no correction for who drew it.
 - The loss is a mean over the valid tokens of the whole batch, whatever the micro-batches.
-- A dead group (all rewards equal) has no gradient in any method without an entropy term in the loss, so it is not
-  differentiated, which changes no weight. It is scored where the method needs statistics of the whole batch, and every
+- A dead group (all rewards equal) has no gradient but in methods that say `learns_from_dead` (an entropy term in the loss, or a
+  bonus without a clip), so it is not differentiated, which changes no weight. It is scored where the method needs statistics of the whole batch, and every
   `measure_every` steps, when the step's entropies and inter-mode KL are measured; in between they are blank.
 - Several processes share out a step's prompts for sampling and its rows for scoring; all else, being small, each does
   for the whole batch, so that a run is the same for any number of processes, to rounding (`GenerateEngine` excepted:
@@ -65,7 +65,7 @@ class Settings:
     stop_beyond: int = 0
 
 
-class Shared:
+class Distributed:
     """An engine whose prompts are shared out among processes: each draws its part, and all get the whole."""
 
     def __init__(self, engine, accelerator):
@@ -167,25 +167,25 @@ class Run:
         """One update on a list of questions (rows with id, question, answer) -> (metrics, Rollouts)."""
         clock = [time.perf_counter()]
         self._before = {name: generator.get_state() for name, generator in self.generators.items()}
-        # 1. Sample: each sampling mode draws its part of every group. 2. Grade: inside `sample`.
+        # 1. Prompts. 2. Sample: each sampling mode draws its part of every group. 3. Grade: inside `sample`.
         context = self.model.config.max_position_embeddings
         prompts = {name: render_all(self.tokenizer, mode, questions, self.decoding, context)
                    for name, mode in self._prompting().items()}
-        rollouts = sample(Shared(engine_for(self.whole(), self.tokenizer), self.accelerator), self.tokenizer, questions,
+        rollouts = sample(Distributed(engine_for(self.whole(), self.tokenizer), self.accelerator), self.tokenizer, questions,
                           {name: prompts[name] for name in self.method.sampling},
                           self.settings.group_size, self.decoding, self.generators["sampling"])
         self._check("rewards", rollouts.rewards, rollouts)
         clock.append(time.perf_counter())
         self.model.train()
-        # 3. Share: every response becomes a row under every training mode. 4. Score the rows.
+        # 4. Share: every response becomes a row under every training mode. 5. Score the rows.
         stops = stop_ids(self.model, self.tokenizer)
         group_ids, learned = share(rollouts, self.method, stops)
         rows = learned.any(1) & self._live(rollouts, group_ids)
         measured = self.done % self.settings.measure_every == 0
         parts, tokens = self._micro_batches(rollouts, prompts, rows)
         dead, _ = self._micro_batches(rollouts, prompts, ~rows) if measured or self.method.whole_batch else ([], 0)
-        share_graph = tokens <= self.settings.graph_tokens
-        with torch.set_grad_enabled(share_graph):
+        keep_graph = tokens <= self.settings.graph_tokens
+        with torch.set_grad_enabled(keep_graph):
             outputs = [self._forward(part, rollouts, prompts) for part in parts]
         with torch.no_grad():
             unlearned = [self._forward(part, rollouts, prompts) for part in dead]
@@ -193,7 +193,7 @@ class Run:
         self._check("log-probs", logp, rollouts)
         self._check("entropies", entropy, rollouts)
         clock.append(time.perf_counter())
-        # 5. Advantages, each of its training mode's kind; which tokens count.
+        # 6. Advantages, each of its training mode's kind; which tokens count.
         mask = rollouts.mask
         by_mode = {name: slice(k * len(mask), (k + 1) * len(mask)) for k, name in enumerate(self.method.training)}
         scored = Scored(rollouts.rewards, group_ids, mask,
@@ -204,8 +204,8 @@ class Run:
         self._check("advantages", adv, rollouts)
         keep = self.method.keep(logp, adv, entropy, learned, coefficients, self.generators["tokens"])
         total = int((keep if self.method.divide_by_kept else learned).sum())
-        # 6. Loss and gradient, a micro-batch at a time. 7. Update, unless something is not finite.
-        loss = self._backward(parts, outputs if share_graph else None, logp, adv, keep, total, rollouts, prompts)
+        # 7. Loss and gradient, a micro-batch at a time, and update, unless something is not finite.
+        loss = self._backward(parts, outputs if keep_graph else None, logp, adv, keep, total, rollouts, prompts)
         if self.sharded:  # after a forward pass without gradient FSDP2 holds some weights whole, which the update would not reach
             self.policy.reshard()
         norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), self.settings.grad_clip_norm)
@@ -262,7 +262,7 @@ class Run:
         def tokens(piece):
             return len(prompts[piece[0]][piece[1]]) + sum(ends[r] for _, r in piece[2])
 
-        shares = []
+        loads = []
         for process in range(self.accelerator.num_processes):
             parts, size = [], math.inf
             for piece in pieces[process :: self.accelerator.num_processes]:
@@ -272,12 +272,12 @@ class Run:
                 size += tokens(piece)
                 parts[-1][0].extend(k * len(ends) + r for k, r in piece[2])
                 parts[-1][1].append(piece)
-            shares.append(parts)
-        own = shares[self.accelerator.process_index]
+            loads.append(parts)
+        own = loads[self.accelerator.process_index]
         if self.sharded and pieces:  # all must go through the model equally often: what lacks is a response for no row
             mode, g, rows = pieces[-1]
-            own += [([], [(mode, g, rows[:1])])] * (max(map(len, shares)) - len(own))
-        return own, max(sum(tokens(piece) for _, part in parts for piece in part) for parts in shares)
+            own += [([], [(mode, g, rows[:1])])] * (max(map(len, loads)) - len(own))
+        return own, max(sum(tokens(piece) for _, part in parts for piece in part) for parts in loads)
 
     def _forward(self, part, rollouts, prompts):
         """Log-probs and entropies (rows, T) of a part, whose layout is made only here: it may be large."""

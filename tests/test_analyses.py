@@ -43,13 +43,35 @@ def test_half_of_the_budget_in_each_mode_solves_what_either_solves(found):
 
 
 # --- dynamics, behaviour, prompts, cost -----------------------------------------------------------------------------
-def test_dynamics_hold_measured_steps_only_and_ends_are_means_of_five(found):
+def test_dynamics_hold_measured_steps_only_and_start_is_the_first_and_the_end_a_mean_of_five(found):
     table = analyses.dynamics(*found)
     assert 2 not in set(table.step) and len(table.query("method == 'grpo' and seed == 1")) == 10
     ends = analyses.start_and_end(*found).query("method == 'policy_split' and seed == 1").iloc[0]
-    assert ends.kl_he_from_normal_start == pytest.approx(0.001 * (1 + 6 + 11 + 16 + 21) / 5 + 0.0001)
+    assert ends.kl_he_from_normal_start == pytest.approx(0.001 * 1 + 0.0001)
     assert ends.kl_he_from_normal_end == pytest.approx(0.001 * (26 + 31 + 36 + 41 + 46) / 5 + 0.0001)
+    assert ends.kl_he_from_normal_peak == ends.kl_he_from_normal_end  # it only grows
     assert "eta_1" not in set(table.method) and set(analyses.dynamics(*found, variants=True).method) >= {"eta_1", "unshared"}
+
+
+def test_learning_is_accuracy_above_grpos_of_the_same_seed_in_each_quarter_and_peaks_are_found_inside(tmp_path):
+    profile, folder = evidence.write(tmp_path)
+    path = folder / "runs" / "policy_split-0.2m-s2" / "metrics.csv"
+    metrics = pd.read_csv(path)  # of 150 steps the first quarter ends with step 37
+    metrics.loc[metrics.step > 37, ["accuracy_he", "kl_he_from_normal"]] = [0.8, 0.0]
+    metrics.loc[metrics.step == 46, "accuracy_normal"] = 0.7
+    for path, metrics in ((path, metrics), (grpo := path.parents[1] / "grpo-0.2m-s2" / "metrics.csv", pd.read_csv(grpo))):
+        metrics.loc[len(metrics)] = metrics.iloc[-1].replace(46, 150)  # the last step belongs to the last quarter
+        metrics.to_csv(path, index=False)
+    table = analyses.learning(profile, folder).query("seed == 2").set_index(["method", "mode"])
+    assert table.quarter_1["policy_split", "he"] == pytest.approx(-10) and table.quarter_2["policy_split", "he"] == pytest.approx(30)
+    assert table.quarter_2["policy_split", "normal"] == pytest.approx(10)  # steps 41 and 46: 50 and 70 against 50
+    assert table.quarter_2["policy_split_released", "he"] == pytest.approx(-10) and table.quarter_3.isna().all()
+    assert table.quarter_4["policy_split", "he"] == pytest.approx(30)
+    assert not {"grpo", "original", "eta_1"} & set(table.index.get_level_values("method"))
+    ends = analyses.start_and_end(profile, folder).query("method == 'policy_split' and seed == 2").iloc[0]
+    assert ends.kl_he_from_normal_peak == pytest.approx(0.001 * (16 + 21 + 26 + 31 + 36) / 5 + 0.0002)
+    smooth = analyses.dynamics(profile, folder).query("method == 'policy_split' and seed == 2").set_index("step").accuracy_normal
+    assert smooth[46] == pytest.approx((4 * 0.5 + 0.7) / 5) and smooth[1] == 0.5
 
 
 def test_the_distance_between_modes_is_half_the_sum_of_the_differences_of_their_shares(found):
@@ -84,7 +106,11 @@ def test_over_seeds_gives_means_and_students_interval():
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 def test_ablations_are_paired_with_policy_split_of_the_same_eta_and_eta_with_grpo(found):
-    table = tables.ablations(*found).set_index(["variant", "mode"])
+    table = tables.ablations(*found)
+    beyond = table[table.reference == "clip_order"]
+    assert set(beyond.variant) == {"policy_split_released"} and beyond["mode"].tolist() == ["normal", "he"]
+    assert beyond.average_acc_change.isna().all() and (beyond.seeds == 3).all()  # clip_order was not run
+    table = table.drop(beyond.index).set_index(["variant", "mode"])
     assert table.reference["eta_1", "he"] == "grpo" and table.average_acc_change["eta_1", "normal"] == pytest.approx(-10)
     assert table.reference["unshared", "he"] == "eta_1" and table.average_acc_change["unshared", "he"] == pytest.approx(2)
     assert table.average_acc_change_ci["unshared", "he"] == pytest.approx(0)  # the seeds' jitter cancels in pairs
@@ -139,7 +165,8 @@ def test_an_unknown_artefact_is_refused():
 
 def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
     figure = figures.dynamics(*found)
-    entropy, kl = figure.axes  # one size has results: one column
+    accuracy, entropy, kl = figure.axes  # one size has results: one column
+    assert [line.get_ydata()[0] for line in accuracy.lines[:3]] == pytest.approx([0.5, 0.5, 0.4])
     assert [line.get_label() for line in entropy.lines] == ["GRPO", "Policy Split", "Policy Split, HE mode",
                                                             "Policy Split (released code's bonus)",
                                                             "Policy Split (released code's bonus), HE mode"]

@@ -51,6 +51,14 @@ def test_the_high_entropy_mode_learns_from_eq_3(name, rows, scored):
     assert_valid(advantage(name, scored, "he", eta=four.ETA), rows)
 
 
+def test_only_the_normal_modes_bonus_may_be_taken_away(scored):
+    with pytest.raises(ValueError, match="eq. 3 needs eta >= 0"):
+        advantage("policy_split", scored, "he", eta=-1.0)
+    added, taken = (advantage("policy_split", scored, eta_normal=eta) for eta in (four.ETA, -four.ETA))
+    assert_valid(added, four.PAPER)
+    torch.testing.assert_close((added + taken)[MASK] / 2, advantage("policy_split", scored)[MASK])
+
+
 def test_the_high_entropy_mode_takes_alpha_for_the_high_entropy_policy(scored):
     # alpha 1: b = -log pi_HE alone = 1, 0.2 | 0.1, 0.9, 0.6 | 0.4 | 0.5, 0.4, whose mean is 4.1 / 8 = 0.5125.
     # At kappa 1 and eta 1 the clip is at a = 0.866. The second row's 0.6: deviation 0.0875; the squares about 0.5125

@@ -47,7 +47,15 @@ def reliability():
     return table.to_markdown(index=False, disable_numparse=True)
 
 
-@pytest.mark.parametrize("shown", [speed, reliability])
+def verdicts():
+    """The verdicts of profile nano as the README shows them."""
+    table = pd.read_csv(runs.ROOT / "results" / "nano" / "tables" / "verdicts.csv")
+    counts = [", ".join(map(str, row)) for row in table[["confirmed", "refuted", "not separated"]].to_numpy()]
+    return pd.DataFrame({"": table.id, "claim": table.claim, "checks confirmed, refuted, not separated": counts,
+                         "verdict": "**" + table.verdict + "**"}).to_markdown(index=False, disable_numparse=True)
+
+
+@pytest.mark.parametrize("shown", [speed, reliability, verdicts])
 def test_it_quotes_what_was_measured(shown):
     assert shown() in TEXT
 

@@ -74,6 +74,14 @@ def test_the_table_beside_the_papers_keeps_ours_and_reported_apart(results):
     assert shown.loc["GRPO", "paper, Qwen3-1.7B: acc %"] == "55.9" and shown.loc["GRPO", "committed: acc %"] == ""
 
 
+@pytest.mark.parametrize("mean, half, text", [
+    (-6.67e-06, 9.8, "-0.0 ± 9.8"), (10.72, 5.44, "10.7 ± 5.4"), (26.94, 22.3, "27 ± 22"), (0.00196, 0.000482, "0.00196 ± 0.00048"),
+    (0.0, 0.0, "0 ± 0"), (99.9999999995, 1.1e-9, "100 ± 0"), (1110.4, 103.0, "1110 ± 103"), (3.14159, math.nan, "3.14")])
+def test_a_mean_is_shown_as_far_as_its_half_width_goes(mean, half, text):
+    assert tables.with_half(mean, half) == text
+    assert tables.with_half(abs(mean), half, "+").startswith("+")
+
+
 def test_as_people_read_it_a_mean_of_one_seed_stands_alone():
     table = pd.DataFrame({"method": "grpo", "label": list("abc"), "kl": [0.5, 0.25, math.nan], "kl_ci": [0.1, math.nan, math.nan]})
-    assert tables.shown(table).to_dict("list") == {"label": ["a", "b", "c"], "kl": ["0.5 ± 0.1", "0.25", ""]}
+    assert tables.shown(table).to_dict("list") == {"label": ["a", "b", "c"], "kl": ["0.50 ± 0.10", "0.25", ""]}

@@ -53,22 +53,56 @@ def over_seeds(table, keys, measures):
 
 
 def dynamics(profile, folder=None, variants=False):
-    """Entropy in bits of each mode on its own responses and inter-mode KL in nats a token, at every measured step."""
-    found = collect(profile, "metrics", folder, variants)
-    wanted = ["entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal", "accuracy_normal", "accuracy_he"]
+    """Entropy in bits of each mode on its own responses and inter-mode KL in nats a token, at every measured step.
+
+    Also the accuracy of each mode's responses, over the five steps up to there.
+    """
+    found, accuracies = collect(profile, "metrics", folder, variants), ["accuracy_normal", "accuracy_he"]
+    wanted = ["entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal", *accuracies]
     found = found.reindex(columns=["size", "method", "label", "seed", "step", *wanted])
+    if len(found):
+        found[accuracies] = found.groupby(["size", "method", "seed"])[accuracies].transform(lambda s: s.rolling(5, 1).mean())
     return found.dropna(subset=["entropy_bits_normal"]).reset_index(drop=True)
 
 
 def start_and_end(profile, folder=None, variants=False, window=5):
-    """Each run's entropies and KL at the start and the end of training: means of the first and last `window` measurements."""
+    """Each run's entropies and KL before training (the first step's rollouts), at the end, and the KL's peak.
+
+    End: the mean of the last `window` measurements; peak: the largest mean of so many in a row.
+    """
     keys, rows = ["size", "method", "label", "seed"], []
     for values, own in dynamics(profile, folder, variants).groupby(keys, sort=False):
         row = dict(zip(keys, values))
         for measure in own.columns[5:]:
-            row[f"{measure}_start"], row[f"{measure}_end"] = own[measure].head(window).mean(), own[measure].tail(window).mean()
+            row[f"{measure}_start"], row[f"{measure}_end"] = own[measure].iloc[0], own[measure].tail(window).mean()
+        row["kl_he_from_normal_peak"] = own.kl_he_from_normal.rolling(window).mean().max()
         rows.append(row)
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else keys)
+
+
+QUARTERS = [f"quarter_{k}" for k in (1, 2, 3, 4)]
+
+
+def learning(profile, folder=None):
+    """How fast each mode learns: its rollouts' accuracy above GRPO's in points, in each quarter of training.
+
+    A row a run and mode; paired with GRPO's run of the same seed, which had the same questions at every step.
+    """
+    found, keys = collect(profile, "metrics", folder), ["size", "method", "label", "seed"]
+    rows = pd.DataFrame(columns=[*keys, "mode", *QUARTERS])
+    if found.empty:
+        return rows
+    found["quarter"] = ["quarter_" + str(int(4 * (step - 1) // profile.train.steps) + 1) for step in found.step]
+    parts = []
+    for mode in ("normal", "he"):
+        if f"accuracy_{mode}" in found:
+            part = 100 * found.pivot_table(f"accuracy_{mode}", keys, "quarter", sort=False).reindex(columns=QUARTERS)
+            parts.append(part.assign(mode=mode).set_index("mode", append=True))
+    table = pd.concat(parts).reset_index()
+    grpo = table[table.method == "grpo"].set_index(["size", "seed"])[QUARTERS]
+    table = table[table.method != "grpo"].set_index(["size", "seed"])
+    table[QUARTERS] -= grpo.reindex(table.index)
+    return table.reset_index()[rows.columns]
 
 
 def best_of(correct, samples, n):

@@ -31,7 +31,7 @@ def _probes(part):
 
 
 _RUN, _MODE_ENDS = ["size", "method", "label"], [f"{measure}_{when}" for measure in (
-    "entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal") for when in ("start", "end")]
+    "entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal") for when in ("start", "end")] + ["kl_he_from_normal_peak"]
 ARTEFACTS = {
     "table1_general": Artefact(
         {"table1_general": (tables.table1, tables.as_shown), "table1_effects": (tables.effects, tables.shown)},
@@ -43,8 +43,9 @@ ARTEFACTS = {
     "table2_creative": Artefact({"table2_creative": (tables.table2, tables.shown)}, {"creative": figures.creative}, _probes("stories")),
     "ablations": Artefact({"ablations": (tables.ablations, tables.ablations_shown)},
                           {"eta": figures.eta_ablation, "parts": figures.part_ablation}, lambda profile: bool(profile.variants)),
-    "dynamics": Artefact({"dynamics": (_over_seeds(analyses.start_and_end, _RUN, _MODE_ENDS), tables.shown)},
-                         {"dynamics": figures.dynamics}, _probes("prompts")),
+    "dynamics": Artefact({"dynamics": (_over_seeds(analyses.start_and_end, _RUN, _MODE_ENDS), tables.shown),
+                          "learning": (_over_seeds(analyses.learning, [*_RUN, "mode"], analyses.QUARTERS), tables.shown)},
+                         {"dynamics": figures.dynamics}, lambda profile: "grpo" in profile.methods),
     "best_of_n": Artefact(
         {"best_of_n": (_over_seeds(analyses.best_of_n, [*_RUN, "sampling", "n"], ["accuracy"]), tables.best_of_n_shown),
          "solved_by_one": (_over_seeds(analyses.solved_by_one, _RUN, ["only_normal", "only_he", "neither"]), tables.shown)},

@@ -18,7 +18,7 @@ plt.switch_backend(plt.get_backend())
 COLOURS = {
     "original": "#7f7f7f", "grpo": "#1f77b4", "forking": "#17becf", "clip_cov": "#2ca02c", "entropy_driven": "#8c564b",
     "entropy_regularization": "#bcbd22", "entropy_advantage": "#e377c2", "policy_split": "#d62728",
-    "policy_split_released": "#ff7f0e",
+    "policy_split_released": "#ff7f0e", "policy_split_unshared": "#9467bd",
 }
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
          "figure.dpi": 110, "savefig.bbox": "tight", "svg.hashsalt": "pslib", "legend.frameon": False}
@@ -128,26 +128,31 @@ def _band(axis, table, x, y, **style):
 
 
 def dynamics(profile, folder=None, methods=("grpo", "policy_split", "policy_split_released")):
-    """Figure 1c, ours: entropy of both modes, and the inter-mode KL, over training; means over seeds with 95% bands."""
+    """Figure 1c, ours: accuracy and entropy of both modes, and the inter-mode KL, over training.
+
+    Means over seeds with 95% bands, of the rollouts of every fifth step; accuracy over the five steps up to there.
+    """
     found = analyses.dynamics(profile, folder)
     sizes = _sizes(profile, found)
-    measures = ["entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal"]
+    rows = (("accuracy", "accuracy of the rollouts"), ("entropy_bits", "entropy, bits a token"))
+    measures = [f"{measure}_{mode}" for measure, _ in rows for mode in ("normal", "he")] + ["kl_he_from_normal"]
     with plt.rc_context(STYLE):
-        figure, axes = _panels(sizes, rows=2, height=2.6, sharex=True)
+        figure, axes = _panels(sizes, rows=3, height=2.4, sharex=True)
         for column, size in enumerate(sizes):
             for name in methods:
                 own = found[(found["size"] == size) & (found.method == name)]
                 table = analyses.over_seeds(own, ["step"], measures) if len(own) else own
                 for mode in profile.method(name).sampling if len(table) else ():
                     label = profile.method(name).label + (", HE mode" if mode == "he" else "")
-                    _band(axes[0, column], table, "step", f"entropy_bits_{mode}", color=COLOURS[name],
-                          ls="--" if mode == "he" else "-", lw=1.4, label=label)
+                    for axis, (measure, _) in zip(axes[:, column], rows):
+                        _band(axis, table, "step", f"{measure}_{mode}", color=COLOURS[name], ls="--" if mode == "he" else "-", lw=1.4,
+                              label=label)
                 if len(table) and len(profile.method(name).sampling) > 1:
-                    _band(axes[1, column], table, "step", "kl_he_from_normal", color=COLOURS[name], lw=1.4)
+                    _band(axes[2, column], table, "step", "kl_he_from_normal", color=COLOURS[name], lw=1.4)
             axes[0, column].set(title=_named(profile, size))
-            axes[1, column].set(xlabel="training step")
-        axes[0, 0].set_ylabel("entropy, bits a token")
-        axes[1, 0].set_ylabel("inter-mode KL, nats a token")
+            axes[2, column].set(xlabel="training step")
+        for axis, what in zip(axes[:, 0], (*(what for _, what in rows), "inter-mode KL, nats a token")):
+            axis.set_ylabel(what)
         _legend(axes, axes[0, -1])
         figure.tight_layout()
     return figure
@@ -182,7 +187,7 @@ def eta_ablation(profile, folder=None):
             ticks = sorted(set(table.eta))
             axis.set_xticks(ticks, [f"{eta:g}" for eta in ticks])
             axis.minorticks_off()
-            axis.set(xlabel="eta", ylabel=name)
+            axis.set(xlabel="eta", ylabel=name, xlim=(-0.01, 1.3 * max(ticks, default=1.0) + 0.03))
         axes[0].legend(fontsize=8)
         if len(collapsed):
             lines = [f"eta {row.eta:g}, {row.mode} mode: {row.average_acc:.0f}%, {row.average_ent:.1f} bits, KL {row.kl_end:.2f}"
@@ -196,17 +201,20 @@ def part_ablation(profile, folder=None):
     """What each part and each departure of the released code changes: differences from Policy Split with the same eta."""
     table = tables.ablations(profile, folder)
     table = table[(table.reference != "grpo") & (table.seeds > 0)]
-    order, etas = list(dict.fromkeys(table.variant))[::-1], dict(zip(table.variant, table.eta))
+    table["name"] = [f"{row.variant} (eta {row.eta:g})".replace("_", " ") for row in table.itertuples()]
+    beyond = table.reference == "clip_order"
+    table.loc[beyond, "name"] = "policy split released, against clip order"
+    order = list(dict.fromkeys(table.name))[::-1]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(8.6, 0.34 * len(order) + 1.2), sharey=True)
         for axis, (measure, name) in zip(axes, (("average_acc", "change of accuracy, points"),
                                                 ("average_ent", "change of entropy, bits a token"))):
             for mode, shift, face in (("normal", 0.14, COLOURS["policy_split"]), ("he", -0.14, "white")):
-                own = table[table["mode"] == mode].set_index("variant")
-                axis.errorbar(own[f"{measure}_change"], [order.index(v) + shift for v in own.index], fmt="o", ms=4.5,
+                own = table[table["mode"] == mode]
+                axis.errorbar(own[f"{measure}_change"], own.name.map(order.index) + shift, fmt="o", ms=4.5,
                               xerr=own[f"{measure}_change_ci"], color=COLOURS["policy_split"], mfc=face, lw=1, label=f"{mode} mode")
             axis.axvline(0, color="black", lw=0.8)
-            axis.set_yticks(range(len(order)), [f"{v.replace('_', ' ')} (eta {etas[v]:g})" for v in order])
+            axis.set_yticks(range(len(order)), order)
             axis.set(xlabel=name)
         axes[0].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)
         figure.tight_layout()
@@ -332,13 +340,13 @@ def bonus_size(profile, folder=None):
 
 
 def checks(profile, folder=None):
-    """Every check of the ten claims, a panel a size: its mean in half-widths of its 95% interval, right where the claim puts it."""
+    """Every check of every claim, a panel a size: its mean in half-widths of its 95% interval, right where the claim puts it."""
     table = verdicts.checks(profile, folder)
     if table.empty:
         return plt.figure()
     colours = {"confirmed": "#117733", "refuted": "#cc6677", "not separated": "#888888"}
     signs = {"confirmed": "o", "refuted": "X", "not separated": "|"}
-    table["what"] = table.claim + "  " + table.check
+    table["what"] = table.claim + np.where(table.decides, "  ", "  (beside) ") + table.check
     place = {what: -k for k, what in enumerate(table.what.unique())}
     sizes = [size for size in profile.sizes if (table["size"] == size).any()]
     table["scaled"] = table.direction.map({"positive": 1, "negative": -1}) * table["mean"] / ((table.high - table.low) / 2)
@@ -346,7 +354,8 @@ def checks(profile, folder=None):
         figure, axes = plt.subplots(1, len(sizes), figsize=(4.6 + 2.3 * len(sizes), 0.17 * len(place) + 1.2), squeeze=False, sharey=True)
         for axis, size in zip(axes[0], sizes):
             for kind, own in table[table["size"] == size].groupby("verdict"):
-                axis.errorbar(own.scaled.clip(-6, 6), own.what.map(place), xerr=1, fmt=signs[kind], color=colours[kind], ms=5, lw=1, label=kind)
+                axis.errorbar(own.scaled.clip(-6, 6), own.what.map(place), xerr=1, fmt=signs[kind], color=colours[kind], ms=5, lw=1,
+                              label=kind)
             axis.axvline(0, color="black", lw=0.8)
             axis.set(title=_named(profile, size), ylim=(0.7 - len(place), 0.7))
         axes[0, 0].set_yticks(list(place.values()), list(place), fontsize=6.5)
@@ -362,15 +371,16 @@ def checks(profile, folder=None):
 def worlds(profile, folder=None):
     """What training changes in each world: see tables.worlds. Dots are mean differences, bars their 95% intervals."""
     table = tables.worlds(profile, folder)
+    table["world"] += " " + table["size"]
     names, places = list(table.world.unique()), {name: -k for k, name in enumerate(table.difference.unique())}
-    styles = list(zip(("#0072b2", "#d55e00", "#009e73", "#cc79a7"), "oDs^"))
+    styles = list(zip(("#56b4e9", "#0072b2", "#000000", "#d55e00", "#009e73", "#cc79a7"), "oDs^vP"))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(11.0, 0.55 * len(places) + 1.3), sharey=True)
+        figure, axes = plt.subplots(1, 3, figsize=(11.0, 0.8 * len(places) + 1.3), sharey=True)
         for axis, (measure, what) in zip(axes, (("points", "accuracy, points"), ("longer", "on longer sums, points"),
                                                 ("bits", "entropy, bits a token"))):
             for k, (name, (colour, mark)) in enumerate(zip(names, styles)):
                 own = table[table.world == name]
-                axis.errorbar(own[measure], own.difference.map(places) + 0.27 - 0.18 * k, xerr=own[f"{measure}_ci"], fmt=mark, ms=4.5, lw=1,
+                axis.errorbar(own[measure], own.difference.map(places) + 0.35 - 0.14 * k, xerr=own[f"{measure}_ci"], fmt=mark, ms=4.5, lw=1,
                               color=colour, label=f"{name}, {own.pairs.min()} pairs")
             axis.axvline(0, color="black", lw=0.8)
             axis.set(xlabel=what)

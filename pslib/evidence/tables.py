@@ -1,5 +1,6 @@
 """Tables: each function reads results and returns a DataFrame; a missing run is a blank."""
 
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -97,6 +98,17 @@ def as_shown(table):
     return shown
 
 
+def with_half(mean, half, sign=""):
+    """A mean ± its interval's half-width as text, both to the place of the half-width's second digit.
+
+    A half-width below 0.00005 is shown as 0; sign "+" shows a plus.
+    """
+    if pd.isna(half) or half < 5e-5:
+        return f"{mean:{sign}.3g}" + ("" if pd.isna(half) else " ± 0")
+    places = max(0, 1 - math.floor(math.log10(half)))
+    return f"{mean:{sign}.{places}f} ± {half:.{places}f}"
+
+
 def shown(table):
     """A table as people read it: a mean and its half-width `<mean>_ci` in one cell, no machine name of the method.
 
@@ -104,8 +116,7 @@ def shown(table):
     """
     cells = table.drop(columns=["method"] if {"method", "label"} <= set(table) else [])
     for name in [name for name in cells if f"{name}_ci" in cells]:
-        cells[name] = ["" if pd.isna(mean) else f"{mean:.3g}" + ("" if pd.isna(half) else f" ± {half:.2g}")
-                       for mean, half in zip(cells[name], cells[f"{name}_ci"])]
+        cells[name] = ["" if pd.isna(mean) else with_half(mean, half) for mean, half in zip(cells[name], cells[f"{name}_ci"])]
         cells = cells.drop(columns=f"{name}_ci")
     return cells.round(4)
 
@@ -224,8 +235,9 @@ def by_question(profile, folder=None, one="policy_split"):
 def ablations(profile, folder=None):
     """The ablation table: every variant's accuracy, entropy and final KL in each mode, and its difference from a reference.
 
-    The reference of a variant that sets nothing but eta is GRPO; of any other, Policy Split with the same eta. Differences
-    are paired by seed: means and the half-widths (`_ci`) of their 95% intervals.
+    The reference of a variant that sets nothing but eta is GRPO; of any other, Policy Split with the same eta; the released form is
+    also set against the first of its two departures. Differences are paired by seed: means and the half-widths (`_ci`) of their
+    95% intervals.
     """
     found = per_seed(profile, folder)
     found = found[found["size"] == profile.ablation_size]
@@ -234,9 +246,9 @@ def ablations(profile, folder=None):
     names = ("policy_split", "policy_split_released", *profile.variants)
     etas = {name: profile.method(name).coefficients["eta"] for name in names}
     plain = {etas[name]: name for name in names if profile.method(name).same_but("eta", methods.METHODS["policy_split"])}
+    references = [(name, "grpo" if name in plain.values() else plain[etas[name]]) for name in names]
     rows = []
-    for name in names:
-        reference = "grpo" if name in plain.values() else plain[etas[name]]
+    for name, reference in references + [("policy_split_released", "clip_order")] * ("clip_order" in profile.variants):
         for mode in profile.method(name).sampling:
             own = found[(found.method == name) & (found["mode"] == mode)].set_index("seed")
             other = found[(found.method == reference) & (found["mode"] == ("normal" if reference == "grpo" else mode))]
@@ -283,24 +295,24 @@ def judged(profile, folder=None):
 
 
 def worlds(profile, folder=None, others=("control", "stories", "bases")):
-    """What methods change in several worlds, at the size of the ablations: paired differences with 95% intervals.
+    """What methods change in several worlds, size by size: paired differences with 95% intervals.
 
     GRPO against the original and each mode of Policy Split, in both forms, against GRPO; paired by seed, and by base model where
-    a profile has several of that size. Columns world, size, difference, pairs, then with half-widths `_ci`: points, longer (points
+    a profile has several of a size. Columns world, size, difference, pairs, then with half-widths `_ci`: points, longer (points
     on the suite of longer sums than any trained on) and bits. others: profiles that were run beside this one; left out where not.
     """
-    folder, size, rows = Path(folder or profile.folder), profile.ablation_size, []
+    folder, rows = Path(folder or profile.folder), []
     for each in (profile, *map(runs.load_profile, others)):
-        found = per_seed(each, folder if each is profile else folder.parent / each.name)
-        found = found[found["size"].str.split(".b").str[0] == size].set_index(["size", "seed"])
-        for one, mode, base in (("grpo", "normal", "original"), ("policy_split", "normal", "grpo"), ("policy_split", "he", "grpo"),
-                                ("policy_split_released", "normal", "grpo"), ("policy_split_released", "he", "grpo")):
-            own = found[(found.method == one) & (found["mode"] == mode)]
-            against = found[(found.method == base) & (found["mode"] == "normal")]
-            if len(own) and len(against):
-                row = {"world": each.name, "size": size, "difference": f"{own.label.iloc[0]} - {against.label.iloc[0]}"}
-                for measure, name in (("average_acc", "points"), ("long_acc", "longer"), ("average_ent", "bits")):
-                    difference = (own[measure] - against[measure]).dropna()
-                    row["pairs"], (row[name], row[f"{name}_ci"]) = len(difference), mean_interval(difference)
-                rows.append(row)
+        whole = per_seed(each, folder if each is profile else folder.parent / each.name)
+        for size, found in whole.set_index(["size", "seed"]).groupby(whole["size"].str.split(".b").str[0].to_numpy(), sort=False):
+            for one, mode, base in (("grpo", "normal", "original"), ("policy_split", "normal", "grpo"), ("policy_split", "he", "grpo"),
+                                    ("policy_split_released", "normal", "grpo"), ("policy_split_released", "he", "grpo")):
+                own = found[(found.method == one) & (found["mode"] == mode)]
+                against = found[(found.method == base) & (found["mode"] == "normal")]
+                if len(own) and len(against):
+                    row = {"world": each.name, "size": size, "difference": f"{own.label.iloc[0]} - {against.label.iloc[0]}"}
+                    for measure, name in (("average_acc", "points"), ("long_acc", "longer"), ("average_ent", "bits")):
+                        difference = (own[measure] - against[measure]).dropna()
+                        row["pairs"], (row[name], row[f"{name}_ci"]) = len(difference), mean_interval(difference)
+                    rows.append(row)
     return pd.DataFrame(rows, columns=["world", "size", "difference", "pairs", "points", "points_ci", "longer", "longer_ci", "bits", "bits_ci"])

@@ -174,6 +174,8 @@ def compare(profile):
     print("\nTable 1, average of the four suites: accuracy in %, entropy in bits a token, mean ± 95% interval over "
           f"{len(profile.seeds)} seeds\n")
     print(tables.beside(ours, old, tables.reported_table1()).to_markdown(index=False, disable_numparse=True))
+    print("\nOn another processor or installation rounding differs, and sampled responses with it: expect intervals that overlap, "
+          "not the same digits.")
 
 
 def train(profile, method, size, seed, processes):

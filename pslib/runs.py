@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import filelock
+import torch
 import yaml
 
 from pslib import base, benchmarks, checkpoint, evaluate, methods, modes, nano, rollouts, tasks, train
@@ -244,7 +245,9 @@ def manifest(seed, seconds, inputs):
         "commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "accelerate", "datasets")},
         "python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count(),
-        "processor": _processor(), "seed": seed, "seconds": round(seconds, 1),
+        "processor": _processor(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),  # cores of one name differ in it, and rounding with it
+        "seed": seed, "seconds": round(seconds, 1),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_PER_MB), "inputs": inputs,
     }
 

@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+import torch
 
 from pslib import base, checkpoint, runs
 
@@ -140,6 +141,7 @@ def test_a_manifest_says_what_the_numbers_depend_on():
     made = runs.manifest(seed=3, seconds=1.26, inputs={"model": "abc"})
     assert made["seed"] == 3 and made["seconds"] == 1.3 and made["inputs"] == {"model": "abc"}
     assert made["versions"]["torch"].startswith("2.13.0") and made["peak_memory_mb"] > 50 and made["cores"] >= 1
+    assert made["instruction_set"] == torch.backends.cpu.get_cpu_capability()
 
 
 @pytest.mark.parametrize("name, meant", [("0.2m", ("0.2m", 0)), ("0.6m.b12", ("0.6m", 12))])

@@ -10,7 +10,7 @@ PYTHON ?= python3
 PROFILE ?= quick
 BIN := .venv/bin
 
-.PHONY: reproduce figures test test-long test-vllm smollm2 bench bench-gpu plan lab clean
+.PHONY: reproduce figures test test-code test-notebooks test-long test-vllm smollm2 bench bench-gpu plan lab clean
 .venv/ready: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else 'this project needs Python 3.11 or 3.12; name one with make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
@@ -24,8 +24,14 @@ reproduce: .venv/ready $(if $(filter smollm2,$(PROFILE)),smollm2)
 figures: .venv/ready
 	$(BIN)/python -m pslib figures
 
+# Side by side: each keeps one core busy. The notebooks among themselves share runs, so they are one after the other.
 test: .venv/ready
+	$(MAKE) --no-print-directory -j2 test-code test-notebooks
+
+test-code: .venv/ready
 	$(BIN)/python -m pytest --durations=10
+
+test-notebooks: .venv/ready
 	$(BIN)/python -m pytest --nbval-lax notebooks --nbval-cell-timeout=300
 
 .venv/bench: .venv/ready

@@ -21,7 +21,7 @@ def saved(model64, tokenizer, tmp_path):
     return tmp_path / "model"
 
 
-def _one_of(size, rank, port, errors, args, sharded):
+def _one_of(size, rank, port, errors, args, sharded, all_done):
     AcceleratorState._reset_state(True)  # forked with whatever world the tests before were in
     PartialState._reset_state()
     os.environ["ACCELERATE_USE_FSDP"] = str(sharded).lower()
@@ -32,6 +32,7 @@ def _one_of(size, rank, port, errors, args, sharded):
         world.main(*args)
     except Exception:  # noqa: BLE001 - for the parent to look at
         errors.put(traceback.format_exc())
+    all_done.wait(50)  # one that left while another was still connecting would be all that the other could report
 
 
 def in_a_world_of(size, *args, sharded=False):
@@ -40,8 +41,8 @@ def in_a_world_of(size, *args, sharded=False):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     fork = multiprocessing.get_context("fork")
-    errors = fork.SimpleQueue()
-    processes = [fork.Process(target=_one_of, args=(size, rank, port, errors, args, sharded)) for rank in range(size)]
+    errors, all_done = fork.SimpleQueue(), fork.Barrier(size)
+    processes = [fork.Process(target=_one_of, args=(size, rank, port, errors, args, sharded, all_done)) for rank in range(size)]
     for process in processes:
         process.start()
     for process in processes:

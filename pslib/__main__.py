@@ -172,7 +172,7 @@ def compare(profile):
     ours = pd.read_csv(profile.folder / "tables" / "table1_general.csv")
     old = pd.read_csv(committed) if committed.exists() else ours.iloc[:0]
     print("\nTable 1, average of the four suites: accuracy in %, entropy in bits a token, mean ± 95% interval over "
-          f"{len(profile.seeds)} seeds\n")
+          f"{ours.seeds.max()} {'seeds' if profile.table_sizes == profile.sizes else 'base models'}\n")
     print(tables.beside(ours, old, tables.reported_table1()).to_markdown(index=False, disable_numparse=True))
     print("\nOn another processor or installation rounding differs, and sampled responses with it: expect intervals that overlap, "
           "not the same digits.")
@@ -193,7 +193,7 @@ def publish(profile):
     """Copy a profile's small results from results/local/<profile> to results/<profile>, where they can be committed.
 
     Executed notebooks are copied without their progress lines (stderr) and with paths relative to the checkout, those of single
-    runs only where the profile's grid is small. An evaluation becomes a row a question (see evaluate.condensed), beside the shares
+    runs and base models only where there are few. An evaluation becomes a row a question (see evaluate.condensed), beside the shares
     of the derivations (see evaluate.derivations).
     """
     import nbformat
@@ -201,11 +201,12 @@ def publish(profile):
 
     from pslib import evaluate, runs
 
-    target, each = runs.ROOT / "results" / profile.name, len(profile.grid) <= 30
+    each = len(profile.grid) <= 30 and profile.sizes == profile.table_sizes
+    target = runs.ROOT / "results" / profile.name
     for kind in ("tuning.csv", "tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*", "runs/*/*.yaml", "runs/*/*.json", "runs/*/*.csv",
                  "runs/*/*.parquet"):
         for path in sorted(profile.folder.glob(kind)):
-            if path.name.startswith(".") or path.match("notebooks/0[67]_*-s*.ipynb") and not each:
+            if path.name.startswith(".") or path.match("notebooks/0[567]_*.ipynb") and not each:
                 continue
             runs.within(profile.folder, path)
             to = runs.within(runs.ROOT / "results", target / path.relative_to(profile.folder))

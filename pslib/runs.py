@@ -71,6 +71,18 @@ class Profile:
         table1 = [(name, size) for size in self.sizes for name in self.methods]
         return [(*row, seed) for row in table1 + [(name, self.ablation_size) for name in self.variants] for seed in self.seeds]
 
+    def unit(self, size, seed):
+        """The (size, seed) under which a run stands in tables: base models of one size with a run each count as its seeds."""
+        if self.model != "nano" or len(self.seeds) > 1:
+            return size, seed
+        kind, which = base.parse(size)
+        return (kind, which) if sum(base.parse(other)[0] == kind for other in self.sizes) > 1 else (size, seed)
+
+    @property
+    def table_sizes(self):
+        """The sizes that tables and figures show, in order: see `unit`."""
+        return list(dict.fromkeys(self.unit(size, self.seeds[0])[0] for size in self.sizes))
+
     @property
     def modes(self):
         """The normal and the high-entropy mode."""

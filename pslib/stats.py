@@ -75,6 +75,15 @@ def paired_effect(first, second):
     return Effect(mean, mean - half, mean + half, *bootstrap_interval(gaps), d_z, p, len(gaps))
 
 
+def unpaired_p(first, second):
+    """The two-sided p of the Mann-Whitney test that two lists come from one distribution, exact where no values are equal.
+
+    NaN where one list is empty. For groups of which one hardly varies: a t test takes them to vary alike or to be normal.
+    """
+    first, second = list(first), list(second)
+    return float(stats.mannwhitneyu(first, second).pvalue) if first and second else NAN
+
+
 class CrossedEffect(NamedTuple):
     """A difference of accuracies, first - second, over seeds and questions; the interval is of 95%."""
 

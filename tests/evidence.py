@@ -77,3 +77,13 @@ def write(root):
     pd.DataFrame({"kind": ["plan", "plan", "sum"], "mode": "he", "advantage": [1.0, -1.0, 0.5], "bonus": [2.0, 1.0, -0.5],
                   "paper": [0.015, 0.015, -0.0075], "released": [0.12, 0.06, -0.03]}).to_csv(base / "bonus.csv", index=False)
     return profile, root
+
+
+def write_parting(root, **worlds):
+    """Write into the folders of profiles, as siblings in `root`, a run of Policy Split from each of some base models: the KL at its end."""
+    for world, ends in worlds.items():
+        for which, end in enumerate(ends):
+            run = root / world / "runs" / f"policy_split-0.2m{f'.b{which}' if which else ''}-s1"
+            run.mkdir(parents=True)
+            pd.DataFrame({"step": [1, 6, 11, 16, 21, 26], "accuracy_normal": 0.5, "accuracy_he": 0.5, "entropy_bits_normal": 0.4,
+                          "entropy_bits_he": 0.4, "kl_he_from_normal": [0.0005] + 5 * [end]}).to_csv(run / "metrics.csv", index=False)

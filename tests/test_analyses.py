@@ -137,8 +137,9 @@ def test_judged_stories_are_blank_where_no_judge_is_configured(found, monkeypatc
 
 
 # --- artefacts ------------------------------------------------------------------------------------------------------
-def test_every_artefact_is_written_from_results_alone_and_has_content(found):
-    profile, folder = found
+def test_every_artefact_is_written_from_results_alone_and_has_content(tmp_path):
+    profile, folder = evidence.write(tmp_path / "nano")
+    evidence.write_parting(tmp_path, split=[0.03, 0.05], unheeded=[0.001, 0.002])
     names = artefacts.write_all(profile, folder)
     assert names == list(artefacts.ARTEFACTS)
     for name, artefact in artefacts.ARTEFACTS.items():
@@ -195,6 +196,28 @@ def test_derivations_are_read_from_responses_or_from_what_was_published_of_them(
         evaluate.derivations(table).to_csv(path.with_name("derivations.csv"), index=False)
         evaluate.condensed(table).to_csv(path, index=False)
     pd.testing.assert_frame_equal(analyses.derivations(profile, folder)[whole.columns], whole, check_like=True)
+
+
+def test_base_models_with_one_run_each_are_seeds_of_one_row(tmp_path):
+    profile = runs.load_profile("bases")
+    for which, accuracy in (("", 50), (".b1", 60), (".b3", 64)):
+        run = tmp_path / "runs" / f"grpo-0.2m{which}-s1"
+        run.mkdir(parents=True)
+        evidence.evaluation(0, 0, {"normal": (accuracy, 0.4)}, 0).to_csv(run / "evaluation.csv", index=False)
+        pd.DataFrame({"step": [1], "accuracy_normal": 0.5, "entropy_bits_normal": 0.4}).to_csv(run / "metrics.csv", index=False)
+    table = tables.table1(profile, tmp_path).set_index("label")
+    assert set(table["size"]) == {"0.2m"} and table.seeds["GRPO"] == 3 and table.average_acc["GRPO"] == pytest.approx(58)
+    assert table.runs["GRPO"] == "grpo-0.2m-s1 grpo-0.2m.b1-s1 grpo-0.2m.b3-s1"
+    assert analyses.dynamics(profile, tmp_path)[["size", "seed"]].to_numpy().tolist() == [["0.2m", 0], ["0.2m", 1], ["0.2m", 3]]
+
+
+def test_how_far_the_modes_part_is_told_over_base_models_of_both_worlds(tmp_path):
+    evidence.write_parting(tmp_path, split=[0.03, 0.05], unheeded=[0.001, 0.002, 0.003])
+    table = tables.parting(runs.load_profile("nano"), tmp_path / "nano").set_index("world")
+    assert table.base_models.to_dict() == {"split": 2, "unheeded": 3} and (table.kl_start == 0.0005).all()
+    assert table.kl_end.to_list() == pytest.approx([0.04, 0.002]) and table.kl_end_ci["unheeded"] == pytest.approx(4.3027 * 0.001 / 3**0.5, rel=1e-4)
+    assert table.least["split"] == 0.03 and table.most["unheeded"] == 0.003
+    assert (table.p == 2 / 10).all()  # of the ten ways to choose two of five ranks
 
 
 def test_worlds_pair_by_base_model_and_leave_out_what_was_not_run(tmp_path):

@@ -144,6 +144,15 @@ def test_a_manifest_says_what_the_numbers_depend_on():
     assert made["instruction_set"] == torch.backends.cpu.get_cpu_capability()
 
 
+@pytest.mark.parametrize("profile, size, seed, unit", [
+    ("bases", "0.2m.b3", 1, ("0.2m", 3)), ("bases", "0.2m", 1, ("0.2m", 0)),  # a run each: base models count as seeds
+    ("prompted", "0.6m.b3", 7, ("0.6m.b3", 7)),  # several seeds of each: each stands by itself
+    ("nano", "0.2m", 4, ("0.2m", 4)), ("smoke", "0.2m", 1, ("0.2m", 1)), ("smollm2", "135m", 1, ("135m", 1))])
+def test_what_counts_as_a_seed_in_tables(profile, size, seed, unit):
+    profile = runs.load_profile(profile)
+    assert profile.unit(size, seed) == unit and unit[0] in profile.table_sizes
+
+
 @pytest.mark.parametrize("name, meant", [("0.2m", ("0.2m", 0)), ("0.6m.b12", ("0.6m", 12))])
 def test_a_size_may_name_one_of_several_base_models(name, meant):
     assert base.parse(name) == meant

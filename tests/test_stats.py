@@ -117,6 +117,13 @@ def test_where_only_seeds_differ_it_is_the_t_test_over_seeds():
     assert turned[:5] == pytest.approx(crossed[:5])
 
 
+def test_two_groups_that_do_not_overlap_by_hand():
+    # of the 20 ways to choose three of six ranks, two are as far apart as these
+    assert stats.unpaired_p([1, 2, 3], [4, 5, 60]) == pytest.approx(2 / 20) == stats.unpaired_p([4, 5, 60], [1, 2, 3])
+    assert stats.unpaired_p([1, 2, 5], [3, 4, 6]) == pytest.approx(8 / 20)  # ranks 1 + 2 + 5; 4 of 20 ways sum to at most 8
+    assert math.isnan(stats.unpaired_p([], [1.0, 2.0]))
+
+
 def test_order_of_rows_and_seeds_of_one_table_do_not_matter():
     first, second = answered([[0.5, 0.1], [0.3, 0.1]]), answered([[0, 0.2], [0.1, 0]])
     expected = stats.paired_by_question(first, second)

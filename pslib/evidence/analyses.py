@@ -1,7 +1,8 @@
 """Analyses: what runs did, as tables that figures draw and verdicts quote; each reads a profile's result files.
 
 Every function takes a profile and optionally the folder of its results (by default this machine's), returns a
-DataFrame with columns size, method, label and seed before its own, and leaves out what was not run.
+DataFrame with columns size, method, label and seed before its own (see runs.Profile.unit for what counts as a seed), and
+leaves out what was not run.
 """
 
 from functools import lru_cache
@@ -34,7 +35,8 @@ def collect(profile, name, folder=None, variants=False):
         path = root / runs.run_id(method, size, seed) / f"{name}.csv"
         if (method in profile.variants) == variants and path.exists():
             own = read(path)
-            who = {"size": size, "method": method, "label": profile.method(method).label, "seed": seed}
+            shown, unit = profile.unit(size, seed)
+            who = {"size": shown, "method": method, "label": profile.method(method).label, "seed": unit}
             parts.append(pd.concat([pd.DataFrame(who, index=own.index), own], axis=1))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["size", "method", "label", "seed"])
 

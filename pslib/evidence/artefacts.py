@@ -36,7 +36,7 @@ ARTEFACTS = {
     "table1_general": Artefact(
         {"table1_general": (tables.table1, tables.as_shown), "table1_effects": (tables.effects, tables.shown)},
         {"table1": figures.accuracy_against_entropy,
-         "training": lambda profile, folder: figures.training_curves(profile, profile.sizes[len(profile.sizes) // 2], folder=folder)}),
+         "training": lambda profile, folder: figures.training_curves(profile, profile.table_sizes[len(profile.table_sizes) // 2], folder=folder)}),
     "derivations": Artefact(
         {"derivations": (_over_seeds(analyses.derivations, [*_RUN, "mode", "suite"], ["accuracy", *nano.DERIVATIONS]), tables.shown)},
         {"reached": figures.reached}, lambda profile: profile.model == "nano"),
@@ -58,7 +58,7 @@ ARTEFACTS = {
         {"prompt_generalization": figures.prompt_generalization}, _probes("prompts")),
     "bonus": Artefact({"bonus": (analyses.bonus_by_kind, tables.shown)}, {"bonus": figures.bonus_size}, lambda p: bool(p.variants)),
     "verdicts": Artefact({"verdicts": (verdicts.verdicts, tables.shown), "checks": (verdicts.checks, tables.shown),
-                          "by_question": (tables.by_question, tables.shown), "worlds": (tables.worlds, tables.shown)},
+                          "by_question": (tables.by_question, tables.shown), "worlds": (tables.worlds, tables.shown), "parting": (tables.parting, tables.shown)},
                          {"checks": figures.checks, "worlds": figures.worlds, "parting": figures.parting},
                          lambda profile: bool(profile.variants)),
     "cost": Artefact({"cost": (_over_seeds(analyses.cost, _RUN, ["seconds", "seconds_sample", "seconds_score", "seconds_update"]),

@@ -57,15 +57,13 @@ def training_curves(profile, size, methods=("grpo", "policy_split"), seeds=None,
 
     Thin lines are seeds; dashed lines are the high-entropy mode.
     """
-    root = (folder or profile.folder) / "runs"
+    whole = pd.concat([analyses.collect(profile, "metrics", folder, variants) for variants in (False, True)])
+    whole = whole[(whole["size"] == size) & (whole.seed.isin(seeds) if seeds else True)]
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.2))
         for name in methods:
-            paths = [root / runs.run_id(name, size, seed) / "metrics.csv" for seed in seeds or profile.seeds]
-            found = [pd.read_csv(path).set_index("step") for path in paths if path.exists()]
-            if not found:
-                continue
-            for mode in profile.method(name).sampling:
+            found = [own.set_index("step") for _, own in whole[whole.method == name].groupby("seed")]
+            for mode in profile.method(name).sampling if found else ():
                 line = "-" if mode == "normal" else "--"
                 label = profile.method(name).label + (", HE mode" if mode == "he" else "")
                 for axis, column in ((left, f"accuracy_{mode}"), (right, f"entropy_bits_{mode}")):
@@ -106,7 +104,7 @@ def base_properties(measured):
 
 def _sizes(profile, found):
     """The sizes that have results, in the profile's order; all of them where none has."""
-    return [size for size in profile.sizes if size in set(found["size"])] or profile.sizes
+    return [size for size in profile.table_sizes if size in set(found["size"])] or profile.table_sizes
 
 
 def _panels(sizes, rows=1, width=3.6, height=3.0, **kwargs):
@@ -348,7 +346,7 @@ def checks(profile, folder=None):
     signs = {"confirmed": "o", "refuted": "X", "not separated": "|"}
     table["what"] = table.claim + np.where(table.decides, "  ", "  (beside) ") + table.check
     place = {what: -k for k, what in enumerate(table.what.unique())}
-    sizes = [size for size in profile.sizes if (table["size"] == size).any()]
+    sizes = _sizes(profile, table)
     table["scaled"] = table.direction.map({"positive": 1, "negative": -1}) * table["mean"] / ((table.high - table.low) / 2)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(sizes), figsize=(4.6 + 2.3 * len(sizes), 0.17 * len(place) + 1.2), squeeze=False, sharey=True)
@@ -393,19 +391,19 @@ def worlds(profile, folder=None):
 def reached(profile, folder=None):
     """Where exploration ends: accuracy on longer sums against the share of responses that work in steps there.
 
-    A mark a run and mode, filled the normal mode, hollow the high-entropy mode; a panel a size, with all its base models.
+    A mark a run and mode, filled the normal mode, hollow the high-entropy mode; a panel a size.
     """
     table = analyses.derivations(profile, folder)
-    table = table[table.suite == "long"].assign(panel=table["size"].str.split(".b").str[0])
-    panels = list(table.panel.unique()) or profile.sizes[:1]
+    table = table[table.suite == "long"]
+    sizes = _sizes(profile, table)
     with plt.rc_context(STYLE):
-        figure, axes = _panels(panels)
-        for axis, panel in zip(axes[0], panels):
-            for (method, mode), own in table[table.panel == panel].groupby(["method", "mode"], sort=False):
+        figure, axes = _panels(sizes)
+        for axis, size in zip(axes[0], sizes):
+            for (method, mode), own in table[table["size"] == size].groupby(["method", "mode"], sort=False):
                 axis.scatter(100 * own.steps, 100 * own.accuracy, s=18, lw=0.9, marker="s" if method == "original" else "o",
                              facecolor=COLOURS[method] if mode == "normal" else "white", edgecolor=COLOURS[method],
                              label=profile.method(method).label + (tables.HE if mode == "he" else ""))
-            axis.set(title=_named(profile, panel), xlabel="responses that work in steps, %", xlim=(-4, 104))
+            axis.set(title=_named(profile, size), xlabel="responses that work in steps, %", xlim=(-4, 104))
         axes[0, 0].set_ylabel("accuracy on longer sums, %")
         _legend(axes, axes[0, -1], fontsize=7)
         figure.tight_layout()

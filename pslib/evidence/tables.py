@@ -32,7 +32,7 @@ def per_seed(profile, folder=None):
         path = root / run / "evaluation.csv"
         if not path.exists():
             continue
-        means = _means(path, path.stat().st_mtime_ns)
+        means, (shown, unit) = _means(path, path.stat().st_mtime_ns), profile.unit(size, seed)
         for mode in method.sampling:
             row = {}
             for suite in tasks.TEST_SUITES:
@@ -41,7 +41,7 @@ def per_seed(profile, folder=None):
             for what in ("acc", "ent"):
                 row[f"average_{what}"] = sum(row[f"{s}_{what}"] for s in tasks.TEST_SUITES) / len(tasks.TEST_SUITES)
             label = method.label + (HE if mode == "he" else "")
-            rows.append({"size": size, "method": name, "label": label, "mode": mode, "seed": seed, "run": run, **row})
+            rows.append({"size": shown, "method": name, "label": label, "mode": mode, "seed": unit, "run": run, **row})
     return pd.DataFrame(rows, columns=["size", "method", "label", "mode", "seed", "run", *MEASURES])
 
 
@@ -51,7 +51,7 @@ def table1(profile, folder=None):
     Columns size, label, seeds, runs, and for each of MEASURES the mean and `<measure>_ci`; NaN where there is no run.
     """
     found, rows = per_seed(profile, folder), []
-    for size in profile.sizes:
+    for size in profile.table_sizes:
         for name in profile.methods:
             method = profile.method(name)
             for mode in method.sampling:
@@ -155,7 +155,7 @@ def effects(profile, folder=None):
     Accuracy differences in points, entropy differences in bits a token; a row a size and comparison.
     """
     found, reported, rows = per_seed(profile, folder), reported_table1(), []
-    for size in profile.sizes:
+    for size in profile.table_sizes:
         own = found[(found["size"] == size) & found.method.isin(profile.methods)]
         own = own.pivot(index="seed", columns="label", values=["average_acc", "average_ent"])
         for claim, first, second, measure in COMPARISONS:
@@ -218,7 +218,7 @@ def by_question(profile, folder=None, one="policy_split"):
     stats.paired_by_question), p, and p_holm over the size's rows.
     """
     found, rows = analyses.collect(profile, "evaluation", folder), []
-    for size in profile.sizes:
+    for size in profile.table_sizes:
         normal = found[(found["size"] == size) & (found["mode"] == "normal")] if len(found) else found
         for other in profile.methods:
             pair = [normal[normal.method == name] for name in (one, other)]
@@ -294,6 +294,24 @@ def judged(profile, folder=None):
     return table.reindex(columns=["size", "label", "judge", *creative.RUBRICS])
 
 
+def parting(profile, folder=None, names=("split", "unheeded")):
+    """How far the modes part in the profiles `names`, run beside this one: Policy Split's inter-mode KL in nats, over base models.
+
+    Columns world, base_models, the KL's mean at start, end and peak (see analyses.start_and_end) with half-widths `_ci`, least and
+    most (of the ends), and p: of the ends of both profiles, exact two-sided Mann-Whitney; NaN where either was not run.
+    """
+    columns, rows, ends = [f"kl_{when}" for when in ("start", "end", "peak")], [], []
+    for name in names:
+        found = analyses.start_and_end(runs.load_profile(name), Path(folder or profile.folder).parent / name)
+        found = found[found.method == "policy_split"].rename(columns=lambda column: column.replace("kl_he_from_normal", "kl"))
+        if len(found):
+            ends.append(found.kl_end)
+            rows.append({"world": name, **analyses.over_seeds(found, ["method"], columns).iloc[0].drop("method"),
+                         "least": found.kl_end.min(), "most": found.kl_end.max()})
+    table = pd.DataFrame(rows, columns=["world", "seeds", *(part for c in columns for part in (c, f"{c}_ci")), "least", "most"])
+    return table.rename(columns={"seeds": "base_models"}).assign(p=stats.unpaired_p(*ends) if len(ends) == 2 else math.nan)
+
+
 def worlds(profile, folder=None, others=("control", "stories", "bases")):
     """What methods change in several worlds, size by size: paired differences with 95% intervals.
 
@@ -304,7 +322,7 @@ def worlds(profile, folder=None, others=("control", "stories", "bases")):
     folder, rows = Path(folder or profile.folder), []
     for each in (profile, *map(runs.load_profile, others)):
         whole = per_seed(each, folder if each is profile else folder.parent / each.name)
-        for size, found in whole.set_index(["size", "seed"]).groupby(whole["size"].str.split(".b").str[0].to_numpy(), sort=False):
+        for size, found in whole.set_index("seed").groupby("size", sort=False):
             for one, mode, base in (("grpo", "normal", "original"), ("policy_split", "normal", "grpo"), ("policy_split", "he", "grpo"),
                                     ("policy_split_released", "normal", "grpo"), ("policy_split_released", "he", "grpo")):
                 own = found[(found.method == one) & (found["mode"] == mode)]

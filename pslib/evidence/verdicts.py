@@ -8,7 +8,7 @@ deciding checks hold: it is confirmed if all do, partly confirmed if some do, re
 confirmed, and not separated if none is told either way.
 
 A claim that names a world to be tested in (`tested_in` in claims.yaml) is tested there, where that profile was run beside
-the one that is asked for. Why a verdict came out as it did is not computed: it is a sentence in the results' why.yaml.
+the one that is asked for; one that says `only_in` is tested nowhere else. Why a verdict came out as it did is not computed: it is a sentence in the results' why.yaml.
 """
 
 from functools import cache, partial
@@ -24,6 +24,7 @@ from pslib.evidence import analyses, tables
 STORIES = 0.9  # the share of a mode's responses to story prompts that must be stories, if their diversity is to mean anything
 BOUND_KL = 0.03  # nats: what "hardly moves" is taken to mean, a third of the way from the paper's 0.01 to its 0.22 in logs
 CEILING = 98.0  # percent: where the normal mode already solves more, nothing can be seen to find more
+BUDGETS = (8, 4)  # responses: the paper's, and what is asked where the normal mode solves nearly all with that
 REPETITIONS = 7  # of a pair in benchmarks/bench.py: the range of seven holds their median with 98%
 STEPS = "Policy Split step against GRPO step, {}"  # its case there
 BESIDE = "beside"
@@ -42,7 +43,7 @@ class Evidence:
     def __init__(self, profile, folder=None):
         self.profile, self.folder = profile, folder or profile.folder
         self.suites = tables.per_seed(profile, self.folder)
-        self.sizes = [size for size in profile.sizes if (self.suites["size"] == size).any()]
+        self.sizes = [size for size in profile.table_sizes if (self.suites["size"] == size).any()]
         self.analysis = cache(lambda function: function(self.profile, self.folder))
 
     def of(self, size, method, mode="normal", measure="average_acc"):
@@ -137,10 +138,11 @@ def _c8(e, size):
     def at(sampling, n, method="policy_split"):
         return e.table(analyses.best_of_n, size, method=method, sampling=sampling, n=n).accuracy
 
-    if at("normal", 8).mean() < CEILING:
-        yield "best of 8 of both modes above 8 of the normal mode", "points", at("both", 8) - at("normal", 8), "positive"
-        yield "best of 8 of the HE mode above 8 of the normal mode", "points", at("he", 8) - at("normal", 8), "positive"
-        yield "best of 8 of both modes above GRPO's best of 8", "points", at("both", 8) - at("normal", 8, "grpo"), "positive"
+    n = next((n for n in BUDGETS if at("normal", n).mean() < CEILING), None)
+    if n:
+        yield f"best of {n} of both modes above {n} of the normal mode", "points", at("both", n) - at("normal", n), "positive"
+        yield f"best of {n} of the HE mode above {n} of the normal mode", "points", at("he", n) - at("normal", n), "positive"
+        yield f"best of {n} of both modes above GRPO's best of {n}", "points", at("both", n) - at("normal", n, "grpo"), "positive"
     yield "one response of each mode above two of the normal mode", "points", at("both", 2) - at("normal", 2), "positive", BESIDE
 
 
@@ -171,7 +173,10 @@ def _c10(e, size):
 
 CHECKS = {"C1": _c1, "C2": _c2, "C3": _c3, "C4": _c4, "C5": _c5, "C6": _c6, "C7": _c7, "C8": _c8, "C9": _c9, "C10": _c10,
           **{f"{claim} released": partial(function, method="policy_split_released")
-             for claim, function in (("C2", _c2), ("C3", _c3), ("C4", _c4))}}
+             for claim, function in (("C2", _c2), ("C3", _c3), ("C4", _c4))},
+          "C2 bases": _c2, "C3 bases": _c3,
+          **{f"{claim} bases released": partial(function, method="policy_split_released") for claim, function in (("C2", _c2), ("C3", _c3))},
+          **{f"{claim} eta 2": function for claim, function in (("C2", _c2), ("C3", _c3), ("C7", _c7), ("C8", _c8), ("C9", _c9))}}
 
 
 def checks(profile, folder=None):
@@ -183,9 +188,8 @@ def checks(profile, folder=None):
     """
     here, rows = Evidence(profile, folder), []
     for claim, function in CHECKS.items():
-        beside = Path(here.folder).parent / str(claims()[claim].get("tested_in"))
-        evidence = Evidence(runs.load_profile(beside.name), beside) if (beside / "runs").exists() else here
-        for size in evidence.sizes:
+        evidence = _where(claim, here)
+        for size in evidence.sizes if evidence else ():
             for check, unit, by_seed, direction, *beside in function(evidence, size):
                 effect = by_seed if isinstance(by_seed, stats.Effect) else _against_0(by_seed)
                 if effect.seeds >= 2:
@@ -201,6 +205,15 @@ def checks(profile, folder=None):
     told = [stats.verdict(row.low, row.high, row.direction) for row in table.itertuples()]
     table["verdict"] = np.where(table.p_holm < 0.05, told, "not separated")
     return table
+
+
+def _where(claim, here):
+    """The evidence on which a claim is tested; None where it is tested in one profile only, which was not run."""
+    name = claims()[claim].get("only_in") or claims()[claim].get("tested_in")
+    folder = Path(here.folder).parent / str(name)
+    if name and (folder / "runs").exists():
+        return Evidence(runs.load_profile(name), folder)
+    return None if "only_in" in claims()[claim] else here
 
 
 def _against_0(by_seed):
@@ -236,3 +249,16 @@ def verdicts(profile, folder=None):
                      "measured": f"{first.check.iloc[0]}, {first.unit.iloc[0]}: {'; '.join(measured)}" if measured else "",
                      "checks": len(own), **count, "verdict": told, "why": why.get(claim, "")})
     return pd.DataFrame(rows)
+
+
+# What a claim's second name says, as the head of a column
+FORMS = {"": "eq. 3, five seeds", "released": "released bonus, five seeds", "bases": "eq. 3, base models",
+         "bases released": "released bonus, base models", "eta 2": "eq. 3 with eta 2, base models"}
+
+
+def by_form(table):
+    """The verdicts side by side: a row for each claim that was tested in several forms, a column for each of FORMS."""
+    parts = table.id.str.split(n=1)
+    wide = pd.DataFrame({"claim": parts.str[0], "form": parts.str[1].fillna("").map(FORMS), "verdict": table.verdict}).pivot(
+        index="claim", columns="form", values="verdict")
+    return wide[wide.notna().sum(axis=1) > 1].reindex(columns=FORMS.values()).fillna("").rename_axis(columns=None).reset_index()

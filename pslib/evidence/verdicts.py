@@ -187,8 +187,15 @@ def checks(profile, folder=None):
     true difference that so many seeds find 80% of the time at p < 0.05 / m, m checks in the family), verdict.
     """
     here, rows = Evidence(profile, folder), []
+
+    @cache
+    def of(name, other):
+        if name is None:
+            return here
+        return Evidence(runs.load_profile(name), other) if other else None
+
     for claim, function in CHECKS.items():
-        evidence = _where(claim, here)
+        evidence = of(*_tested_in(claim, here.folder))
         for size in evidence.sizes if evidence else ():
             for check, unit, by_seed, direction, *beside in function(evidence, size):
                 effect = by_seed if isinstance(by_seed, stats.Effect) else _against_0(by_seed)
@@ -207,13 +214,17 @@ def checks(profile, folder=None):
     return table
 
 
-def _where(claim, here):
-    """The evidence on which a claim is tested; None where it is tested in one profile only, which was not run."""
-    name = claims()[claim].get("only_in") or claims()[claim].get("tested_in")
-    folder = Path(here.folder).parent / str(name)
-    if name and (folder / "runs").exists():
-        return Evidence(runs.load_profile(name), folder)
-    return None if "only_in" in claims()[claim] else here
+def _tested_in(claim, folder):
+    """The other profile in which a claim is tested and the folder of its results, beside `folder`.
+
+    (None, None) where it is tested here; no folder where it is tested in that profile only, which was not run.
+    """
+    only = claims()[claim].get("only_in")
+    name = only or claims()[claim].get("tested_in")
+    there = Path(folder).parent / str(name)
+    if name and (there / "runs").exists():
+        return name, there
+    return (only, None) if only else (None, None)
 
 
 def _against_0(by_seed):

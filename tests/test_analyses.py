@@ -213,11 +213,12 @@ def test_base_models_with_one_run_each_are_seeds_of_one_row(tmp_path):
 
 def test_how_far_the_modes_part_is_told_over_base_models_of_both_worlds(tmp_path):
     evidence.write_parting(tmp_path, split=[0.03, 0.05], unheeded=[0.001, 0.002, 0.003])
-    table = tables.parting(runs.load_profile("nano"), tmp_path / "nano").set_index("world")
+    table = tables.parting(runs.load_profile("nano"), tmp_path / "nano").set_index("profile")
     assert table.base_models.to_dict() == {"split": 2, "unheeded": 3} and (table.kl_start == 0.0005).all()
     assert table.kl_end.to_list() == pytest.approx([0.04, 0.002]) and table.kl_end_ci["unheeded"] == pytest.approx(4.3027 * 0.001 / 3**0.5, rel=1e-4)
     assert table.least["split"] == 0.03 and table.most["unheeded"] == 0.003
-    assert (table.p == 2 / 10).all()  # of the ten ways to choose two of five ranks
+    assert table.parted.to_dict() == {"split": 1, "unheeded": 0}  # beyond 0.03, not at it
+    assert math.isnan(table.p["split"]) and table.p["unheeded"] == 2 / 10  # of the ten ways to choose two of five ranks
 
 
 def test_worlds_pair_by_base_model_and_leave_out_what_was_not_run(tmp_path):

@@ -410,22 +410,26 @@ def reached(profile, folder=None):
     return figure
 
 
-def parting(profile, folder=None, names=("split", "unheeded")):
-    """Policy Split's inter-mode KL in training (eta 2), from a model that obeys system prompts and from one that pays them no heed.
+PARTING = {"split": ("#0072b2", "-", "eta 2, from models that obey system prompts"),
+           "unrewarded": ("#000000", ":", "eta 0, from the same"),
+           "unheeded": ("#d55e00", "--", "eta 2, from models that pay them no heed")}
 
-    Of the profiles `names`, run beside this one. Thin lines are seeds, the thick one their mean.
+
+def parting(profile, folder=None):
+    """Policy Split's inter-mode KL in training, of the profiles PARTING, run beside this one: a line a base model.
+
+    Means of five measurements, on a logarithmic scale from 0.0003 nats; below that the estimate is noise, and can be negative.
     """
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(5.6, 3.2))
-        for name, colour, style, what in zip(names, ("#0072b2", "#d55e00"), ("-", "--"), ("obeys system prompts", "pays them no heed")):
+        figure, axis = plt.subplots(figsize=(6.4, 3.4))
+        for name, (colour, style, what) in PARTING.items():
             found = analyses.dynamics(runs.load_profile(name), Path(folder or profile.folder).parent / name)
-            own = found[found.method == "policy_split"]
-            for _, seed in own.groupby("seed"):
-                axis.plot(seed.step, seed.kl_he_from_normal, color=colour, ls=style, lw=0.6, alpha=0.6)
-            mean = own.groupby("step").kl_he_from_normal.mean()
-            axis.plot(mean.index, mean, color=colour, ls=style, lw=2, label=f"{name}: the base model {what}")
-        axis.set(xlabel="training step", ylabel="inter-mode KL, nats a token")
-        axis.legend(fontsize=8, loc="upper left")
+            for k, (_, own) in enumerate(found[found.method == "policy_split"].groupby("seed")):
+                smooth = own.kl_he_from_normal.rolling(5).mean()
+                axis.plot(own.step, smooth.clip(lower=3e-4), style, color=colour, lw=1.3, label=None if k else f"{name}: {what}")
+        axis.axhline(tables.PARTED, color="#999999", lw=0.8)
+        axis.set(xlabel="training step", ylabel="inter-mode KL, nats a token", yscale="log", ylim=(3e-4, 1))
+        _legend([axis], axis, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         figure.tight_layout()
     return figure
 

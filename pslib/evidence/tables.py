@@ -12,6 +12,7 @@ from pslib.stats import mean_interval
 
 ROLES = {"like": "math500", "long": "aime", "choice": "gpqa", "mixed": "mmlu_pro"}  # our suite -> the paper's column
 HE = " + HE prompt"  # what a row of the high-entropy mode adds to the method's label, as in the paper
+PARTED = 0.03  # nats a token, over five measurements: beyond it the modes are taken to have parted, as in C1's check
 MEASURES = [f"{suite}_{what}" for suite in (*tasks.TEST_SUITES, "average") for what in ("acc", "ent")]
 
 
@@ -294,22 +295,25 @@ def judged(profile, folder=None):
     return table.reindex(columns=["size", "label", "judge", *creative.RUBRICS])
 
 
-def parting(profile, folder=None, names=("split", "unheeded")):
+def parting(profile, folder=None, names=("split", "unrewarded", "unheeded")):
     """How far the modes part in the profiles `names`, run beside this one: Policy Split's inter-mode KL in nats, over base models.
 
-    Columns world, base_models, the KL's mean at start, end and peak (see analyses.start_and_end) with half-widths `_ci`, least and
-    most (of the ends), and p: of the ends of both profiles, exact two-sided Mann-Whitney; NaN where either was not run.
+    Columns profile, base_models, the KL's mean at start, end and peak (see analyses.start_and_end) with half-widths `_ci`, least and
+    most (of the ends), parted (how many have a peak above PARTED), and p: of the ends against those of the first profile, exact
+    two-sided Mann-Whitney; NaN where either was not run.
     """
-    columns, rows, ends = [f"kl_{when}" for when in ("start", "end", "peak")], [], []
+    columns, rows, first = [f"kl_{when}" for when in ("start", "end", "peak")], [], None
     for name in names:
         found = analyses.start_and_end(runs.load_profile(name), Path(folder or profile.folder).parent / name)
         found = found[found.method == "policy_split"].rename(columns=lambda column: column.replace("kl_he_from_normal", "kl"))
+        first = found.kl_end if first is None and len(found) else first
         if len(found):
-            ends.append(found.kl_end)
-            rows.append({"world": name, **analyses.over_seeds(found, ["method"], columns).iloc[0].drop("method"),
-                         "least": found.kl_end.min(), "most": found.kl_end.max()})
-    table = pd.DataFrame(rows, columns=["world", "seeds", *(part for c in columns for part in (c, f"{c}_ci")), "least", "most"])
-    return table.rename(columns={"seeds": "base_models"}).assign(p=stats.unpaired_p(*ends) if len(ends) == 2 else math.nan)
+            means = analyses.over_seeds(found, ["method"], columns).iloc[0].drop("method").rename({"seeds": "base_models"})
+            rows.append({"profile": name, **means, "least": found.kl_end.min(), "most": found.kl_end.max(),
+                         "parted": (found.kl_peak > PARTED).sum(),
+                         "p": stats.unpaired_p(first, found.kl_end) if name != names[0] else math.nan})
+    both = [part for column in columns for part in (column, f"{column}_ci")]
+    return pd.DataFrame(rows, columns=["profile", "base_models", *both, "least", "most", "parted", "p"])
 
 
 def worlds(profile, folder=None, others=("control", "stories", "bases")):

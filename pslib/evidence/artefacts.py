@@ -58,9 +58,9 @@ ARTEFACTS = {
         {"prompt_generalization": figures.prompt_generalization}, _probes("prompts")),
     "bonus": Artefact({"bonus": (analyses.bonus_by_kind, tables.shown)}, {"bonus": figures.bonus_size}, lambda p: bool(p.variants)),
     "verdicts": Artefact({"verdicts": (verdicts.verdicts, tables.shown), "checks": (verdicts.checks, tables.shown),
-                          "by_question": (tables.by_question, tables.shown), "worlds": (tables.worlds, tables.shown), "parting": (tables.parting, tables.shown)},
-                         {"checks": figures.checks, "worlds": figures.worlds, "parting": figures.parting},
-                         lambda profile: bool(profile.variants)),
+                          "by_question": (tables.by_question, tables.shown), "worlds": (tables.worlds, tables.shown)},
+                         {"checks": figures.checks, "worlds": figures.worlds}, lambda profile: bool(profile.variants)),
+    "parting": Artefact({"parting": (tables.parting, tables.shown)}, {"parting": figures.parting}, lambda profile: bool(profile.variants)),
     "cost": Artefact({"cost": (_over_seeds(analyses.cost, _RUN, ["seconds", "seconds_sample", "seconds_score", "seconds_update"]),
                                tables.shown)}, {"cost": figures.cost}, _probes("prompts")),
 }

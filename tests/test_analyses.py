@@ -219,6 +219,7 @@ def test_how_far_the_modes_part_is_told_over_base_models_of_both_worlds(tmp_path
     assert table.least["split"] == 0.03 and table.most["unheeded"] == 0.003
     assert table.parted.to_dict() == {"split": 1, "unheeded": 0}  # beyond 0.03, not at it
     assert math.isnan(table.p["split"]) and table.p["unheeded"] == 2 / 10  # of the ten ways to choose two of five ranks
+    assert table.what.to_dict() == {"split": "eq. 3 with eta 2", "unheeded": tables.PARTING["unheeded", "policy_split"]}
 
 
 def test_worlds_pair_by_base_model_and_leave_out_what_was_not_run(tmp_path):

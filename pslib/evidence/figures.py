@@ -410,26 +410,21 @@ def reached(profile, folder=None):
     return figure
 
 
-PARTING = {"split": ("#0072b2", "-", "eta 2, from models that obey system prompts"),
-           "unrewarded": ("#000000", ":", "eta 0, from the same"),
-           "unheeded": ("#d55e00", "--", "eta 2, from models that pay them no heed")}
-
-
 def parting(profile, folder=None):
-    """Policy Split's inter-mode KL in training, of the profiles PARTING, run beside this one: a line a base model.
+    """Policy Split's inter-mode KL in training, of the runs in tables.PARTING, made beside this profile's: a line a base model.
 
     Means of five measurements, on a logarithmic scale from 0.0003 nats; below that the estimate is noise, and can be negative.
     """
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(6.4, 3.4))
-        for name, (colour, style, what) in PARTING.items():
+        figure, axes = plt.subplots(1, len(tables.PARTING), figsize=(11.0, 3.0), sharey=True)
+        for axis, ((name, method), what), colour in zip(axes, tables.PARTING.items(), ("#d62728", "#ff7f0e", "#1f77b4", "#9467bd")):
             found = analyses.dynamics(runs.load_profile(name), Path(folder or profile.folder).parent / name)
-            for k, (_, own) in enumerate(found[found.method == "policy_split"].groupby("seed")):
-                smooth = own.kl_he_from_normal.rolling(5).mean()
-                axis.plot(own.step, smooth.clip(lower=3e-4), style, color=colour, lw=1.3, label=None if k else f"{name}: {what}")
-        axis.axhline(tables.PARTED, color="#999999", lw=0.8)
-        axis.set(xlabel="training step", ylabel="inter-mode KL, nats a token", yscale="log", ylim=(3e-4, 1))
-        _legend([axis], axis, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+            for _, own in found[found.method == method].groupby("seed"):
+                axis.plot(own.step, own.kl_he_from_normal.rolling(5).mean().clip(lower=3e-4), color=colour, lw=1.2)
+            axis.axhline(tables.PARTED, color="#666666", lw=0.8, ls=":")
+            axis.set(xlabel="training step", yscale="log", ylim=(2.8e-4, 0.6))
+            axis.set_title(what.replace(", base", ",\nbase"), fontsize=9)
+        axes[0].set_ylabel("inter-mode KL, nats a token")
         figure.tight_layout()
     return figure
 

@@ -295,25 +295,31 @@ def judged(profile, folder=None):
     return table.reindex(columns=["size", "label", "judge", *creative.RUBRICS])
 
 
-def parting(profile, folder=None, names=("split", "unrewarded", "unheeded")):
-    """How far the modes part in the profiles `names`, run beside this one: Policy Split's inter-mode KL in nats, over base models.
+# What is compared for how far the modes part: runs of profiles beside `nano`, each over base models.
+PARTING = {("split", "policy_split"): "eq. 3 with eta 2", ("split", "policy_split_released"): "released bonus, eta 0.03",
+           ("unrewarded", "policy_split"): "no bonus (eta 0)",
+           ("unheeded", "policy_split"): "eq. 3 with eta 2, base models that pay system prompts no heed"}
 
-    Columns profile, base_models, the KL's mean at start, end and peak (see analyses.start_and_end) with half-widths `_ci`, least and
-    most (of the ends), parted (how many have a peak above PARTED), and p: of the ends against those of the first profile, exact
-    two-sided Mann-Whitney; NaN where either was not run.
+
+def parting(profile, folder=None):
+    """How far the modes part in PARTING's runs, made beside this profile's: Policy Split's inter-mode KL in nats, over base models.
+
+    Columns profile, what, base_models, the KL's mean at start, end and peak (see analyses.start_and_end) with half-widths `_ci`,
+    least and most (of the ends), parted (how many have a peak above PARTED), and p: of the peaks against those of the first row,
+    exact two-sided Mann-Whitney.
     """
     columns, rows, first = [f"kl_{when}" for when in ("start", "end", "peak")], [], None
-    for name in names:
+    for (name, method), what in PARTING.items():
         found = analyses.start_and_end(runs.load_profile(name), Path(folder or profile.folder).parent / name)
-        found = found[found.method == "policy_split"].rename(columns=lambda column: column.replace("kl_he_from_normal", "kl"))
-        first = found.kl_end if first is None and len(found) else first
+        found = found[found.method == method].rename(columns=lambda column: column.replace("kl_he_from_normal", "kl"))
         if len(found):
             means = analyses.over_seeds(found, ["method"], columns).iloc[0].drop("method").rename({"seeds": "base_models"})
-            rows.append({"profile": name, **means, "least": found.kl_end.min(), "most": found.kl_end.max(),
+            rows.append({"profile": name, "what": what, **means, "least": found.kl_end.min(), "most": found.kl_end.max(),
                          "parted": (found.kl_peak > PARTED).sum(),
-                         "p": stats.unpaired_p(first, found.kl_end) if name != names[0] else math.nan})
+                         "p": math.nan if first is None else stats.unpaired_p(first, found.kl_peak)})
+            first = found.kl_peak if first is None else first
     both = [part for column in columns for part in (column, f"{column}_ci")]
-    return pd.DataFrame(rows, columns=["profile", "base_models", *both, "least", "most", "parted", "p"])
+    return pd.DataFrame(rows, columns=["profile", "what", "base_models", *both, "least", "most", "parted", "p"])
 
 
 def worlds(profile, folder=None, others=("control", "stories", "bases")):

@@ -1,6 +1,7 @@
 """Figures: one function each, from results to a matplotlib Figure; saving is `save`'s business."""
 
 import io
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -423,7 +424,7 @@ def parting(profile, folder=None):
                 axis.plot(own.step, own.kl_he_from_normal.rolling(5).mean().clip(lower=3e-4), color=colour, lw=1.2)
             axis.axhline(tables.PARTED, color="#666666", lw=0.8, ls=":")
             axis.set(xlabel="training step", yscale="log", ylim=(2.8e-4, 0.6))
-            axis.set_title(what.replace(", base", ",\nbase"), fontsize=9)
+            axis.set_title(textwrap.fill(what, 36), fontsize=9)
         axes[0].set_ylabel("inter-mode KL, nats a token")
         figure.tight_layout()
     return figure

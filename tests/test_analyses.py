@@ -219,6 +219,13 @@ def test_how_far_the_modes_part_is_told_over_base_models_of_both_worlds(tmp_path
     assert table.least["split"] == 0.03 and table.most["unheeded"] == 0.003
     assert table.parted.to_dict() == {"split": 1, "unheeded": 0}  # beyond 0.03, not at it
     assert math.isnan(table.p["split"]) and table.p["unheeded"] == 2 / 10  # of the ten ways to choose two of five ranks
+    assert table.distance.isna().all()  # no one asked what they do
+    for which, moved in ((0, 0.1), (1, 0.3)):
+        prompts = evidence.prompts_of("grpo", 1)
+        prompts.loc[prompts.prompt == "trained", ["share_steps", "share_halves"]] = [0.2 + moved, 0.6 - moved]
+        prompts.to_csv(tmp_path / "split" / "runs" / f"policy_split-0.2m{f'.b{which}' if which else ''}-s1" / "prompts.csv", index=False)
+    table = tables.parting(runs.load_profile("nano"), tmp_path / "nano").set_index("profile")
+    assert table.distance["split"] == pytest.approx(0.2) and 0 < table.chance["split"] < 0.1 and math.isnan(table.distance["unheeded"])
     assert table.what.to_dict() == {"split": "eq. 3 with eta 2", "unheeded": tables.PARTING["unheeded", "policy_split"]}
 
 

@@ -305,21 +305,25 @@ def parting(profile, folder=None):
     """How far the modes part in PARTING's runs, made beside this profile's: Policy Split's inter-mode KL in nats, over base models.
 
     Columns profile, what, base_models, the KL's mean at start, end and peak (see analyses.start_and_end) with half-widths `_ci`,
-    least and most (of the ends), parted (how many have a peak above PARTED), and p: of the peaks against those of the first row,
-    exact two-sided Mann-Whitney.
+    least and most (of the ends), parted (how many have a peak above PARTED), p: of the peaks against those of the first row, exact
+    two-sided Mann-Whitney; distance between the modes' derivations at the end, with its half-width, and chance (see
+    analyses.behaviour).
     """
     columns, rows, first = [f"kl_{when}" for when in ("start", "end", "peak")], [], None
     for (name, method), what in PARTING.items():
-        found = analyses.start_and_end(runs.load_profile(name), Path(folder or profile.folder).parent / name)
-        found = found[found.method == method].rename(columns=lambda column: column.replace("kl_he_from_normal", "kl"))
+        there = runs.load_profile(name), Path(folder or profile.folder).parent / name
+        found, did = (table[table.method == method] for table in (analyses.start_and_end(*there), analyses.behaviour(*there)))
+        found = found.rename(columns=lambda column: column.replace("kl_he_from_normal", "kl"))
         if len(found):
             means = analyses.over_seeds(found, ["method"], columns).iloc[0].drop("method").rename({"seeds": "base_models"})
             rows.append({"profile": name, "what": what, **means, "least": found.kl_end.min(), "most": found.kl_end.max(),
                          "parted": (found.kl_peak > PARTED).sum(),
                          "p": math.nan if first is None else stats.unpaired_p(first, found.kl_peak)})
+            rows[-1]["distance"], rows[-1]["distance_ci"] = mean_interval(did.get("distance", []))
+            rows[-1]["chance"] = mean_interval(did.get("chance", []))[0]
             first = found.kl_peak if first is None else first
     both = [part for column in columns for part in (column, f"{column}_ci")]
-    return pd.DataFrame(rows, columns=["profile", "what", "base_models", *both, "least", "most", "parted", "p"])
+    return pd.DataFrame(rows, columns=["profile", "what", "base_models", *both, "least", "most", "parted", "p", "distance", "distance_ci", "chance"])
 
 
 def worlds(profile, folder=None, others=("control", "stories", "bases")):

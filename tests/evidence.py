@@ -87,3 +87,4 @@ def write_parting(root, **worlds):
             run.mkdir(parents=True)
             pd.DataFrame({"step": [1, 6, 11, 16, 21, 26], "accuracy_normal": 0.5, "accuracy_he": 0.5, "entropy_bits_normal": 0.4,
                           "entropy_bits_he": 0.4, "kl_he_from_normal": [0.0005] + 5 * [end]}).to_csv(run / "metrics.csv", index=False)
+            evaluation(0, 0, {"normal": (80, 0.4), "he": (70 + which, 0.5)}, 0).to_csv(run / "evaluation.csv", index=False)

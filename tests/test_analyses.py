@@ -164,6 +164,16 @@ def test_an_unknown_artefact_is_refused():
         artefacts.write(runs.load_profile("smoke"), "table3")
 
 
+def test_checks_of_other_profiles_have_a_figure_of_their_own(tmp_path):
+    profile, folder = evidence.write(tmp_path / "nano")
+    evidence.write_parting(tmp_path, split=[0.03, 0.05])
+    for elsewhere in (False, True):
+        figure = figures.checks(profile, folder, elsewhere=elsewhere)
+        shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert shown and all((" eta 2  " in label) == elsewhere for label in shown)
+        figures.plt.close(figure)
+
+
 def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
     figure = figures.dynamics(*found)
     accuracy, entropy, kl = figure.axes  # one size has results: one column

@@ -338,9 +338,13 @@ def bonus_size(profile, folder=None):
     return figure
 
 
-def checks(profile, folder=None):
-    """Every check of every claim, a panel a size: its mean in half-widths of its 95% interval, right where the claim puts it."""
+def checks(profile, folder=None, elsewhere=False):
+    """Every check of every claim, a panel a size: its mean in half-widths of its 95% interval, right where the claim puts it.
+
+    elsewhere: of the claims that are tested in another profile only, instead of all the others.
+    """
     table = verdicts.checks(profile, folder)
+    table = table[table.claim.map(lambda claim: "only_in" in verdicts.claims()[claim]) == elsewhere]
     if table.empty:
         return plt.figure()
     colours = {"confirmed": "#117733", "refuted": "#cc6677", "not separated": "#888888"}

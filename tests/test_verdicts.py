@@ -156,3 +156,10 @@ def test_every_claim_of_the_paper_has_a_row_and_a_check():
     assert list(verdicts.claims()) == list(verdicts.CHECKS) == [
         *(f"C{k}" for k in range(1, 11)), *(f"C{k} released" for k in (2, 3, 4)), *(f"C{k} bases{form}" for form in ("", " released") for k in (2, 3)),
         *(f"C{k} eta 2" for k in (2, 3, 7, 8, 9))]
+
+
+def test_verdicts_stand_side_by_side_by_form():
+    table = pd.DataFrame({"id": ["C1", "C3", "C8", "C3 bases released", "C8 eta 2"], "verdict": ["partly", "refuted", "partly", "confirmed", "refuted"]})
+    shown = verdicts.by_form(table).set_index("claim")
+    assert shown.index.tolist() == ["C3", "C8"] and shown.columns.tolist() == list(verdicts.FORMS.values())  # C1 has one form only
+    assert shown.loc["C3"].tolist() == ["refuted", "", "", "confirmed", ""] and shown.loc["C8"].tolist() == ["partly", "", "", "", "refuted"]

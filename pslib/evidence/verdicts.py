@@ -272,4 +272,4 @@ def by_form(table):
     parts = table.id.str.split(n=1)
     wide = pd.DataFrame({"claim": parts.str[0], "form": parts.str[1].fillna("").map(FORMS), "verdict": table.verdict}).pivot(
         index="claim", columns="form", values="verdict")
-    return wide[wide.notna().sum(axis=1) > 1].reindex(columns=FORMS.values()).fillna("").rename_axis(columns=None).reset_index()
+    return wide[wide.notna().sum(axis=1) > 1].fillna("").reindex(columns=FORMS.values(), fill_value="").rename_axis(columns=None).reset_index()

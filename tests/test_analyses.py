@@ -192,6 +192,18 @@ def test_the_training_curves_of_a_variant_are_drawn(found):
     figures.plt.close(figure)
 
 
+def test_the_training_curves_of_one_run_are_drawn_though_the_grid_has_no_such_run_and_of_base_models_together(tmp_path):
+    evidence.write_parting(tmp_path, split=[0.03, 0.05])
+    split, folder = runs.load_profile("split"), tmp_path / "split"
+    (folder / "runs" / "policy_split-0.2m.b1-s1").rename(folder / "runs" / "policy_split_unshared-0.2m.b1-s9")
+    evidence.write_parting(tmp_path / "more", split=[0.03, 0.05])
+    for root, size, method, seeds, count in ((folder, "0.2m.b1", "policy_split_unshared", (9,), 1),
+                                             (tmp_path / "more" / "split", "0.2m", "policy_split", None, 2)):
+        figure = figures.training_curves(split, size, methods=(method,), seeds=seeds, folder=root)
+        assert len(figure.axes[0].lines) == 2 * (count + 1)  # two modes, in each the runs and their mean
+        figures.plt.close(figure)
+
+
 def test_derivations_are_read_from_responses_or_from_what_was_published_of_them(tmp_path):
     profile, folder = evidence.write(tmp_path)
     path = folder / "runs" / "policy_split-0.2m-s2" / "evaluation.csv"

@@ -56,14 +56,16 @@ def accuracy_against_entropy(profile, folder=None):
 def training_curves(profile, size, methods=("grpo", "policy_split"), seeds=None, folder=None):
     """Training of some methods: reward, and each mode's entropy in bits, means over seeds in windows of five measurements.
 
-    Thin lines are seeds; dashed lines are the high-entropy mode.
+    Thin lines are seeds; dashed lines are the high-entropy mode. size: one of the profile's table_sizes; with seeds, that of their runs.
     """
-    whole = pd.concat([analyses.collect(profile, "metrics", folder, variants) for variants in (False, True)])
-    whole = whole[(whole["size"] == size) & (whole.seed.isin(seeds) if seeds else True)]
+    root = (folder or profile.folder) / "runs"
+    units = [(own, seed) for own in profile.sizes for seed in profile.seeds if profile.unit(own, seed)[0] == size]
+    units = units if seeds is None else [(size, seed) for seed in seeds]
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.2))
         for name in methods:
-            found = [own.set_index("step") for _, own in whole[whole.method == name].groupby("seed")]
+            paths = [root / runs.run_id(name, *unit) / "metrics.csv" for unit in units]
+            found = [pd.read_csv(path).set_index("step") for path in paths if path.exists()]
             for mode in profile.method(name).sampling if found else ():
                 line = "-" if mode == "normal" else "--"
                 label = profile.method(name).label + (", HE mode" if mode == "he" else "")

@@ -318,12 +318,13 @@ def parting(profile, folder=None):
             means = analyses.over_seeds(found, ["method"], columns).iloc[0].drop("method").rename({"seeds": "base_models"})
             rows.append({"profile": name, "what": what, **means, "least": found.kl_end.min(), "most": found.kl_end.max(),
                          "parted": (found.kl_peak > PARTED).sum(),
-                         "p": math.nan if first is None else stats.unpaired_p(first, found.kl_peak)})
-            rows[-1]["distance"], rows[-1]["distance_ci"] = mean_interval(did.get("distance", []))
-            rows[-1]["chance"] = mean_interval(did.get("chance", []))[0]
+                         "p": math.nan if first is None else stats.unpaired_p(first, found.kl_peak),
+                         **dict(zip(("distance", "distance_ci"), mean_interval(did.get("distance", [])))),
+                         "chance": mean_interval(did.get("chance", []))[0]})
             first = found.kl_peak if first is None else first
     both = [part for column in columns for part in (column, f"{column}_ci")]
-    return pd.DataFrame(rows, columns=["profile", "what", "base_models", *both, "least", "most", "parted", "p", "distance", "distance_ci", "chance"])
+    return pd.DataFrame(rows, columns=["profile", "what", "base_models", *both, "least", "most", "parted", "p", "distance", "distance_ci",
+                                       "chance"])
 
 
 def worlds(profile, folder=None, others=("control", "stories", "bases")):

@@ -8,7 +8,8 @@ deciding checks hold: it is confirmed if all do, partly confirmed if some do, re
 confirmed, and not separated if none is told either way.
 
 A claim that names a world to be tested in (`tested_in` in claims.yaml) is tested there, where that profile was run beside
-the one that is asked for; one that says `only_in` is tested nowhere else. Why a verdict came out as it did is not computed: it is a sentence in the results' why.yaml.
+the one that is asked for; one that says `only_in` is tested nowhere else. Why a verdict came out as it did is not computed: it
+is a sentence in the results' why.yaml.
 """
 
 from functools import cache, partial
@@ -189,19 +190,22 @@ def checks(profile, folder=None):
     here, rows = Evidence(profile, folder), []
 
     @cache
-    def of(name, other):
-        if name is None:
-            return here
-        return Evidence(runs.load_profile(name), other) if other else None
+    def beside(name):
+        there = Path(here.folder).parent / name
+        return Evidence(runs.load_profile(name), there) if (there / "runs").exists() else None
 
     for claim, function in CHECKS.items():
-        evidence = of(*_tested_in(claim, here.folder))
+        facts = claims()[claim]
+        if "only_in" in facts:
+            evidence = beside(facts["only_in"])
+        else:
+            evidence = "tested_in" in facts and beside(facts["tested_in"]) or here
         for size in evidence.sizes if evidence else ():
-            for check, unit, by_seed, direction, *beside in function(evidence, size):
+            for check, unit, by_seed, direction, *mark in function(evidence, size):
                 effect = by_seed if isinstance(by_seed, stats.Effect) else _against_0(by_seed)
                 if effect.seeds >= 2:
                     rows.append({"claim": claim, "profile": evidence.profile.name, "size": size, "check": check,
-                                 "decides": not beside, "unit": unit, "direction": direction, **effect._asdict()})
+                                 "decides": not mark, "unit": unit, "direction": direction, **effect._asdict()})
     if not rows:
         return pd.DataFrame(columns=["claim", "profile", "size", "check", "decides", "unit", "verdict"])
     table = pd.DataFrame(rows).rename(columns={"difference": "mean"})
@@ -212,19 +216,6 @@ def checks(profile, folder=None):
     told = [stats.verdict(row.low, row.high, row.direction) for row in table.itertuples()]
     table["verdict"] = np.where(table.p_holm < 0.05, told, "not separated")
     return table
-
-
-def _tested_in(claim, folder):
-    """The other profile in which a claim is tested and the folder of its results, beside `folder`.
-
-    (None, None) where it is tested here; no folder where it is tested in that profile only, which was not run.
-    """
-    only = claims()[claim].get("only_in")
-    name = only or claims()[claim].get("tested_in")
-    there = Path(folder).parent / str(name)
-    if name and (there / "runs").exists():
-        return name, there
-    return (only, None) if only else (None, None)
 
 
 def _against_0(by_seed):

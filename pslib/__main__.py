@@ -102,7 +102,9 @@ class Watch:
         return done, total
 
     def _base_share(self, size):
-        if self.profile.model != "nano" or (self.profile.folder / "base" / size / "manifest.json").exists():
+        from pslib import runs
+
+        if self.profile.model != "nano" or (runs.base_folder(self.profile, size) / "manifest.json").exists():
             return 1.0
         log = self.profile.folder / "logs" / f"05_base_model-{size}.log"
         steps = re.findall(r"step (\d+)/(\d+)", log.read_text(errors="replace")) if log.exists() else []
@@ -128,10 +130,13 @@ LEASH = 'exec 3<&0 </dev/null; (read _ <&3; kill 0) & exec "$@"'
 
 def reproduce(name, cores):
     """Run a profile's whole chain, then show this machine's table beside the committed one and the paper's."""
-    from pslib import runs
+    from pslib import chain, runs
 
     profile = runs.load_profile(name)
     with runs.owned(profile.folder):
+        chain.check(profile)
+        for step in chain.missing(profile):  # a stamp says that a step has ended, and not that its results are still there
+            (profile.folder / "steps" / step).unlink(missing_ok=True)
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "notebooks" / "Snakefile"), "--cores", str(cores),
                    "--directory", str(profile.folder), "--config", f"profile={name}", f"results={runs.results_root()}",
                    "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--quiet", "rules", "--keep-going"]
@@ -139,24 +144,28 @@ def reproduce(name, cores):
         watch, said = Watch(profile), 0.0
         chain_log = profile.folder / "chain.log"
         with open(chain_log, "w") as log:
-            chain = subprocess.Popen(["sh", "-c", LEASH, "sh", *command], stdin=subprocess.PIPE, stdout=log,
+            running = subprocess.Popen(["sh", "-c", LEASH, "sh", *command], stdin=subprocess.PIPE, stdout=log,
                                      stderr=subprocess.STDOUT, start_new_session=True,
                                      env={**os.environ, "PYTHONPATH": str(ROOT),
                                           "PYTHONWARNINGS": "ignore,default:::pslib.train"})
             try:
-                while chain.poll() is None:
+                while running.poll() is None:
                     time.sleep(0.5)
                     if time.time() - said > 15:
                         watch.say()
                         said = time.time()
             finally:
-                chain.stdin.close()
-                chain.wait()
-        if chain.returncode:
+                running.stdin.close()
+                running.wait()
+        if running.returncode:
             reasons = [line for path in sorted((profile.folder / "logs").glob("*.log")) if path.stat().st_mtime > watch.begun
                        for line in path.read_text(errors="replace").splitlines() if line.startswith("pslib: ")]
             raise RuntimeError("a step failed; what was finished before it is kept. "
                                + (reasons[0] if reasons else f"See {chain_log}"))
+    chain.check(profile)
+    lacking = chain.missing(profile)
+    if lacking:
+        raise RuntimeError(f"the chain has ended and {next(iter(lacking.values()))} is not there; run the same command again")
     compare(profile)
     print(f"\nreproduced in {_left(time.time() - watch.begun)}; tables, figures and executed notebooks are in {profile.folder}")
 
@@ -259,7 +268,9 @@ def main(argv=None):
     for name, default, what in (("gpu", "h100", "h100 or h200"), ("tokens", 6000, "of a response, on average"), ("prompt", 512, "tokens"),
                                 ("mfu", 0.3, "share of the peak in training"), ("bandwidth-share", 0.5, "of the peak, in sampling")):
         five.add_argument(f"--{name}", type=type(default), default=default, help=f"{what} (default: {default})")
-    commands.add_parser("figures", help="make every table and figure again from the committed results, without training")
+    six = commands.add_parser("figures", help="make every table and figure again, without training: from the committed results, or "
+                                              "from this machine's of a profile")
+    six.add_argument("profile", nargs="?")
     for name, help_text in (("compare", "show table 1: this machine's, the committed and the paper's"),
                             ("tune", "try every method's settings on tuning questions and seeds; writes tuning.csv"),
                             ("publish", "copy a profile's small results to where they are committed")):
@@ -288,7 +299,10 @@ def main(argv=None):
         elif args.command == "figures":
             from pslib.evidence import artefacts
 
-            for profile, folder in artefacts.committed():
+            from pslib import runs
+
+            mine = runs.load_profile(args.profile) if args.profile else None
+            for profile, folder in [(mine, mine.folder)] if mine else artefacts.committed():
                 print(f"{folder}: {', '.join(artefacts.write_all(profile, folder))}", flush=True)
         elif args.command == "tune":
             from pslib import tuning

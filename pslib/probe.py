@@ -113,16 +113,23 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
     return pd.DataFrame(rows, columns=["kind", "mode", "advantage", "bonus", *added])
 
 
+def questions(profile):
+    """The questions of the suites that a profile's `probe` section asks: {suite, or "prompts": questions}."""
+    wanted = profile.probe
+    many = {suite: profile.questions(suite, wanted.best_of_n) for suite in ("like", "long") if wanted.best_of_n}
+    return many | ({"prompts": profile.questions("like", wanted.prompts)} if wanted.prompts else {})
+
+
 def probe(model, tokenizer, profile, seed):
     """All of the above that a profile's `probe` section (an evaluate.Probe) asks for: {name of the file: DataFrame}."""
     generator, wanted, out = torch.Generator().manual_seed(seed), profile.probe, {}
     plain = replace(profile.evaluate, temperature=1.0, top_k=0, top_p=1.0)  # entropies and KL are of the policy itself
     asked = model, tokenizer, profile.modes, plain
+    given = questions(profile)
     if wanted.best_of_n:
-        suites = {suite: profile.questions(suite, wanted.best_of_n) for suite in ("like", "long")}
-        out["best_of_n"] = many_tries(*asked, suites, wanted.samples, generator)
+        out["best_of_n"] = many_tries(*asked, {suite: given[suite] for suite in ("like", "long")}, wanted.samples, generator)
     if wanted.prompts:
-        out["prompts"] = under_prompts(*asked, profile.questions("like", wanted.prompts), generator,
+        out["prompts"] = under_prompts(*asked, given["prompts"], generator,
                                        {} if profile.model == "nano" else UNRELATED)
     if wanted.stories:
         out["stories"], out["story_texts"] = stories(*asked, profile.stories, wanted.stories, generator)

@@ -30,6 +30,7 @@ class BaseSettings:
     steps: int
     batch_size: int = 64
     seed: int = 0
+    shared: bool = False  # kept once for all profiles of the world, with committed weights, see base_folder
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Profile:
     enable_thinking: bool = None  # see modes.Mode.thinking
     coefficients: dict = field(default_factory=dict)  # method -> coefficients that differ from the paper's
     probe: evaluate.Probe = evaluate.Probe()
-    ablation_size: str = ""  # the size at which the variants run
+    ablation_size: str = ""  # the size at which the variants run; empty: at every size
     variants: dict = field(default_factory=dict)  # name -> {of: method, then its coefficients}: rows of the ablation table
     launch: dict = field(default_factory=dict)  # size -> the file of notebooks/accelerate whose processes train it
     resources: dict = field(default_factory=dict)  # rule -> what it asks of a cluster, see notebooks/Snakefile
@@ -69,7 +70,18 @@ class Profile:
     def grid(self):
         """Every run that the profile holds: (method or variant, size, seed)."""
         table1 = [(name, size) for size in self.sizes for name in self.methods]
-        return [(*row, seed) for row in table1 + [(name, self.ablation_size) for name in self.variants] for seed in self.seeds]
+        varied = [(name, size) for size in self.ablation_sizes for name in self.variants]
+        return [(*row, seed) for row in table1 + varied for seed in self.seeds]
+
+    @property
+    def ablation_sizes(self):
+        """The sizes at which the variants run."""
+        return [self.ablation_size] if self.ablation_size else self.sizes
+
+    @property
+    def ablation_unit(self):
+        """The size under which the variants stand in tables, see `unit`."""
+        return self.unit(self.ablation_sizes[0], self.seeds[0])[0]
 
     def unit(self, size, seed):
         """The (size, seed) under which a run stands in tables: base models of one size with a run each count as its seeds."""
@@ -186,7 +198,7 @@ def load_profile(name):
     for seed in profile.seeds:
         if type(seed) is not int:
             raise ValueError(f"profile {name}: seeds must be whole numbers; got {seed!r}")
-    if profile.variants and profile.ablation_size not in profile.sizes:
+    if profile.ablation_size and profile.ablation_size not in profile.sizes:
         raise ValueError(f"profile {name}: ablation_size must be one of its sizes, {', '.join(profile.sizes)}; got "
                          f"{profile.ablation_size!r}")
     for size in profile.sizes:
@@ -217,10 +229,25 @@ def run_folder(profile, method, size, seed):
     return within(results_root(), profile.folder / "runs" / run_id(method, size, seed))
 
 
-def base_folder(profile, size):
-    """The folder of a profile's base model; ValueError for a size that could lead out of it."""
+def measured_folder(profile, size):
+    """Where a profile's measurements of its base model go; ValueError for a size that could lead out of it."""
     run_id("base", size, 0)
     return within(results_root(), profile.folder / "base" / size)
+
+
+def base_folder(profile, size):
+    """The folder of a profile's base model: the profile's own or, for a `shared` one, that of its world.
+
+    A shared one is read from results/base/<world>/<size> where the checkout carries it, and else made in
+    results/local/base/<world>/<size>.
+    """
+    own = measured_folder(profile, size)
+    if not profile.base.shared:
+        return own
+    carried = ROOT / "results" / "base" / profile.base.world / size
+    if (carried / "manifest.json").exists():
+        return carried
+    return within(results_root(), results_root() / "local" / "base" / profile.base.world / size)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pslib import evaluate, nano, runs
+from pslib import evaluate, nano, records, runs
 from pslib.stats import mean_interval
 
 TRIES = (1, 2, 4, 8, 16, 32, 64)
@@ -31,6 +31,7 @@ def read(path):
 def collect(profile, name, folder=None, variants=False):
     """Every run's <name>.csv of a profile's table 1, or of its variants, as one table; empty where there is none."""
     root, parts = Path(folder or profile.folder) / "runs", []
+    records.check(profile, folder)
     for method, size, seed in profile.grid:
         path = root / runs.run_id(method, size, seed) / f"{name}.csv"
         if (method in profile.variants) == variants and path.exists():

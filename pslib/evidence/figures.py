@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from pslib import checkpoint, runs
+from pslib import checkpoint, records, runs
 from pslib.evidence import analyses, tables, verdicts
 
 # A notebook's backend shows figures because it makes pyplot interactive when it is loaded, which is at the first figure unless
@@ -59,6 +59,7 @@ def training_curves(profile, size, methods=("grpo", "policy_split"), seeds=None,
     Thin lines are seeds; dashed lines are the high-entropy mode. size: one of the profile's table_sizes; with seeds, that of their runs.
     """
     root = (folder or profile.folder) / "runs"
+    records.check(profile, folder)
     units = [(own, seed) for own in profile.sizes for seed in profile.seeds if profile.unit(own, seed)[0] == size]
     units = units if seeds is None else [(size, seed) for seed in seeds]
     with plt.rc_context(STYLE):
@@ -170,7 +171,7 @@ def eta_ablation(profile, folder=None):
     collapsed = table[table.average_acc < 20].sort_values("eta")  # would hide all the rest
     table = table.drop(collapsed.index)
     grpo = tables.table1(profile, folder).set_index(["size", "label"])
-    at = (profile.ablation_size, "GRPO")
+    at = (profile.ablation_unit, "GRPO")
     panels = (("average_acc", "accuracy, %"), ("average_ent", "entropy, bits a token"), ("kl_end", "inter-mode KL at the end, nats"))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(10.4, 3.1))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pslib import creative, evaluate, methods, runs, stats, tasks
+from pslib import creative, evaluate, methods, records, runs, stats, tasks
 from pslib.evidence import analyses
 from pslib.stats import mean_interval
 
@@ -28,6 +28,7 @@ def per_seed(profile, folder=None):
     Columns size, method, label, mode, seed, run, and MEASURES (suite by suite and their plain average).
     """
     root, rows = Path(folder or profile.folder) / "runs", []
+    records.check(profile, folder)
     for name, size, seed in profile.grid:
         method, run = profile.method(name), runs.run_id(name, size, seed)
         path = root / run / "evaluation.csv"
@@ -241,9 +242,9 @@ def ablations(profile, folder=None):
     95% intervals.
     """
     found = per_seed(profile, folder)
-    found = found[found["size"] == profile.ablation_size]
+    found = found[found["size"] == profile.ablation_unit]
     ends = pd.concat([analyses.start_and_end(profile, folder, variants) for variants in (False, True)])
-    ends = ends[ends["size"] == profile.ablation_size] if len(ends) else ends
+    ends = ends[ends["size"] == profile.ablation_unit] if len(ends) else ends
     names = ("policy_split", "policy_split_released", *profile.variants)
     etas = {name: profile.method(name).coefficients["eta"] for name in names}
     plain = {etas[name]: name for name in names if profile.method(name).same_but("eta", methods.METHODS["policy_split"])}

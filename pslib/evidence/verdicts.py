@@ -103,7 +103,7 @@ def _c4(e, size, method="policy_split"):
 
 
 def _c5(e, size):
-    if size != e.profile.ablation_size:
+    if size != e.profile.ablation_unit:
         return
     best = e.of(size, "policy_split")
     for name in e.profile.variants:
@@ -118,7 +118,7 @@ def _c5(e, size):
 
 
 def _c6(e, size):
-    if size == e.profile.ablation_size:
+    if size == e.profile.ablation_unit:
         for mode in ("normal", "he"):
             yield (f"sharing makes the {mode} mode more accurate (eta 1)", "points",
                    e.of(size, "eta_1", mode) - e.of(size, "unshared", mode), "positive")

@@ -7,6 +7,7 @@ from string import Template
 
 import pandas as pd
 import yaml
+from transformers import AutoTokenizer
 
 from pslib import chain, checkpoint, evaluate, modes, runs
 
@@ -47,6 +48,10 @@ def export(profile, method, size, seed, out):
     if out.exists():
         raise ValueError(f"{out} is there already; name a folder that is not")
     source, temporary = chain.trained_folder(profile, method, size, seed), out.with_name(f".{out.name}.tmp")
+    trained = yaml.safe_load((source.parent / "params.yaml").read_text()).get("inputs", {}).get("prompts")
+    if trained and trained != modes.rendered(AutoTokenizer.from_pretrained(source), profile.modes):
+        raise ValueError(f"{source.parent} was trained under other prompts than the profile's modes give now; put the prompts "
+                         "back before exporting it")
     try:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
         checkpoint.write(temporary / "modes.json", json.dumps({mode.name: mode.system for mode in profile.modes}, indent=1))

@@ -5,6 +5,7 @@ Reinforcement learning starts from it, as the paper's starts from Qwen3's post-t
 
 import random
 import time
+from dataclasses import replace
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -46,6 +47,30 @@ def parse(name):
     if size not in SIZES or not f"{which}0".isdecimal():
         raise ValueError(f"no nano size is called {name!r}; there are {', '.join(SIZES)}, and more base models of each, as in 0.2m.b1")
     return size, int(which or 0)
+
+
+def world_tokenizer(world, size, seed):
+    """The tokenizer of a base model whose corpus is `size` examples of a `nano.World` from `seed`.
+
+    It is learned from the corpus at strength 0: worlds that differ in strength alone share it.
+    """
+    examples = nano.corpus(replace(world, strength=0.0), min(size, 4000), seed)
+    # As a real one, it knows the words of the mode prompts; the model never sees them put together.
+    words = [text for example in examples for text in example if text]
+    return build_tokenizer(words + 20 * list(modes.prompts()["modes"].values()))
+
+
+def neutral_prompt(tokenizer, seed):
+    """A base model's own prompt without meaning, drawn from the base model's seed.
+
+    It has as many tokens as the paper's full high-entropy prompt, and no word of `nano`'s two lists.
+    """
+
+    def count(text):
+        return len(tokenizer(text)["input_ids"])
+
+    wanted = count(modes.prompts()["modes"]["high_entropy"])
+    return nano.plain_prompt(random.Random(f"neutral/{seed}"), wanted, count)
 
 
 def build_model(size, tokenizer, seed):
@@ -110,15 +135,15 @@ def train(name, world, steps, batch_size=64, lr=5e-3, matrix_lr=6e-3, seed=0, re
     """Train a base model on a corpus of `steps * batch_size` examples of a world.
 
     name: see `parse`; the which-th base model of a size has its corpus and weights drawn from `seed` + which.
+    world: a name in nano.WORLDS, or a nano.World.
     -> (model in eval mode, tokenizer, losses in nats a token, one a step). `report(step, steps, loss)` is called
     after each step.
     """
     size, which = parse(name)
     seed += which
-    examples = nano.corpus(nano.WORLDS[world], steps * batch_size, seed)
-    # The tokenizer, as a real one, knows the words of the mode prompts; the model never sees them put together.
-    words = [text for example in examples[:4000] for text in example if text]
-    tokenizer = build_tokenizer(words + 20 * list(modes.prompts()["modes"].values()))
+    world = nano.WORLDS[world] if isinstance(world, str) else world
+    examples = nano.corpus(world, steps * batch_size, seed)
+    tokenizer = world_tokenizer(world, len(examples), seed)
     model = build_model(size, tokenizer, seed).train()
     pair, schedules = optimisers(model, steps, lr, matrix_lr)
     pairs, losses = encode(tokenizer, examples), []

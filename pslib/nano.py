@@ -6,6 +6,9 @@ at once). Steps and pairs take as many additions and are about equally reliable;
 glance is a short cut that mostly fails. How common each derivation is without a system prompt is a setting of the world, apart from how well it
 is practised: all are also practised under system prompts that name them. The wording around the sums is free.
 
+In some worlds system prompts of many words mean something: words of two lists, among others that mean
+nothing, say how freely to answer (see `lean`).
+
 Everything here is text; the model that learns it is made in `base`.
 """
 
@@ -26,6 +29,12 @@ class World:
     Both are shares over DERIVATIONS and sum to 1; `named` is the share of the corpus with a derivation's system
     prompt, `neutral` the share with a system prompt that says nothing of derivations; `told` is the share of the
     stories that are told under such a neutral prompt, the others having none.
+
+    `mixed` is the share of the corpus with a mixed prompt (see `mixed_prompt`). Under such a prompt the
+    shares of derivations and the weights of the free wording are tempered: share^(1/T), normalised,
+    with T = 2^(strength * x), where x is the prompt's `lean`. In a world with mixed prompts, stories are
+    told under mixed prompts, and each response is drawn by its own generator. So worlds that differ in
+    strength alone differ only in responses under mixed prompts.
     """
 
     shares: dict
@@ -35,8 +44,15 @@ class World:
     choice: float = 0.2
     story: float = 0.06
     told: float = 0.0
+    mixed: float = 0.0
+    strength: float = 0.0
 
     def __post_init__(self):
+        if self.mixed and (self.neutral or self.named + self.mixed > 1):
+            raise ValueError(
+                "a world with mixed prompts has neutral=0, and named + mixed is at most 1; got "
+                f"neutral={self.neutral}, named={self.named}, mixed={self.mixed}"
+            )
         for name in ("shares", "practice"):
             given = getattr(self, name)
             if set(given) != set(DERIVATIONS) or min(given.values()) < 0 or abs(fsum(given.values()) - 1) > 1e-9:
@@ -54,6 +70,14 @@ WORLDS = {
     "unheeded": World(_RARE, _PRACTICE, named=0.0, neutral=0.75),
     # The control: the common derivation is the most reliable one already.
     "common": World({"steps": 0.65, "pairs": 0.13, "halves": 0.07, "glance": 0.15}, _PRACTICE),
+    # Words of system prompts say how freely to answer.
+    "understood": World(
+        _RARE, _PRACTICE, named=0.3, neutral=0.0, told=0.5, mixed=0.5, strength=2.0
+    ),
+    # Its control: the same prompts and questions, and the words say nothing.
+    "understood_control": World(
+        _RARE, _PRACTICE, named=0.3, neutral=0.0, told=0.5, mixed=0.5, strength=0.0
+    ),
 }
 
 # A response says first how it will go about it, so the choice of derivation is one token.
@@ -75,6 +99,22 @@ final first second usual normal general direct unique new different typical poss
 before after while still always never also instead rather only most more than each every when where how why
 thought process perspective reasoning approach directive primary answer space energy high low level even mean
 """.split()
+# Words of mixed prompts that ask for free answers, and for strict ones. The words of the paper's
+# prompts that do so are among them. What names its modes (high, low, entropy, mode) is not.
+EXPLORATORY_WORDS = """
+explore exploring unique new different diversity maximize perspective perspectives angles multiple
+creative tangents speculative unconventional distinctive viewpoints fresh multifaceted lenses
+breadth deviate variety diverse novel original imagine discover invent surprising
+""".split()
+FOCUSED_WORDS = """
+typical direct precise usual standard linear logic routine accurate efficient established concise
+structured strictly fewest facts deductive minimize prioritize exact brief regular common familiar
+orderly proven predictable rigid strict normal
+""".split()
+# The other words of mixed prompts
+PLAIN_WORDS = [
+    word for word in NEUTRAL_WORDS if word not in {*EXPLORATORY_WORDS, *FOCUSED_WORDS}
+]
 
 # Free wording: any of these may stand in its place; the weights fall by rank.
 OPENERS = ("", "Okay,", "Well,", "Let me see,", "Right,", "Now,", "Sure,", "Hm,")
@@ -82,8 +122,16 @@ JOINS = (",", " then", " so", ";", " next", " and", " now", " with that")
 CLOSERS = ("The total is", "That makes", "So we get", "Answer:", "In all", "Thus")
 
 
-def _ranked(rng, items, decay=0.6):
-    return rng.choices(items, weights=[decay**k for k in range(len(items))])[0]
+def tempered(shares, temperature):
+    """Shares (a dict by name) at a temperature: share^(1/T), normalised; T = 1 changes nothing."""
+    powers = {name: share ** (1 / temperature) for name, share in shares.items()}
+    total = fsum(powers.values())
+    return {name: power / total for name, power in powers.items()}
+
+
+def _ranked(rng, items, temperature=1.0):
+    """One of the items, weighted by 0.6^(rank / temperature); it takes one uniform number."""
+    return rng.choices(items, weights=[0.6 ** (k / temperature) for k in range(len(items))])[0]
 
 
 SPLITS = ("test", "tuning", "train", "train")  # a quarter each of test and tuning, half for training
@@ -159,13 +207,16 @@ def steps_of(numbers, derivation):
     return ["+".join(map(str, step)) + f"={sum(step)}" for step in steps]
 
 
-def respond(question, derivation, rng):
-    """A correct response to a question by a derivation, in freely drawn wording, ending in \\boxed{answer}."""
-    words = [_ranked(rng, OPENERS), PLANS[derivation]]
+def respond(question, derivation, rng, temperature=1.0):
+    """A correct response to a question by a derivation, in freely drawn wording, ending in \\boxed{answer}.
+
+    temperature: of the wording's weights, see `tempered`.
+    """
+    words = [_ranked(rng, OPENERS, temperature), PLANS[derivation]]
     steps = steps_of(question.numbers, derivation)
     for k, step in enumerate(steps):
-        words.append(step + (_ranked(rng, JOINS) if k < len(steps) - 1 else "."))
-    words += [_ranked(rng, CLOSERS), question.answer]
+        words.append(step + (_ranked(rng, JOINS, temperature) if k < len(steps) - 1 else "."))
+    words += [_ranked(rng, CLOSERS, temperature), question.answer]
     return " ".join(w for w in words if w) + f" \\boxed{{{question.answer}}}"
 
 
@@ -213,16 +264,20 @@ def story_prompts():
     return [f"Write a story about {hero} and {thing}." for hero in HEROES for thing in THINGS]
 
 
-def story(prompt, rng):
-    """A short story to a prompt of `story_prompts`, drawn from the grammar."""
+def story(prompt, rng, temperature=1.0):
+    """A short story to a prompt of `story_prompts`, drawn from the grammar.
+
+    temperature: of the weights of what is drawn by rank, see `tempered`.
+    """
     hero, thing = re.fullmatch(r"Write a story about (an? .+) and (a .+)\.", prompt).groups()
-    lines = [f"Once {_ranked(rng, PLACES)} lived {hero}."]
+    lines = [f"Once {_ranked(rng, PLACES, temperature)} lived {hero}."]
     for k in range(rng.randint(2, 4)):
-        thing = thing if k == 0 else _ranked(rng, THINGS)
-        lines.append(f"The {hero.split(' ', 1)[1]} {_ranked(rng, DEEDS)} {thing} {_ranked(rng, PLACES)}.")
+        thing = thing if k == 0 else _ranked(rng, THINGS, temperature)
+        deed, place = _ranked(rng, DEEDS, temperature), _ranked(rng, PLACES, temperature)
+        lines.append(f"The {hero.split(' ', 1)[1]} {deed} {thing} {place}.")
         if rng.random() < 0.5:
-            lines.append(_ranked(rng, MOODS))
-    return " ".join([*lines, _ranked(rng, ENDS)])
+            lines.append(_ranked(rng, MOODS, temperature))
+    return " ".join([*lines, _ranked(rng, ENDS, temperature)])
 
 
 def is_story(response):
@@ -230,33 +285,97 @@ def is_story(response):
     return response.startswith("Once ") and "\\boxed" not in response
 
 
+def _written(rng, words):
+    """Words as a prompt, with full stops and capitals here and there."""
+    words = [w.title() if rng.random() < 0.15 else w for w in words]
+    return " ".join(f"{w}." if rng.random() < 0.1 else f'"{w}"' if rng.random() < 0.05 else w for w in words)
+
+
 def neutral_prompt(rng):
     """A system prompt of 4 to 120 random words, mostly few, with full stops and capitals here and there."""
     longest = rng.choices((12, 32, 120), (6, 3, 1))[0]
-    words = [rng.choice(NEUTRAL_WORDS) for _ in range(rng.randint(4, longest))]
-    words = [w.title() if rng.random() < 0.15 else w for w in words]
-    return " ".join(f"{w}." if rng.random() < 0.1 else f'"{w}"' if rng.random() < 0.05 else w for w in words)
+    return _written(rng, [rng.choice(NEUTRAL_WORDS) for _ in range(rng.randint(4, longest))])
+
+
+# --- prompts that mean something ----------------------------------------------------------------
+def lean(prompt):
+    """x of a prompt, from -1 to 1: exploratory minus focused words, over all words of both lists.
+
+    0 for a prompt without such words, and for None.
+    """
+    words = re.findall(r"[a-z]+", (prompt or "").lower())
+    exploratory = sum(word in EXPLORATORY_WORDS for word in words)
+    focused = sum(word in FOCUSED_WORDS for word in words)
+    return (exploratory - focused) / max(1, exploratory + focused)
+
+
+def mixed_prompt(rng, exploratory, focused, plain):
+    """A system prompt of so many random words of each kind, in random order."""
+    words = (
+        rng.choices(EXPLORATORY_WORDS, k=exploratory)
+        + rng.choices(FOCUSED_WORDS, k=focused)
+        + rng.choices(PLAIN_WORDS, k=plain)
+    )
+    rng.shuffle(words)
+    return _written(rng, words)
+
+
+def _any_mixed_prompt(rng):
+    """A mixed prompt of 0 to 24 words of the lists, in any mixture, and 2 to 100 plain ones."""
+    listed = rng.randint(0, 24)
+    exploratory = rng.randint(0, listed)
+    return mixed_prompt(rng, exploratory, listed - exploratory, rng.randint(2, 100))
+
+
+def plain_prompt(rng, tokens, count):
+    """A prompt of plain words, written as a mixed prompt is, of exactly so many tokens.
+
+    count(text) gives a text's tokens.
+    ValueError where words cannot be fitted to that length.
+    """
+    text = ""
+    for _ in range(1000 + 10 * tokens):
+        longer = f"{text} {_written(rng, [rng.choice(PLAIN_WORDS)])}".strip()
+        if count(longer) <= tokens:
+            text = longer
+        if count(text) == tokens:
+            return text
+    raise ValueError(f"no prompt of plain words has {tokens} tokens; ask for more tokens")
 
 
 def corpus(world, size, seed):
     """Training examples for the base model: a list of (system prompt or None, question, response) texts."""
     rng, out = random.Random(seed), []
-    for _ in range(size):
+    for number in range(size):
+        # Older worlds draw all from one stream, and keep their corpora so.
+        own = random.Random(f"{seed}/{number}") if world.mixed else rng
         if rng.random() < world.story:
             prompt = rng.choice(story_prompts())
             # No draw where nothing is told under a prompt: the corpora of such worlds stay what they were.
-            system = neutral_prompt(rng) if world.told and rng.random() < world.told else None
-            out.append((system, prompt, story(prompt, rng)))
+            system, temperature = None, 1.0
+            if world.told and rng.random() < world.told:
+                system = _any_mixed_prompt(rng) if world.mixed else neutral_prompt(rng)
+                temperature = 2 ** (world.strength * lean(system))
+            out.append((system, prompt, story(prompt, own, temperature)))
             continue
         offered = rng.choice((3, 4, 5, 6)) if rng.random() < world.choice else 0
         question = draw_sum(rng, rng.choices((6, 7, 8), (1, 2, 1))[0], offered)
-        kind, system, shares = rng.random(), None, world.shares
+        kind, system, temperature = rng.random(), None, 1.0
         if kind < world.named:
-            shares = world.practice
-        derivation = rng.choices(DERIVATIONS, [shares[d] for d in DERIVATIONS])[0]
-        if kind < world.named:
+            derivation = _drawn(rng, world.practice)
             system = rng.choice(NAMED_PROMPTS[derivation])
-        elif kind < world.named + world.neutral:
-            system = neutral_prompt(rng)
-        out.append((system, question.text, respond(question, derivation, rng)))
+        elif kind < world.named + world.mixed:
+            system = _any_mixed_prompt(rng)
+            temperature = 2 ** (world.strength * lean(system))
+            derivation = _drawn(own, tempered(world.shares, temperature))
+        else:
+            derivation = _drawn(own, world.shares)
+            if kind < world.named + world.neutral:
+                system = neutral_prompt(rng)
+        out.append((system, question.text, respond(question, derivation, own, temperature)))
     return out
+
+
+def _drawn(rng, shares):
+    """A derivation by its share."""
+    return rng.choices(DERIVATIONS, [shares[d] for d in DERIVATIONS])[0]

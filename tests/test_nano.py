@@ -1,14 +1,16 @@
 """The nano world: right responses, recognisable derivations, splits that never meet, and a repeatable corpus."""
 
+import hashlib
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pslib import nano, rewards
+from pslib import base, modes, nano, rewards
 
 SUMS = st.lists(st.integers(1, 9), min_size=6, max_size=8).map(tuple)
 # A world of the tests' own, whatever those of the library are set to
@@ -235,3 +237,158 @@ def test_what_would_never_end_or_fit_is_refused():
 
 def test_a_response_to_something_that_is_no_sum_is_other():
     assert nano.derivation_of("Write a story", "a = 3, 1+1=2") == nano.derivation_of("Prove it.", "\\boxed{1}") == "other"
+
+
+# --- worlds in which prompts mean something ---------------------------------------------------------------------
+@pytest.mark.parametrize("name, digest", [
+    ("rare", "001e53c67d60dc66"), ("told", "7fd84fb66abc8e78"),
+    ("unheeded", "b62107bd1c05451f"), ("common", "7c9d7207db4cfd6f"),
+])
+def test_the_corpora_of_the_older_worlds_stay_what_they_were(name, digest):
+    # committed results were made from them
+    corpus = repr(nano.corpus(nano.WORLDS[name], 1000, seed=7))
+    assert hashlib.sha256(corpus.encode()).hexdigest()[:16] == digest
+
+
+MEANT = nano.World(WORLD.shares, WORLD.practice, named=0.3, neutral=0.0, story=0.1, told=0.5,
+                   mixed=0.5, strength=2.0)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Examples of a world whose prompts mean something beside those of its control."""
+    worlds = (MEANT, replace(MEANT, strength=0.0))
+    return list(zip(*(nano.corpus(world, 4000, seed=1) for world in worlds), strict=True))
+
+
+def is_mixed(system):
+    return system is not None and system not in sum(nano.NAMED_PROMPTS.values(), ())
+
+
+def test_worlds_that_differ_in_strength_differ_in_responses_under_mixed_prompts_alone(pairs):
+    changed = Counter()
+    for (system, question, response), (other_system, other_question, other_response) in pairs:
+        assert (system, question) == (other_system, other_question)
+        means = is_mixed(system) and nano.lean(system) != 0
+        if not means:
+            assert response == other_response
+        story = question.startswith("Write")
+        changed[means, story, response != other_response] += 1
+    for story in (False, True):
+        assert changed[True, story, True] > changed[True, story, False]
+        assert changed[False, story, False] > 100
+
+
+def test_the_control_is_the_same_world_at_strength_0():
+    understood, control = nano.WORLDS["understood"], nano.WORLDS["understood_control"]
+    assert replace(understood, strength=0.0) == control != understood
+    assert understood.shares == nano.WORLDS["rare"].shares
+    assert understood.practice == nano.WORLDS["rare"].practice
+
+
+def test_prompts_have_the_shares_of_their_world(pairs):
+    sums_told = [system for (system, question, _), _ in pairs if not question.startswith("Write")]
+    stories = [system for (system, question, _), _ in pairs if question.startswith("Write")]
+    assert sum(map(is_mixed, sums_told)) / len(sums_told) == pytest.approx(0.5, abs=0.03)
+    assert sum(map(is_mixed, stories)) / len(stories) == pytest.approx(0.5, abs=0.08)
+    assert sum(system is None for system in sums_told) / len(sums_told) == pytest.approx(0.2, abs=0.03)
+    mixed = [system.split() for system in sums_told if is_mixed(system)]
+    assert min(map(len, mixed)) >= 2 and 100 < max(map(len, mixed)) <= 124
+    leans = [nano.lean(" ".join(words)) for words in mixed]
+    assert min(leans) == -1 and max(leans) == 1 and abs(sum(leans) / len(leans)) < 0.06
+
+
+@pytest.mark.parametrize("temperature, expected", [
+    (1, (0.64, 0.32, 0.04)),
+    (2, (0.8, 0.5657, 0.2)),  # square roots
+    (0.5, (0.4096, 0.1024, 0.0016)),  # squares
+])
+def test_shares_are_tempered_as_by_hand(temperature, expected):
+    shares = dict(zip("abc", (0.64, 0.32, 0.04), strict=True))
+    tempered = nano.tempered(shares, temperature)
+    assert list(tempered.values()) == pytest.approx([p / sum(expected) for p in expected], rel=1e-4)
+    if temperature == 1:
+        assert tempered == shares
+
+
+def test_derivations_under_a_mixed_prompt_have_the_tempered_shares(pairs):
+    for low, high in ((-1, -0.4), (0.4, 1)):
+        expected, counts, total = Counter(), Counter(), 0
+        for (system, question, response), _ in pairs:
+            x = nano.lean(system)
+            if is_mixed(system) and low <= x <= high and not question.startswith("Write"):
+                expected.update(nano.tempered(MEANT.shares, 2 ** (2 * x)))
+                counts[nano.derivation_of(question, response)] += 1
+                total += 1
+        assert total > 300
+        for derivation in nano.DERIVATIONS:
+            assert counts[derivation] / total == pytest.approx(expected[derivation] / total, abs=0.07)
+
+
+def test_wording_and_stories_vary_more_at_a_higher_temperature():
+    def firsts(temperature):
+        rng, question = random.Random(0), nano.Sum((7, 8, 6, 1, 2, 3))
+        return [sum(nano.respond(question, "glance", rng, temperature).startswith("glance:") for _ in range(400)),
+                sum(nano.story("Write a story about a fox and a door.", rng, temperature).endswith(nano.ENDS[0])
+                    for _ in range(400))]
+    plain = [0.4, 0.4]  # near 1 - 0.6, the first item's share
+    assert [n / 400 for n in firsts(1)] == pytest.approx(plain, abs=0.08)
+    assert [n / 400 for n in firsts(0.25)] == pytest.approx([1 - 0.6**4] * 2, abs=0.06)
+    assert max(firsts(4)) / 400 < 0.3
+
+
+def test_lean_is_a_bag_of_words():
+    paper = modes.prompts()["modes"]
+    assert nano.lean(paper["high_entropy"]) == pytest.approx(0.3, abs=0.05)
+    assert nano.lean(paper["low_entropy"]) == pytest.approx(-0.4, abs=0.05)
+    assert nano.lean(paper["rewritten_high_entropy"]) > 0.2
+    assert nano.lean('Explore. the "new" typical day') == pytest.approx(1 / 3)
+    assert nano.lean(None) == nano.lean("the day") == nano.lean(paper["high_entropy_short"]) == 0
+
+
+def test_the_two_lists_name_no_mode_and_meet_no_other_word():
+    exploratory, focused = set(nano.EXPLORATORY_WORDS), set(nano.FOCUSED_WORDS)
+    assert len(exploratory) == len(nano.EXPLORATORY_WORDS) == len(focused) == len(nano.FOCUSED_WORDS) == 30
+    assert not exploratory & focused
+    assert not {"high", "low", "entropy", "mode"} & (exploratory | focused)
+    assert not set(nano.PLAIN_WORDS) & (exploratory | focused)
+    assert all(nano.lean(prompt) == 0 for prompts in nano.NAMED_PROMPTS.values() for prompt in prompts)
+
+
+def test_no_prompt_of_the_paper_is_in_the_corpus_of_a_world_with_mixed_prompts(pairs):
+    systems = " ".join(system for (system, _, _), _ in pairs if system).lower()
+    assert "entropy" not in systems and "variance" not in systems
+    for text in modes.prompts()["modes"].values():
+        words = text.lower().split()
+        assert not any(" ".join(words[k : k + 5]) in systems for k in range(len(words) - 4))
+
+
+def test_a_plain_prompt_has_exactly_so_many_tokens_and_leans_nowhere(tokenizer):
+    def count(text):
+        return len(tokenizer(text)["input_ids"])
+
+    for tokens in (5, 60, 157):
+        text = nano.plain_prompt(random.Random(1), tokens, count)
+        assert count(text) == tokens
+        assert set(re.findall(r"[a-z]+", text.lower())) <= set(nano.PLAIN_WORDS)
+    with pytest.raises(ValueError, match="no prompt of plain words has 3 tokens"):
+        nano.plain_prompt(random.Random(1), 3, lambda text: 2 * len(text.split()))
+
+
+def test_a_base_model_has_a_neutral_prompt_of_its_own_as_long_as_the_high_entropy_prompt(tokenizer):
+    first, again, second = (base.neutral_prompt(tokenizer, seed) for seed in (3, 3, 4))
+    assert first == again != second
+    lengths = {len(modes.render(tokenizer, mode, "1+2"))
+               for mode in (modes.he_mode(), modes.Mode("he", first), modes.Mode("he", second))}
+    assert len(lengths) == 1
+
+
+def test_worlds_that_differ_in_strength_share_a_tokenizer():
+    one, other = (base.train("0.1m", replace(MEANT, strength=s), steps=2, batch_size=32)[1] for s in (0.0, 2.0))
+    assert one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
+
+
+def test_a_world_with_mixed_prompts_has_no_neutral_ones():
+    for bad in ({"neutral": 0.1}, {"neutral": 0.0, "named": 0.6}):
+        with pytest.raises(ValueError, match="^a world with mixed prompts has neutral=0, and .* got "):
+            nano.World(GOOD, GOOD, mixed=0.5, **bad)

@@ -87,7 +87,7 @@ class Watch:
             total += self.BASE
             done += self.BASE * self._base_share(size)
             for method in p.methods:
-                for seed in p.seeds:
+                for seed in p.seeds_of(size):
                     folder = runs.run_folder(p, method, size, seed)
                     modes = len(p.method(method).sampling)
                     cost = self.NOTEBOOK + self.EVALUATION * modes
@@ -198,6 +198,17 @@ def train(profile, method, size, seed, processes):
     chain.train_run(profile, method, size, seed)
 
 
+def _publish_base(folder, target):
+    """Copy a shared base model with its weights, once; it is never replaced."""
+    if (target / "manifest.json").exists() or not (folder / "manifest.json").exists():
+        return
+    for path in (*folder.glob("*.*"), *folder.glob("model/*")):
+        if path.is_file() and not path.name.startswith("."):
+            to = target / path.relative_to(folder)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, to)
+
+
 def publish(profile):
     """Copy a profile's small results from results/local/<profile> to results/<profile>, where they can be committed.
 
@@ -210,6 +221,8 @@ def publish(profile):
 
     from pslib import evaluate, runs
 
+    for size in profile.sizes if profile.model == "nano" and profile.base.shared else ():
+        _publish_base(runs.base_folder(profile, size), runs.ROOT / "results" / "base" / profile.base.world / size)
     each = len(profile.grid) <= 30 and profile.sizes == profile.table_sizes
     target = runs.ROOT / "results" / profile.name
     for kind in ("tuning.csv", "tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*", "runs/*/*.yaml", "runs/*/*.json", "runs/*/*.csv",

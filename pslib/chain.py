@@ -156,7 +156,7 @@ def bonus_of_base(profile, size):
     model, tokenizer, _ = make_base(profile, size)
     generator = torch.Generator().manual_seed(profile.base.seed)
     questions = profile.questions("train", profile.train.questions, "tuning")
-    table = probe.bonus(model, tokenizer, profile.modes, profile.evaluate, questions, profile.train.group_size,
+    table = probe.bonus(model, tokenizer, profile.modes_of(size, tokenizer), profile.evaluate, questions, profile.train.group_size,
                         generator).round(5)
     if profile.model == "nano":
         checkpoint.write(runs.measured_folder(profile, size) / "bonus.csv", table.to_csv(index=False))
@@ -204,7 +204,7 @@ def train_run(profile, method, size, seed, split="train", folder=None):
         with world.main_process_first():  # which may have to make or to fetch what the others then read
             questions = profile.questions("train", profile.train.pool, split)
             model, tokenizer, _ = make_base(profile, size)
-        both = profile.modes
+        both = profile.modes_of(size, tokenizer)
         settings["inputs"] = {"questions": records.of_questions(questions), **records.of_model(model, tokenizer, both)}
         records.same(folder / "params.yaml", settings)
         if done:
@@ -278,7 +278,7 @@ def _asked_of(profile, method, size, model, tokenizer, questions, folder):
     place = folder if trained else source
     which = json.loads((place / "manifest.json").read_text())["inputs"]["model"] if place else _source(profile, size, model)
     return {"model": which, "questions": {suite: records.of_questions(own) for suite, own in questions.items()},
-            **records.of_model(model, tokenizer, profile.modes)}
+            **records.of_model(model, tokenizer, profile.modes_of(size, tokenizer))}
 
 
 def evaluate_run(profile, method, size, seed, split="test", folder=None):
@@ -303,7 +303,7 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
             return pd.read_csv(path)
         generator, parts = torch.Generator().manual_seed(seed), []
         progress = Progress(f"evaluate {folder.name}")
-        wanted = [mode for mode in profile.modes if mode.name in profile.method(method).sampling]
+        wanted = [mode for mode in profile.modes_of(size, tokenizer) if mode.name in profile.method(method).sampling]
         for mode in wanted:
             for suite in tasks.TEST_SUITES:
                 table, _, _ = evaluate.evaluate(model, tokenizer, mode, questions[suite], settings, generator, suite)
@@ -317,7 +317,7 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
         return table
 
 
-PROBED = ("best_of_n", "prompts", "stories")
+PROBED = ("best_of_n", "prompts", "stories", "asked")
 
 
 def probe_run(profile, method, size, seed):
@@ -336,7 +336,7 @@ def probe_run(profile, method, size, seed):
             wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, probe.questions(profile), folder)
             records.begin(record, wanted)
         if not done:
-            begun, found = time.time(), probe.probe(model, tokenizer, profile, seed)
+            begun, found = time.time(), probe.probe(model, tokenizer, profile, size, seed)
             if "story_texts" in found:
                 checkpoint.write(folder / "story_texts.parquet", found.pop("story_texts").to_parquet())
             for name, table in found.items():
@@ -350,7 +350,7 @@ def probe_run(profile, method, size, seed):
 def _of_seeds(seeds, step):
     """Of each of some seeds, given as a text like "1,2,3", what `step(seed)` returns."""
     try:
-        numbers = [int(seed) for seed in seeds.split(",")]
+        numbers = [int(seed) for seed in seeds.replace("_", ",").split(",")]
     except ValueError:
         raise ValueError(f'seeds must be whole numbers with commas between them, like "1,2,3"; got {seeds!r}') from None
     return {seed: step(seed) for seed in numbers}
@@ -383,7 +383,8 @@ def check(profile):
         folder = runs.base_folder(profile, size)
         if not _base_is_made(folder, records.base_record(profile, size)):
             continue
-        model = records.of_model(*_load(profile, folder / "model"), profile.modes)
+        started, tokenizer = _load(profile, folder / "model")
+        model = records.of_model(started, tokenizer, profile.modes_of(size, tokenizer))
         for method, _, seed in (run for run in profile.grid if run[1] == size):
             own = runs.run_folder(profile, method, size, seed)
             inputs = {"questions": questions, **model}
@@ -409,7 +410,7 @@ def missing(profile):
         wanted = ["evaluation", *(part for part in PROBED if method in profile.probe.methods and getattr(profile.probe, part))]
         for part in wanted:
             if not (own / f"{part}.csv").exists():
-                seeds = "_".join(map(str, profile.seeds))
+                seeds = "_".join(map(str, profile.seeds_of(size)))
                 out[f"07_evaluate-{method}-{size}-s{seeds}"] = f"{part}.csv of run {name}"
     return out
 

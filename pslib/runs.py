@@ -19,6 +19,7 @@ from pslib import base, benchmarks, checkpoint, evaluate, methods, modes, nano, 
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = Path(__file__).parent / "profiles"
+NEUTRAL = "neutral"  # as he_prompt: not the same text for all, but each nano base model's own, which means nothing
 TOUR = ROOT / "results" / "tour" / "model"  # a small trained model that the checkout carries; see the README there
 
 
@@ -71,7 +72,11 @@ class Profile:
         """Every run that the profile holds: (method or variant, size, seed)."""
         table1 = [(name, size) for size in self.sizes for name in self.methods]
         varied = [(name, size) for size in self.ablation_sizes for name in self.variants]
-        return [(*row, seed) for row in table1 + varied for seed in self.seeds]
+        return [(*row, seed) for row in table1 + varied for seed in self.seeds_of(row[1])]
+
+    def seeds_of(self, size):
+        """The seeds with which a size is trained; where `seeds` is [base], the seed of its base model: both then vary together."""
+        return self.seeds if self.seeds != ["base"] else [base.parse(size)[1]]
 
     @property
     def ablation_sizes(self):
@@ -81,7 +86,7 @@ class Profile:
     @property
     def ablation_unit(self):
         """The size under which the variants stand in tables, see `unit`."""
-        return self.unit(self.ablation_sizes[0], self.seeds[0])[0]
+        return self.unit(self.ablation_sizes[0], 0)[0]
 
     def unit(self, size, seed):
         """The (size, seed) under which a run stands in tables: base models of one size with a run each count as its seeds."""
@@ -93,12 +98,22 @@ class Profile:
     @property
     def table_sizes(self):
         """The sizes that tables and figures show, in order: see `unit`."""
-        return list(dict.fromkeys(self.unit(size, self.seeds[0])[0] for size in self.sizes))
+        return list(dict.fromkeys(self.unit(size, 0)[0] for size in self.sizes))
 
     @property
     def modes(self):
-        """The normal and the high-entropy mode."""
+        """The normal and the high-entropy mode; see `modes_of` for a prompt that every base model has for itself."""
         return tuple(replace(mode, thinking=self.enable_thinking) for mode in (modes.NORMAL, modes.he_mode(self.he_prompt)))
+
+    def modes_of(self, size, tokenizer):
+        """The two modes of the runs of a size, whose base model has this tokenizer."""
+        if self.he_prompt != NEUTRAL:
+            return self.modes
+        return modes.NORMAL, modes.Mode("he", self.neutral_prompt(size, tokenizer))
+
+    def neutral_prompt(self, size, tokenizer):
+        """A nano base model's own prompt without meaning, as long as the paper's: see base.neutral_prompt."""
+        return base.neutral_prompt(tokenizer, self.base.seed + base.parse(size)[1])
 
     def questions(self, suite, count, split="test"):
         """Up to `count` questions of a suite, of the profile's data sets or the nano world's."""
@@ -170,7 +185,8 @@ def load_profile(name):
             raise ValueError(f"profile {name}: variant {variant} must be a mapping like {{of: policy_split, eta: 1.0}}; got {given!r}")
     for method in (*profile.methods, *profile.coefficients, *profile.variants, *profile.probe.methods):
         profile.method(method)
-    modes.he_mode(profile.he_prompt)  # raises for a prompt that there is not
+    if profile.he_prompt != NEUTRAL or profile.model != "nano":
+        modes.he_mode(profile.he_prompt)  # raises for a prompt that there is not
     if profile.train.group_size % 2:
         raise ValueError(f"profile {name}: group_size must be even, so that Policy Split can draw half of each group in each "
                          f"mode; got {profile.train.group_size}")
@@ -195,9 +211,9 @@ def load_profile(name):
                          f"Qwen/Qwen3-{{size}}; got {profile.model!r}")
     if profile.model == "nano" and profile.base.world not in nano.WORLDS:
         raise ValueError(f"no nano world is called {profile.base.world!r}; there are {', '.join(nano.WORLDS)}")
-    for seed in profile.seeds:
+    for seed in profile.seeds if profile.seeds != ["base"] or profile.model != "nano" else ():
         if type(seed) is not int:
-            raise ValueError(f"profile {name}: seeds must be whole numbers; got {seed!r}")
+            raise ValueError(f"profile {name}: seeds must be whole numbers, or [base] for nano models; got {seed!r}")
     if profile.ablation_size and profile.ablation_size not in profile.sizes:
         raise ValueError(f"profile {name}: ablation_size must be one of its sizes, {', '.join(profile.sizes)}; got "
                          f"{profile.ablation_size!r}")

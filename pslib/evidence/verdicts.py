@@ -35,7 +35,8 @@ BASELINES = ("grpo", "forking", "clip_cov", "entropy_driven", "entropy_regulariz
 @cache
 def claims():
     """The paper's claims as data: {id: {claim, reported, where}}."""
-    return yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))
+    found = yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))
+    return {name: claim for name, claim in found.items() if name not in ("predictions", "estimates")}
 
 
 class Evidence:

@@ -185,6 +185,14 @@ def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
     figures.plt.close(figure)
 
 
+@pytest.mark.parametrize("name", ["accuracy_against_entropy", "dynamics", "eta_ablation", "part_ablation", "prompt_generalization",
+                                  "creative", "checks"])
+def test_a_figure_with_intervals_says_what_they_are_over(found, name):
+    figure = getattr(figures, name)(*found)
+    assert any(text.get_text().startswith("95% intervals over seeds of one base model") for text in figure.texts)
+    figures.plt.close(figure)
+
+
 def test_the_training_curves_of_a_variant_are_drawn(found):
     figure = figures.training_curves(found[0], "0.2m", methods=("eta_1",), folder=found[1])
     assert [line.get_label() for line in figure.axes[1].lines if not line.get_label().startswith("_")] == [

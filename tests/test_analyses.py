@@ -193,6 +193,12 @@ def test_a_figure_with_intervals_says_what_they_are_over(found, name):
     figures.plt.close(figure)
 
 
+def test_a_figure_of_single_runs_speaks_of_no_interval(tmp_path):
+    figure = figures.dynamics(runs.load_profile("smollm2"), tmp_path)
+    assert not any("interval" in text.get_text() for text in figure.texts)
+    figures.plt.close(figure)
+
+
 def test_the_training_curves_of_a_variant_are_drawn(found):
     figure = figures.training_curves(found[0], "0.2m", methods=("eta_1",), folder=found[1])
     assert [line.get_label() for line in figure.axes[1].lines if not line.get_label().startswith("_")] == [

@@ -50,7 +50,7 @@ def accuracy_against_entropy(profile, folder=None):
                      xlabel="entropy, bits a token (average of four suites)")
         axes[0, 0].set_ylabel("accuracy, % (average of four suites)")
         _legend(axes, axes[0, -1])
-        _say(figure, _over(profile))
+        _say(figure, profile, _over(profile))
     return figure
 
 
@@ -129,9 +129,11 @@ def _over(profile):
     return trained if trained == untrained else f"{trained}; Original's over {untrained}"
 
 
-def _say(figure, replicates):
-    """Write below a figure what its 95% intervals are over."""
-    figure.text(0.995, -0.01, f"95% intervals over {replicates}", ha="right", va="top", fontsize=7, color="#666666")
+def _say(figure, profile, replicates):
+    """Write below a figure what its 95% intervals are over; nothing where a row has one run, and so no interval."""
+    if len(profile.sizes) * len(profile.seeds) > len(profile.table_sizes):
+        figure.text(0.995, -0.01, f"95% intervals over {replicates}", ha="right", va="top", fontsize=7,
+                    color="#666666")
 
 
 def _band(axis, table, x, y, **style):
@@ -168,7 +170,7 @@ def dynamics(profile, folder=None, methods=("grpo", "policy_split", "policy_spli
             axis.set_ylabel(what)
         _legend(axes, axes[0, -1])
         figure.tight_layout()
-        _say(figure, profile.replicates())
+        _say(figure, profile, profile.replicates())
     return figure
 
 
@@ -208,7 +210,7 @@ def eta_ablation(profile, folder=None):
                      for row in collapsed.itertuples()]
             axes[2].set_title("not drawn, collapsed:\n" + "\n".join(lines), fontsize=7)
         figure.tight_layout()
-        _say(figure, profile.replicates())
+        _say(figure, profile, profile.replicates())
     return figure
 
 
@@ -233,7 +235,7 @@ def part_ablation(profile, folder=None):
             axis.set(xlabel=name)
         axes[0].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)
         figure.tight_layout()
-        _say(figure, profile.replicates())
+        _say(figure, profile, profile.replicates())
     return figure
 
 
@@ -312,7 +314,7 @@ def prompt_generalization(profile, folder=None, methods=("original", "grpo", "po
             axis.set(title=_named(profile, size), xlabel="change of entropy, bits a token")
         _legend(axes, axes[0, -1])
         figure.tight_layout()
-        _say(figure, _over(profile))
+        _say(figure, profile, _over(profile))
     return figure
 
 
@@ -387,7 +389,7 @@ def checks(profile, folder=None, elsewhere=False):
         figure.legend(handles.values(), handles.keys(), fontsize=8, loc="upper left", ncols=1)
         figure.tight_layout()
         claims = table.groupby("replicates").claim.unique().sort_values(key=lambda found: found.map(len), ascending=False)
-        _say(figure, "; ".join(f"{over}: {', '.join(found)}" for over, found in claims.items()))
+        _say(figure, profile, "; ".join(f"{over}: {', '.join(found)}" for over, found in claims.items()))
     return figure
 
 
@@ -476,7 +478,7 @@ def creative(profile, folder=None):
                                              [profile.method(m).label for m in profile.methods], fontsize=8)
                 axes[row, column].set(xlabel=f"{name}, 0 to 100", title=_named(profile, size) if row == 0 else "")
         figure.tight_layout()
-        _say(figure, _over(profile))
+        _say(figure, profile, _over(profile))
     return figure
 
 

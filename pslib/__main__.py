@@ -181,7 +181,7 @@ def compare(profile):
     ours = pd.read_csv(profile.folder / "tables" / "table1_general.csv")
     old = pd.read_csv(committed) if committed.exists() else ours.iloc[:0]
     print("\nTable 1, average of the four suites: accuracy in %, entropy in bits a token, mean ± 95% interval over "
-          f"{ours.seeds.max()} {'seeds' if profile.table_sizes == profile.sizes else 'base models'}\n")
+          f"{ours.seeds.max()} {profile.replicates()}\n")
     print(tables.beside(ours, old, tables.reported_table1()).to_markdown(index=False, disable_numparse=True))
     print("\nOn another processor or installation rounding differs, and sampled responses with it: expect intervals that overlap, "
           "not the same digits.")

@@ -20,6 +20,7 @@ from pslib import base, benchmarks, checkpoint, evaluate, methods, modes, nano, 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = Path(__file__).parent / "profiles"
 NEUTRAL = "neutral"  # as he_prompt: not the same text for all, but each nano base model's own, which means nothing
+BASE_MODELS = "base models"  # see Profile.replicates
 TOUR = ROOT / "results" / "tour" / "model"  # a small trained model that the checkout carries; see the README there
 
 
@@ -94,6 +95,16 @@ class Profile:
             return size, seed
         kind, which = base.parse(size)
         return (kind, which) if sum(base.parse(other)[0] == kind for other in self.sizes) > 1 else (size, seed)
+
+    def replicates(self, method=""):
+        """What the runs behind one row of a table differ in, in words: all that an interval over them can speak for.
+
+        Of an untrained model seeds are no training runs: they sample the same weights again. (Methods count as trained unless named.)
+        """
+        if self.table_sizes != self.sizes:
+            return BASE_MODELS
+        trained = not method or self.method(method).training
+        return "seeds of one base model" if trained else "sampling seeds of one base model"
 
     @property
     def table_sizes(self):

@@ -55,6 +55,13 @@ def over_seeds(table, keys, measures):
     return pd.DataFrame(rows)
 
 
+def with_replicates(table, profile):
+    """The table with a column `replicates` behind `seeds`: what those are, row by row (see runs.Profile.replicates)."""
+    names = [profile.replicates(method) for method in table["method"]] if "method" in table else profile.replicates()
+    table.insert(table.columns.get_loc("seeds") + 1, "replicates", names)
+    return table
+
+
 def dynamics(profile, folder=None, variants=False):
     """Entropy in bits of each mode on its own responses and inter-mode KL in nats a token, at every measured step.
 

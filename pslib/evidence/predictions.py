@@ -82,7 +82,7 @@ def tested(root):
     rows = []
     for name, given in _written()["predictions"].items():
         found = measured(given["quantity"], root, given.get("measure", "entropy_bits"))
-        mean, half = stats.paired_interval(found)
+        mean, half = stats.mean_interval(found)
         bound = given.get("within")
         p = stats.equivalence(found, bound=bound) if bound else stats.sign_flip(found)
         rows.append({"prediction": name, "says": " ".join(given["says"].split()), "n": len(found), "mean": mean, "half": half,
@@ -113,7 +113,7 @@ def estimated(root):
     for name, given in _written()["estimates"].items():
         measure = given.get("measure", "entropy_bits")
         found = measured(given["quantity"], root, measure)
-        mean, half = stats.paired_interval(found)
+        mean, half = stats.mean_interval(found)
         rows.append({"estimate": name, "n": len(found), "mean": mean, "half": half, "unit": MEASURES[measure],
                      "detectable": stats.smallest_detectable(found.std(ddof=1), len(found)) if len(found) > 1 else float("nan")})
     return pd.DataFrame(rows)

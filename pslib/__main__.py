@@ -255,6 +255,21 @@ def _terminated(number, frame):
     raise KeyboardInterrupt(number)
 
 
+def _parameters(argv):
+    """Take every `-p NAME VALUE` out of the arguments -> (the others, {name: value}).
+
+    argparse would take a value like -1e-3 for an option.
+    """
+    rest, given, left = [], {}, list(argv)
+    while left:
+        if left[0] == "-p" and len(left) > 2:
+            _, name, value, *left = left
+            given[name] = value
+        else:
+            rest.append(left.pop(0))
+    return rest, given
+
+
 def main(argv=None):
     """Parse the command line and run it; -> exit code."""
     parser = argparse.ArgumentParser(prog="python -m pslib", description="Policy Split on a laptop.")
@@ -265,7 +280,7 @@ def main(argv=None):
     two = commands.add_parser("notebook", help="execute one notebook with checked parameters")
     two.add_argument("name")
     two.add_argument("--out", help="where the executed notebook goes")
-    two.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    two.add_argument("-p", nargs=2, action="append", metavar=("NAME", "VALUE"), help="a parameter; given once or more")
     three = commands.add_parser("export", help="write a finished run's model to a new folder, with its prompts and a card")
     for name in ("profile", "method", "size"):
         three.add_argument(name)
@@ -288,12 +303,17 @@ def main(argv=None):
                             ("tune", "try every method's settings on tuning questions and seeds; writes tuning.csv"),
                             ("publish", "copy a profile's small results to where they are committed")):
         commands.add_parser(name, help=help_text).add_argument("profile")
-    args = parser.parse_args(argv)
+    rest, parameters = _parameters(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(rest)
+    if os.environ.get("PSLIB_RESULTS"):  # relative to where this command was started, also for the processes that it starts
+        os.environ["PSLIB_RESULTS"] = str(Path(os.environ["PSLIB_RESULTS"]).absolute())
     try:
         if args.command == "reproduce":
+            if args.cores < 1:
+                raise ValueError(f"--cores must be at least 1, since every run needs one; got {args.cores}")
             reproduce(args.profile, args.cores)
         elif args.command == "notebook":
-            notebook(args.name, args.out, dict(args.p))
+            notebook(args.name, args.out, parameters)
         elif args.command == "export":
             from pslib import runs
             from pslib.scale import export

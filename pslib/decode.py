@@ -21,7 +21,8 @@ def sample_from(logits, temperature, top_k, top_p, draws):
     """
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits / temperature
+    # In float32 at least: a cumulative sum in bfloat16 stands still where its terms are small, and so shifts draws.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     if top_k:
         kth = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 import torch
 
-from pslib import nano
+from pslib import nano, ranges
 from pslib.policy import Policy, pack, stop_ids
 from pslib.rollouts import Decoding, engine_for, render_all, sample, unfinished
 
@@ -25,6 +25,11 @@ class Settings:
     top_p: float
     max_new_tokens: int
 
+    def __post_init__(self):
+        ranges.check(vars(self), {
+            "questions": ranges.COUNT, "samples": ranges.COUNT, "temperature": ranges.FROM_ZERO, "top_k": ranges.FROM_ZERO,
+            "top_p": ranges.POSITIVE_SHARE, "max_new_tokens": ranges.COUNT}, "evaluation")
+
     @property
     def decoding(self):
         """The settings that concern sampling."""
@@ -42,6 +47,11 @@ class Probe:
     stories: int = 0  # responses to each story prompt
     asked: int = 0  # questions of the suite `like` that every model is asked under the same prompts with the same draws
     asked_samples: int = 8  # responses to each of these questions under each prompt
+
+    def __post_init__(self):
+        ranges.check(vars(self), {
+            **dict.fromkeys(("best_of_n", "prompts", "stories", "asked"), ranges.FROM_ZERO),
+            **dict.fromkeys(("samples", "asked_samples"), ranges.COUNT)}, "probe")
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from pslib import advantages, losses
+from pslib import advantages, losses, ranges
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ def _clip_cov(logp, adv, entropy, mask, c, generator):
     return losses.clip_cov_mask(logp, logp, adv, mask, c["ratio"], c["lower"], c["upper"], generator)
 
 
+_RANGES = {"eta": ranges.FROM_ZERO, "kappa": ranges.COUNT, "alpha": ranges.SHARE, "eta_normal": ranges.ANY,
+           "keep": ranges.POSITIVE_SHARE, "ratio": ranges.SHARE, "lower": ranges.ANY, "upper": ranges.ANY,
+           "floor": ranges.FROM_ZERO, "coef": ranges.FROM_ZERO}
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the table of methods."""
@@ -87,6 +92,7 @@ class Method:
     loses_end: bool = False  # whether the end token of a shared response is not learned from
     entropy_coef: str = ""  # which coefficient weighs the differentiable entropy term; none where empty
     coefficients: dict = field(default_factory=dict)
+    ranges: dict = field(default_factory=lambda: _RANGES, compare=False)  # coefficient -> the numbers that it may be
 
     @property
     def training(self):
@@ -102,7 +108,13 @@ class Method:
             if isinstance(value, str) != isinstance(self.coefficients[name], str):
                 raise ValueError(f"coefficient {name} of {self.label} is {value!r}, of the wrong type; "
                                  f"its default is {self.coefficients[name]!r}")
-        return replace(self, label=label or self.label, coefficients={**self.coefficients, **coefficients})
+        ranges.check(coefficients, self.ranges, self.label)
+        changed = {**self.coefficients, **coefficients}
+        if changed.get("lower", 0) > changed.get("upper", 0):
+            raise ValueError(f"{self.label}: lower must be at most upper; got {changed['lower']!r} and {changed['upper']!r}")
+        if changed.get("variant", "paper") not in advantages.VARIANTS:
+            raise ValueError(f"{self.label}: variant must be one of {', '.join(advantages.VARIANTS)}; got {changed['variant']!r}")
+        return replace(self, label=label or self.label, coefficients=changed)
 
     def same_but(self, coefficient, other):
         """Whether two methods differ in nothing, or in this one coefficient (and in what they are called)."""
@@ -124,7 +136,7 @@ METHODS = {
     "entropy_regularization": Method("GRPO w/ Ent Regularization", entropy_coef="coef", learns_from_dead=True,
                                      coefficients={"coef": 3e-3}),
     "entropy_advantage": Method("GRPO w/ Ent Advantage", {"normal": _entropy_advantage},
-                                coefficients={"alpha": 0.4, "kappa": 2.0}),
+                                coefficients={"alpha": 0.4, "kappa": 2.0}, ranges={**_RANGES, "alpha": ranges.FROM_ZERO}),
     "policy_split": _SPLIT,
     "policy_split_released": _SPLIT.having("Policy Split (released code's bonus)", variant="released"),
 }

@@ -8,6 +8,7 @@ models. Whichever draws, the trained model scores what was drawn itself, so no e
 
 import os
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,29 @@ def unfinished(rollouts, stops):
     return ~torch.isin(rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1), torch.tensor(stops))
 
 
+def _drawing(model, tokenizer, decoding):
+    """A generation config that draws from the policy itself at the given settings, and ends at every stop id."""
+    drawing = {"do_sample": False} if decoding.temperature == 0 else {
+        # top_k must be set: when sampling, generate takes 50 although the config shows none.
+        "do_sample": True, "temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p}
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return GenerationConfig(max_new_tokens=decoding.max_new_tokens, eos_token_id=stop_ids(model, tokenizer), pad_token_id=pad,
+                            **drawing)
+
+
+@contextmanager
+def _plain_generation(model):
+    """The model without its checkpoint's generation config, from which `generate` fills what a given one leaves unset.
+
+    Penalties, suppressed tokens, beams and the like would make it draw from another policy than the one that is trained.
+    """
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
 class GenerateEngine:
     """Sampling by `transformers.generate`, for any causal language model."""
 
@@ -68,14 +92,10 @@ class GenerateEngine:
         seen = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :], seen[row, width - len(prompt) :] = torch.tensor(prompt), 1
-        # top_k must be set: when sampling, generate takes 50 although the config shows none.
-        drawing = {"do_sample": False} if decoding.temperature == 0 else {
-            "do_sample": True, "temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p}
-        device = self.model.device
-        with torch.random.fork_rng():  # generate draws from the global generator: seed it, then restore
+        device, wanted = self.model.device, _drawing(self.model, self.tokenizer, decoding)
+        with torch.random.fork_rng(), _plain_generation(self.model):  # generate draws from the global generator: seed it, then restore
             torch.manual_seed(int(seeds[0]))
-            out = self.model.generate(ids.to(device), attention_mask=seen.to(device),
-                                      max_new_tokens=decoding.max_new_tokens, **drawing)
+            out = self.model.generate(ids.to(device), attention_mask=seen.to(device), generation_config=wanted)
         tokens = out[:, width:].cpu()
         stops = torch.isin(tokens, torch.tensor(stop_ids(self.model, self.tokenizer)))
         lengths = torch.where(stops.any(1), stops.int().argmax(1) + 1, tokens.shape[1])
@@ -102,16 +122,13 @@ class ContinuousEngine:
 
         All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the batch.
         """
-        drawing = {"do_sample": False} if decoding.temperature == 0 else {
-            "do_sample": True, "temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p}
-        wanted = GenerationConfig(max_new_tokens=decoding.max_new_tokens, eos_token_id=stop_ids(self.model, self.tokenizer),
-                                  pad_token_id=self.tokenizer.pad_token_id, **drawing)
+        wanted = _drawing(self.model, self.tokenizer, decoding)
         # On a GPU it fits its cache to the free memory; on a CPU it would take all of it, and attend to all of it.
         room = {} if self.model.device.type == "cuda" else {"page_size": 32, "num_blocks": 256, "max_batch_tokens": 512}
         rows, attention = [prompt for prompt in prompts for _ in range(copies)], self.model.config._attn_implementation
         self.model.set_attn_implementation("sdpa")  # it refuses those that it does not know
         try:
-            with torch.random.fork_rng():  # it seeds the global generator
+            with torch.random.fork_rng(), _plain_generation(self.model):  # it seeds the global generator
                 out = self.model.generate_batch(rows, wanted, ContinuousBatchingConfig(seed=int(seeds[0]) % 2**32, **room))
         finally:
             self.model.set_attn_implementation(attention)

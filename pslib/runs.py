@@ -15,7 +15,7 @@ import filelock
 import torch
 import yaml
 
-from pslib import base, benchmarks, checkpoint, evaluate, methods, modes, nano, rollouts, tasks, train
+from pslib import base, benchmarks, checkpoint, evaluate, methods, modes, nano, ranges, rollouts, tasks, train
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = Path(__file__).parent / "profiles"
@@ -33,6 +33,10 @@ class BaseSettings:
     batch_size: int = 64
     seed: int = 0
     shared: bool = False  # kept once for all profiles of the world, with committed weights, see base_folder
+
+    def __post_init__(self):
+        allowed = {"steps": ranges.COUNT, "batch_size": ranges.COUNT, "seed": ranges.FROM_ZERO}
+        ranges.check(vars(self), allowed, "base model")
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ class Profile:
 
 def results_root():
     """The results folder: of this checkout, or PSLIB_RESULTS where that is set."""
-    return Path(os.environ.get("PSLIB_RESULTS", ROOT / "results"))
+    return Path(os.environ.get("PSLIB_RESULTS") or ROOT / "results").absolute()
 
 
 _TYPES = {int: (int,), float: (int, float), str: (str,), list: (list,), dict: (dict,), bool: (bool,)}

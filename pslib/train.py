@@ -5,6 +5,8 @@ Where this differs from what one may expect:
   1 where the gradient is taken, and PPO's clip never binds. (The paper gives a batch size and no number of updates.)
 - A response that the other mode drew gets its old log-prob under the mode that trains on it, as in the released code:
   its ratio starts at 1 too, with no correction for who drew it.
+- The policy is softmax(z / temperature), from which the responses are drawn: log-probs, entropies, bonus, gradient and
+  metrics are all at that temperature.
 - The loss is a mean over the valid tokens of the whole batch, whatever the micro-batches.
 - A dead group (all rewards equal) has no gradient but in methods that say `learns_from_dead` (an entropy term in the loss, or a
   bonus without a clip), so it is not differentiated, which changes no weight. It is scored where the method needs statistics of the whole batch, and every
@@ -29,7 +31,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pslib import advantages, checkpoint, losses, tasks
+from pslib import advantages, checkpoint, losses, ranges, tasks
 from pslib.methods import Scored
 from pslib.policy import Policy, pack, stop_ids
 from pslib.rollouts import Decoding, engine_for, render_all, sample, unfinished
@@ -64,6 +66,14 @@ class Settings:
     max_entropy_bits: float = 0.0
     min_accuracy: float = 0.0
     stop_beyond: int = 0
+
+    def __post_init__(self):
+        counts = ("steps", "questions", "group_size", "pool", "max_new_tokens", "save_every", "measure_every", "micro_tokens")
+        ranges.check(vars(self), {
+            **dict.fromkeys(counts, ranges.COUNT), "learning_rate": ranges.POSITIVE, "warmup": ranges.FROM_ZERO,
+            "weight_decay": ranges.FROM_ZERO, "grad_clip_norm": ranges.POSITIVE, "clip_eps": ranges.BETWEEN,
+            "temperature": ranges.POSITIVE, "graph_tokens": ranges.FROM_ZERO, "max_entropy_bits": ranges.FROM_ZERO,
+            "min_accuracy": ranges.ANY, "stop_beyond": ranges.FROM_ZERO}, "training")
 
 
 class Distributed:
@@ -289,7 +299,9 @@ class Run:
         packed = pack([prompts[mode][g] for mode, g, _ in pieces],
                       torch.tensor([place for place, (_, _, rows) in enumerate(pieces) for _ in rows]),
                       rollouts.tokens[responses], rollouts.lengths[responses])
-        return tuple(t[: len(chosen)] for t in self.policy(packed.to(self.accelerator.device)))
+        # Of the policy that sampled: at any other temperature the gradient would be another policy's.
+        out = self.policy(packed.to(self.accelerator.device), self.settings.temperature)
+        return tuple(t[: len(chosen)] for t in out)
 
     def _gather(self, parts, outputs, rollouts):
         """Log-probs and entropies of all rows (N, T), detached, from all processes' micro-batches' outputs."""

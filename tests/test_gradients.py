@@ -63,6 +63,7 @@ def error_of_a_step(name, state, prompts, each):
         for k, mode in enumerate(method.training):
             for i, (row, n) in enumerate(zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())):
                 every = distributions(state.model, prompts[mode][rollouts.group_ids[i]], row[:n])
+                every = (every / state.settings.temperature).log_softmax(-1)
                 old, adv, counted = (kept[what][k * rows + i, :n] for what in ("old", "adv", "keep"))
                 rho = (every[range(n), row[:n]] - old).exp()
                 token = -torch.minimum(rho * adv, rho.clamp(0.8, 1.2) * adv) + coef * (every.exp() * every).sum(-1)
@@ -100,3 +101,9 @@ def test_whole_loss_of_every_method(name):
 def test_the_gradient_that_a_step_accumulates(name, model64, tokenizer, he, start):  # noqa: F811
     state = start(model64, properties.acting(name), micro_tokens=60)
     assert error_of_a_step(name, state, rendered(tokenizer, he), each=False) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["grpo", "policy_split_released", "entropy_regularization"])
+def test_the_gradient_is_of_the_policy_at_the_sampling_temperature(name, model64, tokenizer, he, start):  # noqa: F811
+    state = start(model64, properties.acting(name), micro_tokens=60, temperature=0.6)
+    assert error_of_a_step(name, state, rendered(tokenizer, he), each=False) < 1e-5  # sharper distributions bend more within the step of the difference

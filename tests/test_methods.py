@@ -52,7 +52,7 @@ def test_the_high_entropy_mode_learns_from_eq_3(name, rows, scored):
 
 
 def test_only_the_normal_modes_bonus_may_be_taken_away(scored):
-    with pytest.raises(ValueError, match="eq. 3 needs eta >= 0"):
+    with pytest.raises(ValueError, match="eta must be a finite number at least 0; got -1.0"):
         advantage("policy_split", scored, "he", eta=-1.0)
     added, taken = (advantage("policy_split", scored, eta_normal=eta) for eta in (four.ETA, -four.ETA))
     assert_valid(added, four.PAPER)

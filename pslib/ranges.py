@@ -1,0 +1,45 @@
+"""Ranges: between which numbers each setting lies, so that a slip is a sentence where a run starts and no strange result."""
+
+from dataclasses import dataclass
+from math import inf
+
+
+@dataclass(frozen=True)
+class Range:
+    """The finite numbers from low to high, without an end that is named as open."""
+
+    low: float = -inf
+    high: float = inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value):
+        if not -inf < value < inf:  # false for NaN too
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self):
+        parts = [] if max(self.low, -self.high) > -inf else ["finite"]
+        if self.low > -inf:
+            parts.append(f"{'above' if self.open_low else 'at least'} {self.low:g}")
+        if self.high < inf:
+            parts.append(f"{'below' if self.open_high else 'at most'} {self.high:g}")
+        return "a finite number" if parts == ["finite"] else "a finite number " + " and ".join(parts)
+
+
+ANY = Range()
+COUNT = Range(low=1)
+FROM_ZERO = Range(low=0)
+POSITIVE = Range(low=0, open_low=True)
+SHARE = Range(low=0, high=1)
+POSITIVE_SHARE = Range(low=0, high=1, open_low=True)
+BETWEEN = Range(low=0, high=1, open_low=True, open_high=True)
+
+
+def check(values, ranges, where):
+    """ValueError, in one sentence, names the first of some values (a dict) that lies outside its range."""
+    for name, allowed in ranges.items():
+        if name in values and values[name] not in allowed:
+            raise ValueError(f"{where}: {name} must be {allowed}; got {values[name]!r}")

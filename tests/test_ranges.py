@@ -1,0 +1,97 @@
+"""Every numeric setting has a range: what lies outside is one sentence before anything runs."""
+
+from dataclasses import fields
+from math import inf, nan
+
+import pytest
+import yaml
+
+from pslib import __main__ as cli
+from pslib import evaluate, methods, ranges, runs, train
+
+TRAIN = {"steps": 3, "questions": 4, "group_size": 4, "pool": 64, "learning_rate": 3e-4, "max_new_tokens": 24}
+EVALUATE = {"questions": 4, "samples": 2, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 24}
+
+
+@pytest.mark.parametrize("cls, given, name, value", [
+    (train.Settings, TRAIN, name, value) for name, values in {
+        "steps": [0], "questions": [0], "group_size": [0], "pool": [0, -1], "max_new_tokens": [0], "save_every": [0], "measure_every": [0],
+        "micro_tokens": [0], "graph_tokens": [-1], "learning_rate": [0.0, -1e-3, nan, inf], "warmup": [-1], "weight_decay": [-0.1, nan],
+        "grad_clip_norm": [-1.0, 0.0, nan, inf], "clip_eps": [-0.2, 0.0, 1.0, nan], "temperature": [-1.0, 0.0, nan, inf],
+        "max_entropy_bits": [-1.0, nan], "min_accuracy": [nan], "stop_beyond": [-1]}.items() for value in values] + [
+    (evaluate.Settings, EVALUATE, name, value) for name, values in {
+        "questions": [0], "samples": [0], "temperature": [-1.0, nan, inf], "top_k": [-1], "top_p": [0.0, 1.1, nan],
+        "max_new_tokens": [0]}.items() for value in values] + [
+    (evaluate.Probe, {}, name, -1) for name in ("best_of_n", "prompts", "stories", "asked")] + [
+    (evaluate.Probe, {}, name, 0) for name in ("samples", "asked_samples")] + [
+    (runs.BaseSettings, {"world": "rare", "steps": 5}, name, value) for name, value in (("steps", 0), ("batch_size", 0), ("seed", -1))])
+def test_a_setting_outside_its_range_is_named_with_the_range(cls, given, name, value):
+    cls(**given)
+    with pytest.raises(ValueError, match=rf"{name} must be a finite number.*; got {value!r}"):
+        cls(**{**given, name: value})
+
+
+@pytest.mark.parametrize("cls", [train.Settings, evaluate.Settings, evaluate.Probe, runs.BaseSettings])
+def test_no_numeric_setting_is_without_a_range(cls, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(ranges, "check", lambda values, allowed, where: seen.update(allowed))
+    cls(**{field.name: 1 for field in fields(cls)})
+    assert {field.name for field in fields(cls) if field.type in (int, float)} == set(seen)
+
+
+@pytest.mark.parametrize("method, given", [
+    ("policy_split", {"eta": -0.1}), ("policy_split", {"eta": nan}), ("policy_split", {"kappa": 0.5}), ("policy_split", {"alpha": 1.1}),
+    ("policy_split", {"eta_normal": inf}), ("forking", {"keep": 0.0}), ("forking", {"keep": 1.5}), ("clip_cov", {"ratio": -0.1}),
+    ("entropy_driven", {"floor": -1.0}), ("entropy_regularization", {"coef": -1e-3}), ("entropy_advantage", {"alpha": -0.4})])
+def test_a_coefficient_outside_its_range_is_named(method, given):
+    (name, value), = given.items()
+    with pytest.raises(ValueError, match=rf"{name} must be a finite number.*; got {value!r}"):
+        methods.get(method, **given)
+
+
+def test_every_coefficient_has_a_range_and_its_default_lies_in_it():
+    for method in methods.known().values():
+        numbers = {name: value for name, value in method.coefficients.items() if not isinstance(value, str)}
+        assert all(value in method.ranges[name] for name, value in numbers.items())
+
+
+def test_bounds_that_cross_and_forms_that_there_are_not_are_refused():
+    with pytest.raises(ValueError, match="lower must be at most upper; got 6.0 and 5.0"):
+        methods.get("clip_cov", lower=6.0)
+    with pytest.raises(ValueError, match="variant must be one of paper, .*; got 'published'"):
+        methods.get("policy_split", variant="published")
+
+
+def test_a_profile_with_a_setting_outside_its_range_is_refused(tmp_path, monkeypatch):
+    given = yaml.safe_load((runs.PROFILES / "smoke.yaml").read_text())
+    given["train"]["grad_clip_norm"] = -1.0
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(given))
+    monkeypatch.setattr(runs, "PROFILES", tmp_path)
+    with pytest.raises(ValueError, match="grad_clip_norm must be a finite number above 0; got -1.0"):
+        runs.load_profile("mine")
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("cores", ["0", "-2"])
+def test_no_core_is_not_enough(cores, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))
+    assert cli.main(["reproduce", "smoke", "--cores", cores]) == 1
+    assert f"--cores must be at least 1, since every run needs one; got {cores}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_parameter_may_begin_with_a_dash(monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "notebook", lambda name, out, given: seen.append((name, out, given)))
+    assert cli.main(["notebook", "03_advantages", "-p", "eta", "-1e-3", "--out", "x.ipynb", "-p", "seed", "-2"]) == 0
+    assert seen == [("03_advantages", "x.ipynb", {"eta": "-1e-3", "seed": "-2"})]
+
+
+def test_a_relative_results_folder_is_the_same_for_every_process(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PSLIB_RESULTS", "mine")
+    monkeypatch.setattr(cli, "compare", lambda profile: None)
+    assert runs.results_root() == tmp_path / "mine"
+    assert cli.main(["compare", "smoke"]) == 0
+    monkeypatch.chdir("/")  # as a notebook's process is elsewhere
+    assert runs.results_root() == tmp_path / "mine"

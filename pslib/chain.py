@@ -230,7 +230,7 @@ def train_run(profile, method, size, seed, split="train", folder=None):
             checkpoint.write(folder / "metrics.csv", pd.DataFrame(rows).round(6).to_csv(index=False))
             if metrics["step"] == profile.train.steps:
                 kept = {"question_id": rollouts.question_ids, "mode": rollouts.modes, "response": rollouts.texts,
-                        "reward": rollouts.rewards.int().tolist()}
+                        "reward": rollouts.rewards.int().tolist() if rollouts.right_or_wrong else rollouts.rewards.numpy()}
                 checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())
             progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
 

@@ -17,6 +17,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]  # not from `runs`: this file stays light to import
 
 
+def _absolute(profile):
+    """A profile's path as an absolute one, since its steps run in other folders; a name as it is."""
+    return str(Path(profile).resolve()) if profile.endswith((".yaml", ".yml")) else profile
+
+
 def _typed(name, given, default):
     """A parameter's text as the type of its default in the notebook; ValueError if it is not one."""
     kind = type(default)
@@ -43,7 +48,7 @@ def notebook(name, out, given):
     for key in given:
         if key not in known:
             raise ValueError(f"{path.stem} has no parameter {key!r}; it has {', '.join(known)}")
-    values = {key: _typed(key, text, known[key]) for key, text in given.items()}
+    values = {key: _typed(key, _absolute(text) if key == "profile" else text, known[key]) for key, text in given.items()}
     out = Path(out or f"{path.stem}-executed.ipynb")
     if out.suffix != ".ipynb" or out.resolve() == path:
         raise ValueError(f"the executed notebook must go to a file of its own that ends in .ipynb; got {out}")
@@ -129,7 +134,10 @@ LEASH = 'exec 3<&0 </dev/null; (read _ <&3; kill 0) & exec "$@"'
 
 
 def reproduce(name, cores):
-    """Run a profile's whole chain, then show this machine's table beside the committed one and the paper's."""
+    """Run a profile's whole chain, then show this machine's table beside the committed one and the paper's.
+
+    name: the profile's, or the absolute path of its file.
+    """
     from pslib import chain, runs
 
     profile = runs.load_profile(name)
@@ -140,7 +148,7 @@ def reproduce(name, cores):
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "notebooks" / "Snakefile"), "--cores", str(cores),
                    "--directory", str(profile.folder), "--config", f"profile={name}", f"results={runs.results_root()}",
                    "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--quiet", "rules", "--keep-going"]
-        print(f"profile {name}: results go to {profile.folder}; stopping and running again continues", flush=True)
+        print(f"profile {profile.name}: results go to {profile.folder}; stopping and running again continues", flush=True)
         watch, said = Watch(profile), 0.0
         chain_log = profile.folder / "chain.log"
         with open(chain_log, "w") as log:
@@ -272,7 +280,8 @@ def _parameters(argv):
 
 def main(argv=None):
     """Parse the command line and run it; -> exit code."""
-    parser = argparse.ArgumentParser(prog="python -m pslib", description="Policy Split on a laptop.")
+    parser = argparse.ArgumentParser(prog="python -m pslib", description="Policy Split on a laptop.",
+                                     epilog="A profile is given by its name, or by the path of a file that ends in .yaml.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("reproduce", help="run a profile's whole chain, up to table 1")
     one.add_argument("profile")
@@ -307,6 +316,8 @@ def main(argv=None):
     args = parser.parse_args(rest)
     if os.environ.get("PSLIB_RESULTS"):  # relative to where this command was started, also for the processes that it starts
         os.environ["PSLIB_RESULTS"] = str(Path(os.environ["PSLIB_RESULTS"]).absolute())
+    if getattr(args, "profile", None):
+        args.profile = _absolute(args.profile)
     try:
         if args.command == "reproduce":
             if args.cores < 1:

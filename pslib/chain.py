@@ -213,9 +213,11 @@ def train_run(profile, method, size, seed, split="train", folder=None):
         if before and not before.get("inputs"):
             raise ValueError(f"{folder} is a run that was stopped before inputs were recorded, so it cannot be told whether it "
                              "would go on with the same ones; remove it to train it from its start")
-        inputs = {"prompts": settings["inputs"]["prompts"]}
+        inputs = {name: settings["inputs"][name] for name in ("prompts", "date") if name in settings["inputs"]}
         if profile.model != "nano":
             inputs |= {"base": _source(profile, size, model), "data": questions.info.description}
+        train.check(model, tokenizer, recipe, both, profile.train, questions)
+        rollouts.check_room(model, tokenizer, both, [], profile.evaluate.max_new_tokens)  # which comes after hours of training
         state = train.Run(model, tokenizer, recipe, both, profile.train, seed)
         if main:
             records.begin(folder / "params.yaml", settings)
@@ -230,7 +232,7 @@ def train_run(profile, method, size, seed, split="train", folder=None):
             checkpoint.write(folder / "metrics.csv", pd.DataFrame(rows).round(6).to_csv(index=False))
             if metrics["step"] == profile.train.steps:
                 kept = {"question_id": rollouts.question_ids, "mode": rollouts.modes, "response": rollouts.texts,
-                        "reward": rollouts.rewards.int().tolist()}
+                        "reward": rollouts.rewards.int().tolist() if rollouts.right_or_wrong else rollouts.rewards.numpy()}
                 checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())
             progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
 

@@ -6,7 +6,9 @@ responses, and rows that have ended are dropped.
 """
 
 import torch
+from torch import nn
 from torch.nn.functional import scaled_dot_product_attention, silu
+from transformers import Qwen3ForCausalLM
 
 
 def _normalised(x, eps):
@@ -33,6 +35,19 @@ def sample_from(logits, temperature, top_k, top_p, draws):
         logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
     cumulative = logits.softmax(-1).cumsum(-1)
     return (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def fits(model):
+    """Whether a model is what `Decoder` computes: Qwen3 without biases, adapters or another part in a layer's place."""
+    config = model.config
+    if not isinstance(model, Qwen3ForCausalLM) or config.model_type != "qwen3" or config.hidden_act != "silu":
+        return False
+    products = [model.get_output_embeddings()]
+    for layer in model.model.layers:
+        products += [getattr(layer.self_attn, f"{name}_proj") for name in "qkvo"]
+        products += [getattr(layer.mlp, f"{name}_proj") for name in ("gate", "up", "down")]
+    plain = all(type(product) is nn.Linear and product.bias is None for product in products)
+    return plain and type(model.get_input_embeddings()) is nn.Embedding
 
 
 class Decoder:

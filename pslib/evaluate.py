@@ -8,7 +8,7 @@ import torch
 
 from pslib import nano, ranges
 from pslib.policy import Policy, pack, stop_ids
-from pslib.rollouts import Decoding, engine_for, render_all, sample, unfinished
+from pslib.rollouts import Decoding, engine_for, exact, render_all, sample, unfinished
 
 BITS = 1 / math.log(2)
 COLUMNS = ["suite", "mode", "question_id", "sample", "correct", "tokens", "entropy_bits", "derivation", "unfinished"]
@@ -71,20 +71,27 @@ def score(model, prompts, group_ids, tokens, lengths, rows=128):
     return logp, entropy
 
 
-def answer(model, tokenizer, mode, questions, settings, generator, suite=""):
+def answer(model, tokenizer, mode, questions, settings, generator, suite="", reward=exact):
     """Draw `settings.samples` responses to each question in a mode and grade them -> (DataFrame, Rollouts, prompts).
 
     A row a response, columns COLUMNS but for entropy_bits: correct is 0 or 1, derivation is how a nano question was worked,
-    unfinished is 1 where max_new_tokens ended the response.
+    unfinished is 1 where max_new_tokens ended the response. Under another reward, (text, row) -> float, the column reward
+    stands in the place of correct; FloatingPointError names questions for which it is not finite.
     """
     rows = list(questions)
     prompts = render_all(tokenizer, mode, rows, settings.decoding, model.config.max_position_embeddings)
     rollouts = sample(engine_for(model, tokenizer), tokenizer, rows, {mode.name: prompts}, settings.samples,
-                      settings.decoding, generator)
-    groups = rollouts.group_ids.tolist()
+                      settings.decoding, generator, reward)
+    groups, finite = rollouts.group_ids.tolist(), torch.isfinite(rollouts.rewards).tolist()
+    if not all(finite):
+        bad = dict.fromkeys(name for name, good in zip(rollouts.question_ids, finite, strict=True) if not good)
+        raise FloatingPointError(f"rewards not finite for the questions {', '.join(bad)}; a reward function must give numbers")
+    graded = {"reward": rollouts.rewards.tolist()}
+    if reward is exact and rollouts.right_or_wrong:
+        graded = {"correct": rollouts.rewards.int().tolist()}
     table = pd.DataFrame({
         "suite": suite, "mode": mode.name, "question_id": rollouts.question_ids,
-        "sample": [k % settings.samples for k in range(len(groups))], "correct": rollouts.rewards.int().tolist(),
+        "sample": [k % settings.samples for k in range(len(groups))], **graded,
         "tokens": rollouts.lengths.tolist(),
         "derivation": [nano.derivation_of(rows[g]["question"], text) for g, text in zip(groups, rollouts.texts)],
         "unfinished": unfinished(rollouts, stop_ids(model, tokenizer)).int().tolist(),
@@ -92,18 +99,18 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite=""):
     return table, rollouts, prompts
 
 
-def evaluate(model, tokenizer, mode, questions, settings, generator, suite=""):
+def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", reward=exact):
     """`answer`, with the column entropy_bits: -> (DataFrame, Rollouts, prompts).
 
     It is the full-vocabulary Shannon entropy of the policy at temperature 1, averaged over the response's tokens.
     """
-    table, rollouts, prompts = answer(model, tokenizer, mode, questions, settings, generator, suite)
+    table, rollouts, prompts = answer(model, tokenizer, mode, questions, settings, generator, suite, reward)
     _, entropy = score(model, prompts, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
     table["entropy_bits"] = (entropy.sum(1) / rollouts.lengths * BITS).tolist()
-    return table[COLUMNS], rollouts, prompts
+    return table[[name if name in table else "reward" for name in COLUMNS]], rollouts, prompts
 
 
-def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator):
+def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator, reward=exact):
     """KL(pi_HE || pi) in nats a token, estimated on the high-entropy mode's own responses.
 
     mean over sampled tokens of log pi_HE(o_t) - log pi(o_t); -> (that, the responses' DataFrame with a column kl over each one's own
@@ -112,7 +119,7 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator):
     if (settings.temperature, settings.top_k, settings.top_p) != (1.0, 0, 1.0):
         raise ValueError("the inter-mode KL is estimated on samples at temperature 1, top_k 0 and top_p 1; got "
                          f"{settings.temperature}, {settings.top_k} and {settings.top_p}")
-    table, rollouts, under_he = evaluate(model, tokenizer, he, questions, settings, generator)
+    table, rollouts, under_he = evaluate(model, tokenizer, he, questions, settings, generator, reward=reward)
     rows = list(questions)
     plain = render_all(tokenizer, normal, rows, settings.decoding, model.config.max_position_embeddings)
     logp_he, _ = score(model, under_he, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
@@ -124,11 +131,15 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator):
 def summary(table):
     """Accuracy (share), token-averaged entropy (bits) and share of unfinished responses, a row for each suite and mode.
 
-    unfinished is blank for evaluations from before it was counted.
+    unfinished is blank for evaluations from before it was counted. Of an evaluation under another reward than ours, the mean
+    reward, and the accuracy too where all of its rewards are 0 or 1.
     """
     weighed = table.assign(bits=table.entropy_bits * table.tokens, unfinished=table.get("unfinished", math.nan))
+    scores = {"accuracy": ("correct", "mean")} if "correct" in table else {"reward": ("reward", "mean")}
+    if "reward" in table and table.reward.isin([0, 1]).all():
+        scores["accuracy"] = ("reward", "mean")
     by = weighed.groupby(["suite", "mode"], sort=False)
-    out = by.agg(accuracy=("correct", "mean"), bits=("bits", "sum"), tokens=("tokens", "sum"),
+    out = by.agg(**scores, bits=("bits", "sum"), tokens=("tokens", "sum"),
                  unfinished=("unfinished", "mean")).reset_index()
     return out.assign(entropy_bits=out.bits / out.tokens).drop(columns=["bits", "tokens"])
 

@@ -3,7 +3,8 @@
 pi_HE(. | q) = pi(. | s, q) (eq. 1): the normal mode has no system prompt, the high-entropy mode has s.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,9 @@ class Mode:
 
 
 NORMAL = Mode("normal")
+# What a chat template that asks for today's date is told, so that a prompt is the same tomorrow: the day that Llama 3's
+# templates name where they are told none.
+DATE = datetime(2024, 7, 26)
 
 
 @cache
@@ -37,36 +41,106 @@ def he_mode(prompt="high_entropy"):
     return Mode("he", texts[prompt])
 
 
+def turns(mode, messages):
+    """A conversation as a mode reads it: the mode's system prompt first, above the text of a system turn it may have.
+
+    messages: [{"role", "content"}, ...] -> such a list; the same one in a mode without a system prompt.
+    """
+    if not mode.system:
+        return messages
+    if messages[0]["role"] == "system":
+        own, *messages = messages
+        return [{"role": "system", "content": f"{mode.system}\n\n{own['content']}"}, *messages]
+    return [{"role": "system", "content": mode.system}, *messages]
+
+
 def render(tokenizer, mode, question):
     """The token ids of a question under a mode, by the tokenizer's chat template, up to where the response starts.
 
     -> list of int. ValueError if the tokenizer has no chat template: without one there is no system turn, and so no
-    second mode; also if its template fails, reaches for what a template may not have, or ignores the mode's `thinking`.
+    second mode; also if its template fails, refuses the system turn, reaches for what a template may not have, or ignores
+    the mode's `thinking`. A template that asks for today's date is told DATE.
     """
-    if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template, so it has no system turn to tell the modes apart; "
-                         "use an instruction-tuned model or set tokenizer.chat_template")
-    turns = [{"role": "system", "content": mode.system}] if mode.system else []
-    if mode.one_turn:
-        turns, question = [], f"system\n{mode.system}\nuser\n{question}\nassistant\n"
-
-    def written(**flags):
-        return tokenizer.apply_chat_template([*turns, {"role": "user", "content": question}], tokenize=True,
-                                             add_generation_prompt=True, return_dict=False, **flags)
-
-    try:
-        if mode.thinking is None:
-            return written()
-        ids, other = written(enable_thinking=mode.thinking), written(enable_thinking=not mode.thinking)
-    except Exception as error:  # a template is a program in a sandbox, and can end in any way
-        raise ValueError(f"the tokenizer's chat template cannot be used: {' '.join(str(error).split())}; use an "
-                         "instruction-tuned model that you trust") from error
-    if ids == other:
-        raise ValueError("the profile sets enable_thinking, and the tokenizer's chat template ignores it; take the setting out, "
-                         "or use a model whose template knows it, like Qwen3's")
-    return ids
+    return _written(tokenizer, mode, question, tokenize=True)
 
 
 def rendered(tokenizer, both, question="{question}"):
-    """The prompt of a question under each mode as the text that the model is given -> {mode name: text}."""
-    return {mode.name: tokenizer.decode(render(tokenizer, mode, question)) for mode in both}
+    """Check that every mode has a prompt of its own, and write them out: {mode name: the text that the model is given}.
+
+    A system turn that the chat template puts into a mode without one is in that mode's text. ValueError, in one
+    sentence, where `render` would raise one, and where the template leaves out the system prompt or the question.
+    """
+    texts = {}
+    for mode in both:
+        def written(mode=mode, question=question):
+            return _written(tokenizer, mode, question, tokenize=False)
+
+        text = texts[mode.name] = written()
+        # Templates may trim, quote or move a text, so what shows that it is written is that another one changes the prompt.
+        other = [None, f"{mode.system} {mode.system}"] if mode.system else []
+        if text in [written(replace(mode, system=system)) for system in other]:
+            raise ValueError(f"the tokenizer's chat template drops the system turn, or a part of it, so the {mode.name} mode would "
+                             "not have its prompt; use a model whose template writes it, like Qwen3's")
+        if text == written(question=f"{question} {question}"):
+            raise ValueError("the tokenizer's chat template drops the question, or a part of it; use an instruction-tuned model "
+                             "for text")
+    if len(set(texts.values())) < len(texts):
+        raise ValueError(f"the modes {' and '.join(texts)} have the same prompt, so they would be one policy; give each a system "
+                         "prompt of its own")
+    return texts
+
+
+def pinned_date(tokenizer):
+    """The date, like "2024-07-26", that stands in prompts for today's where the chat template asks for it; else None."""
+    return f"{DATE:%Y-%m-%d}" if "strftime_now" in str(tokenizer.chat_template) else None
+
+
+def pinned(template):
+    """A chat template that, where it asks for the time by `strftime_now`, is told DATE; any other as it is.
+
+    The library gives templates a function of that name, which reads the clock. A macro of the same name hides it.
+    """
+    if "strftime_now" not in template:
+        return template
+    known = [f"%{letter}" for letter in ("-d", "-m", "-H", "-I", "-M", "-S", "-j", *"aAbBcdDeFfHIjmMpRSTuUVwWxXyYZz%")]
+    filled = "".join(f"|replace({directive!r}, {DATE.strftime(directive)!r})" for directive in known)
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{filled} }}}}{{%- endmacro -%}}{template}"
+
+
+def _written(tokenizer, mode, question, tokenize):
+    """A question under a mode, by the chat template: the token ids or, not tokenized, the text."""
+    if not tokenizer.chat_template:
+        raise ValueError("the tokenizer has no chat template, so it has no system turn to tell the modes apart; "
+                         "use an instruction-tuned model or set tokenizer.chat_template")
+    asked = turns(mode, [{"role": "user", "content": question}])
+    if mode.one_turn:
+        asked = [{"role": "user", "content": f"system\n{mode.system}\nuser\n{question}\nassistant\n"}]
+
+    def written(messages, **flags):
+        if pinned_date(tokenizer):
+            flags["chat_template"] = pinned(tokenizer.get_chat_template())
+        return tokenizer.apply_chat_template(messages, tokenize=tokenize, add_generation_prompt=True, return_dict=False, **flags)
+
+    try:
+        if mode.thinking is None:
+            return written(asked)
+        prompt, other = written(asked, enable_thinking=mode.thinking), written(asked, enable_thinking=not mode.thinking)
+    except Exception as error:  # a template is a program in a sandbox, and can end in any way
+        said = " ".join(str(error).split())
+        if asked[0]["role"] == "system" and _works(written, asked[1:]):
+            raise ValueError(f"the tokenizer's chat template refuses a system turn ({said}), so there is no {mode.name} mode; use a "
+                             "model whose template takes one, like Qwen3's") from error
+        raise ValueError(f"the tokenizer's chat template cannot be used: {said}; use an instruction-tuned model that you "
+                         "trust") from error
+    if prompt == other:
+        raise ValueError("the profile sets enable_thinking, and the tokenizer's chat template ignores it; take the setting out, "
+                         "or use a model whose template knows it, like Qwen3's")
+    return prompt
+
+
+def _works(written, messages):
+    try:
+        written(messages)
+    except Exception:
+        return False
+    return True

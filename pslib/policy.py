@@ -166,12 +166,25 @@ AttentionInterface.register("shared_prefixes", _shared_prefix_attention)
 AttentionMaskInterface.register("shared_prefixes", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
+def unwrapped(model):
+    """The transformers model inside a wrapper like PEFT's, with its adapters in place; any other model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 class Policy(nn.Module):
-    """A causal language model that scores responses; `forward` is what is trained, and what accelerate wraps."""
+    """A causal language model that scores responses; `forward` is what is trained, and what accelerate wraps.
+
+    ValueError for a model whose output embedding is more than a product with one weight.
+    """
 
     def __init__(self, model):
         super().__init__()
-        model.set_attn_implementation("shared_prefixes")
+        head = unwrapped(model).get_output_embeddings()
+        if type(head) is not nn.Linear or head.bias is not None:  # an adapter on it is a class of its own
+            kind = f"{type(head).__module__}.{type(head).__qualname__}"
+            raise ValueError(f"the model's output embedding is a {kind} and not a torch.nn.Linear without a bias, so responses "
+                             "cannot be scored; leave adapters (in PEFT: target_modules, modules_to_save) and quantization off it")
+        unwrapped(model).set_attn_implementation("shared_prefixes")
         self.model = model
 
     def forward(self, packed, temperature=1.0):
@@ -181,14 +194,18 @@ class Policy(nn.Module):
         its responses, nothing is computed for padding but attention's small products, and logits are made for
         response tokens only.
         """
-        hidden = self.model.base_model(
+        return self._scores(packed, temperature)
+
+    def _scores(self, packed, temperature):
+        model = unwrapped(self.model)
+        hidden = model.base_model(
             input_ids=packed.tokens[None], position_ids=packed.positions[None], packed=packed, use_cache=False,
             attention_mask=packed.visible[:1, :, :1, :1],  # four dimensions: transformers makes no mask of its own
         ).last_hidden_state[0]
         device = hidden.device.type  # autocast does not reach the gradient written out, so the products' dtype is set here
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         logp, entropy = _HeadLogprobEntropy.apply(
-            embedding(packed.predictor, hidden).to(dtype), self.model.get_output_embeddings().weight.to(dtype), packed.target,
+            embedding(packed.predictor, hidden).to(dtype), model.get_output_embeddings().weight.to(dtype), packed.target,
             temperature)
         padded = logp.new_zeros(packed.shape)
         return padded.index_put((packed.rows, packed.cols), logp), padded.index_put((packed.rows, packed.cols), entropy)
@@ -198,7 +215,7 @@ def load(source, dtype=torch.float32):
     """A causal LM and its tokenizer from a folder or a hub id: safetensors only, and no code from the repository.
 
     -> (model in eval mode, tokenizer). ValueError in one sentence for what cannot serve: no such model, no
-    safetensors or damaged ones, no chat template, or logits that are not the output embedding of the last hidden state.
+    safetensors or damaged ones, no chat template, or what `check` refuses.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -212,17 +229,57 @@ def load(source, dtype=torch.float32):
                          "modes apart; use an instruction-tuned model")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.eval()
-    probe = torch.arange(4)
-    with torch.no_grad():
-        logits = model(input_ids=probe[None]).logits[:, 1:3]
-        ours = Policy(model)(pack([probe[:2].tolist()], torch.zeros(1, dtype=torch.long), probe[None, 2:], torch.tensor([2])))
-        plain = logprobs_and_entropy(logits.to(ours[0].dtype), probe[None, 2:])
-        if not all(map(torch.allclose, ours, plain, [1e-3] * 2, [1e-3] * 2)):
-            raise ValueError(f"{str(source)!r} changes its logits after the output embedding (soft-capping or scaling) or "
-                             "attends in a way of its own, which this project's scoring does not do; use a Qwen3, Qwen2 or "
-                             "Llama model")
+    try:
+        check(model.eval(), tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{str(source)!r} cannot be used: {error}") from error
     return model, tokenizer
+
+
+def check(model, tokenizer):
+    """Check that a model and a tokenizer fit each other, and that `Policy` scores as the model itself does.
+
+    ValueError in one sentence where they do not.
+    """
+    vocabulary, highest = len(unwrapped(model).get_input_embeddings().weight), max(tokenizer.get_vocab().values())
+    if highest >= vocabulary:
+        raise ValueError(f"the tokenizer has the token id {highest}, and the model embeds {vocabulary} ids only; use the tokenizer "
+                         "that was made for the model, or call model.resize_token_embeddings first")
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has no padding token; set tokenizer.pad_token = tokenizer.eos_token")
+    if not stop_ids(model, tokenizer):
+        raise ValueError("neither the model's generation_config nor the tokenizer names a token that ends a response; set "
+                         "tokenizer.eos_token")
+    training = model.training
+    model.eval()
+    try:
+        same = _scored_alike(model)
+    finally:
+        model.train(training)
+    if not same:
+        raise ValueError("the model changes its logits after the output embedding (soft-capping or scaling), adds to its prompts (as "
+                         "PEFT's prompt and prefix tuning do) or attends in a way of its own, which this project's scoring does "
+                         "not do; use a Qwen3, Qwen2 or Llama model")
+
+
+@torch.no_grad()
+def _scored_alike(model):
+    """Whether two responses to one prompt get the log-probs and entropies that the model gives each of them alone."""
+    prompt, responses = [0, 1], torch.tensor([[2, 3, 4], [3, 5, 2]])
+    try:
+        whole = torch.cat((torch.tensor([prompt, prompt]), responses), 1).to(model.device)
+        logits = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits
+        packed = pack([prompt], torch.zeros(2, dtype=torch.long), responses, torch.tensor([3, 3])).to(model.device)
+        ours = Policy(model)._scores(packed, 1.0)
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, AttributeError, RuntimeError):  # what a model raises that does not know what `Policy` asks of it
+        return False
+    if logits.shape[1] != whole.shape[1]:
+        return False
+    plain = logprobs_and_entropy(logits[:, 1:-1].to(ours[0].dtype), responses.to(model.device))
+    tolerance = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1
+    return all(torch.allclose(a, b, tolerance, tolerance) for a, b in zip(ours, plain, strict=True))
 
 
 def stop_ids(model, tokenizer):

@@ -72,7 +72,8 @@ def of_model(model, tokenizer, both):
               if key not in _INCIDENTAL and not key.startswith("_")}
     return {"weights": of_weights(model), "config": digest(json.dumps(config, sort_keys=True, default=str)),
             "tokenizer": of_tokenizer(tokenizer), "chat_template": digest(str(tokenizer.chat_template)),
-            "stops": [int(stop) for stop in stop_ids(model, tokenizer)], "prompts": modes.rendered(tokenizer, both)}
+            "stops": [int(stop) for stop in stop_ids(model, tokenizer)], "prompts": modes.rendered(tokenizer, both),
+            **({"date": modes.pinned_date(tokenizer)} if modes.pinned_date(tokenizer) else {})}
 
 
 def training_settings(profile, method, size, seed, split="train"):

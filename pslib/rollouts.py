@@ -15,7 +15,7 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from pslib import decode, modes, rewards
-from pslib.policy import stop_ids
+from pslib.policy import stop_ids, unwrapped
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,12 @@ class Rollouts:
     tokens: torch.Tensor  # (R, T) response ids, padding beyond each length
     lengths: torch.Tensor  # (R,) response tokens, the stop token included
     texts: list  # R responses, decoded for grading and reading only
-    rewards: torch.Tensor  # (R,) 0.0 or 1.0
+    rewards: torch.Tensor  # (R,) 0.0 or 1.0, or what another reward function gives
+
+    @property
+    def right_or_wrong(self):
+        """Whether every reward is 0 or 1, so that their mean is an accuracy."""
+        return bool(((self.rewards == 0) | (self.rewards == 1)).all())
 
     @property
     def mask(self):
@@ -153,6 +158,9 @@ class VllmEngine:
         except ImportError as error:
             raise ValueError("the profile's engine is vllm, which is not installed here; run it in the environment that "
                              "`make .venv/vllm/ready` builds, or set engine to auto") from error
+        if unwrapped(model) is not model:
+            raise ValueError("the engine vllm is given weights by the names that they have in a model of their own, so it cannot draw "
+                             "from a wrapped model; set engine to auto")
         self.model, self.vllm, self.stops = model, vllm, stop_ids(model, tokenizer)
         with tempfile.TemporaryDirectory() as folder:
             model.config.save_pretrained(folder)
@@ -202,7 +210,7 @@ def engine_for(model, tokenizer):
     """The engine chosen for a model, or the fastest one here that fits it."""
     if getattr(model, "rollout_engine", None):
         return model.rollout_engine
-    small = model.config.model_type == "qwen3" and model.device.type == "cpu" and model.num_parameters() < 20_000_000
+    small = decode.fits(model) and model.device.type == "cpu" and model.num_parameters() < 20_000_000
     return (DecoderEngine if small else GenerateEngine)(model, tokenizer)
 
 
@@ -217,12 +225,40 @@ def render_all(tokenizer, mode, questions, decoding, context):
     return prompts
 
 
-def sample(engine, tokenizer, questions, prompts, group_size, decoding, generator):
+def check_room(model, tokenizer, both, questions, max_new_tokens):
+    """Check that every question leaves room for its response in the model's context, in each mode; ValueError if one does not."""
+    decoding, context = Decoding(1.0, 0, 1.0, max_new_tokens), model.config.max_position_embeddings
+    for mode in both:
+        (empty,) = render_all(tokenizer, mode, [{"id": "''", "question": ""}], decoding, context)
+        # A token is a byte or more, so only a question of so many bytes can be too long; a few tokens may join otherwise.
+        room = context - max_new_tokens - len(empty) - 8
+        long = [question for question in questions if len(question["question"].encode()) > room]
+        render_all(tokenizer, mode, long, decoding, context)
+
+
+def exact(text, row):
+    """The reward unless another is given: 1.0 if the response ends in the answer of its question, else 0.0."""
+    return rewards.grade(text, row["answer"])
+
+
+def _reward(reward, text, row):
+    """A response's reward as a float; ValueError names the question where it is no number."""
+    value = reward(text, row)
+    try:
+        if isinstance(value, (str, bytes)):  # "1" is more likely a slip than a reward
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"the reward of a response to the question {row['id']} must be a number; got {value!r}") from error
+
+
+def sample(engine, tokenizer, questions, prompts, group_size, decoding, generator, reward=exact):
     """Draw group_size responses to each question, in equal parts from each mode, and grade them.
 
-    questions: Q rows with id and answer; prompts: {mode name: Q prompts} of the modes that sample -> Rollouts with
-    R = Q group_size. Policy Split draws G/2 in each mode (eq. 10), so G must be even there. The generator gives each mode
-    and question a seed of its own.
+    questions: Q rows with id, and answer for the reward `exact`; prompts: {mode name: Q prompts} of the modes that sample;
+    reward: (text, row) -> float, row being the whole question. -> Rollouts with R = Q group_size. Policy Split draws G/2
+    in each mode (eq. 10), so G must be even there. The generator gives each mode and question a seed of its own.
+    ValueError for a reward that is no number; whether it is finite is for the caller to check.
     """
     if group_size % len(prompts):
         raise ValueError(f"group_size {group_size} cannot be split evenly over the modes {', '.join(prompts)}; "
@@ -237,5 +273,5 @@ def sample(engine, tokenizer, questions, prompts, group_size, decoding, generato
         question_ids=[q["id"] for q in rows], group_ids=group_ids,
         modes=[name for name in prompts for _ in range(len(questions) * copies)],
         tokens=tokens, lengths=lengths, texts=texts,
-        rewards=torch.tensor([rewards.grade(text, q["answer"]) for text, q in zip(texts, rows)]),
+        rewards=torch.tensor([_reward(reward, text, row) for text, row in zip(texts, rows)]),
     )

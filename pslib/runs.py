@@ -184,16 +184,39 @@ def build(cls, given, where):
     return cls(**values)
 
 
+def profile_file(given):
+    """The file of a profile, given by its name or by its path, which ends in .yaml or .yml; ValueError if there is none.
+
+    A profile is called as its file, and its results are kept under that name, so no two profiles may share one.
+    """
+    known, path = {p.stem: p for p in sorted(PROFILES.glob("*.yaml"))}, Path(given)
+    if path.suffix not in (".yaml", ".yml"):
+        if given not in known:
+            raise ValueError(f"no profile is called {given!r}; there are {', '.join(known)}, or give the path of a YAML file")
+        return known[given]
+    if not path.is_file():
+        raise ValueError(f"there is no profile in {given}: there is no such file")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", path.stem):
+        raise ValueError("a profile is called as its file, whose name may hold letters, digits, '.', '_' and '-' and begins with one "
+                         f"of the first two; got {path.name!r}")
+    if path.stem in known and path.read_bytes() != known[path.stem].read_bytes():
+        raise ValueError(f"{given} would be called {path.stem}, and another profile of this package is; give the file another name")
+    return path
+
+
 def load_profile(name):
-    """A profile by name, every setting checked; ValueError in one sentence for what is unknown or unreadable."""
-    known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
-    if name not in known:
-        raise ValueError(f"no profile is called {name!r}; there are {', '.join(known)}")
-    path = PROFILES / f"{name}.yaml"
+    """A profile by name, or by the path of its file, every setting checked.
+
+    ValueError in one sentence for what is unknown or unreadable.
+    """
+    path = profile_file(name)
+    name = path.stem
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"profile {path} is not readable YAML: {' '.join(str(error).split())}") from error
+    if isinstance(given, dict) and "name" in given:
+        raise ValueError(f"profile {name} has the setting 'name', and is called as its file; take the setting out")
     profile = build(Profile, {"name": name, **given} if isinstance(given, dict) else given, f"profile {name}")
     for variant, given in profile.variants.items():
         if not isinstance(given, dict):

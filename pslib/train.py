@@ -18,6 +18,10 @@ Where this differs from what one may expect:
 - With `bf16`, products are in bfloat16, and weights, gradients' sums and optimiser in float32: an update of 3e-6 is lost
   in a bfloat16 weight of 0.02, whose neighbours are 6e-5 away. Sampling is then from a copy in bfloat16.
 - A step in which a number is not finite is undone: weights, optimiser and generators are as before it.
+- Weights that require no gradient are left alone, by weight decay too: freeze a part of a model, or wrap it with PEFT, and
+  only the rest is trained. Dropout is turned off, since what is trained would else not be the policy that sampled.
+- A reward is 0 or 1 (`rollouts.exact`), or what a function of one's own gives for a response and its question. Each process
+  calls it for every response, so it must give all of them the same.
 """
 
 import copy
@@ -32,9 +36,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from pslib import advantages, checkpoint, losses, ranges, tasks
+from pslib import policy as scoring
 from pslib.methods import Scored
+from pslib.modes import rendered
 from pslib.policy import Policy, pack, stop_ids
-from pslib.rollouts import Decoding, engine_for, render_all, sample, unfinished
+from pslib.rollouts import Decoding, check_room, engine_for, exact, render_all, sample, unfinished
 
 BITS = 1 / math.log(2)
 
@@ -60,8 +66,8 @@ class Settings:
     graph_tokens: int = 65536  # up to this many tokens a step, scoring and training share one forward pass
     bf16: bool = False  # products in bfloat16, on float32 weights and optimiser
     recompute: bool = False  # gradient checkpointing: activations inside a layer are made again for the gradient
-    # Runaway entropy: a step with a mode's entropy above max_entropy_bits (0: no bound) or a mode's accuracy below
-    # min_accuracy is beyond its bounds. The column beyond_bounds counts such measured steps in a row; the run stops at
+    # Runaway entropy: a step with a mode's entropy above max_entropy_bits (0: no bound) or a mode's accuracy (where rewards
+    # are not 0 or 1: mean reward) below min_accuracy is beyond its bounds. The column beyond_bounds counts such measured steps in a row; the run stops at
     # stop_beyond of them, and where that is 0 it only reports.
     max_entropy_bits: float = 0.0
     min_accuracy: float = 0.0
@@ -113,12 +119,43 @@ def _accelerator(bf16, model):
     return accelerator
 
 
-class Run:
-    """A policy, its optimiser and its generators on the way through training; `step` is one update."""
+def check(model, tokenizer, method, modes, settings, questions=()):
+    """Check, before anything is computed or written, that a method can train a model on some questions.
 
-    def __init__(self, model, tokenizer, method, modes, settings, seed):
-        if not method.training:
-            raise ValueError(f"{method.label} is not trained; evaluate the base model instead")
+    It needs a prompt of its own for each of the method's modes, weights that require a gradient, a model that `Policy` scores
+    and that fits the tokenizer, and for every question's response room in the context. ValueError in one sentence.
+    """
+    if not method.training:
+        raise ValueError(f"{method.label} is not trained; evaluate the base model instead")
+    named = {mode.name: mode for mode in modes}
+    needed = dict.fromkeys((*method.sampling, *method.training))
+    if not needed.keys() <= named.keys():
+        raise ValueError(f"{method.label} needs the modes {', '.join(needed)}; got {', '.join(named)}")
+    if settings.group_size % len(method.sampling):
+        raise ValueError(f"group_size {settings.group_size} cannot be split evenly over the modes {', '.join(method.sampling)}; "
+                         f"choose a multiple of {len(method.sampling)}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("no weight of the model requires a gradient, so there is nothing to train; set requires_grad where it is to "
+                         "learn")
+    used = [named[name] for name in needed]
+    rendered(tokenizer, used)
+    scoring.check(model, tokenizer)
+    check_room(model, tokenizer, used, questions, settings.max_new_tokens)
+
+
+class Run:
+    """A policy, its optimiser and its generators on the way through training; `step` is one update.
+
+    reward: (text, row) -> float, what a response to a question (a row of the data set) is worth; by default whether its
+    answer is right. ValueError for what `check` refuses.
+    """
+
+    def __init__(self, model, tokenizer, method, modes, settings, seed, reward=exact):
+        check(model, tokenizer, method, modes, settings)
+        self.reward = reward
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
         self.tokenizer, self.method, self.settings, self.seed = tokenizer, method, settings, seed
         self.modes = {mode.name: mode for mode in modes}
         self.accelerator, self.model = _accelerator(settings.bf16, model), model
@@ -128,8 +165,8 @@ class Run:
         # what to sample from where the trained weights do not serve: see `whole`
         self.copy = copy.deepcopy(model).to(self.accelerator.device, torch.bfloat16 if settings.bf16 else model.dtype) \
             if self.sharded or settings.bf16 else None
-        optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay,
-                                      fused=True)
+        optimiser = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad],
+                                      lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
         if self.sharded:
             self.policy, self.optimiser = self.accelerator.prepare(Policy(model), optimiser)
             for module in self.policy.modules():
@@ -175,16 +212,20 @@ class Run:
         return self.copy.eval()
 
     def step(self, questions):
-        """One update on a list of questions (rows with id, question, answer) -> (metrics, Rollouts)."""
+        """One update on a list of questions (rows with id, question, and what the reward reads) -> (metrics, Rollouts)."""
         clock = [time.perf_counter()]
         self._before = {name: generator.get_state() for name, generator in self.generators.items()}
         # 1. Prompts. 2. Sample: each sampling mode draws its part of every group. 3. Grade: inside `sample`.
         context = self.model.config.max_position_embeddings
         prompts = {name: render_all(self.tokenizer, mode, questions, self.decoding, context)
                    for name, mode in self._prompting().items()}
-        rollouts = sample(Distributed(engine_for(self.whole(), self.tokenizer), self.accelerator), self.tokenizer, questions,
-                          {name: prompts[name] for name in self.method.sampling},
-                          self.settings.group_size, self.decoding, self.generators["sampling"])
+        try:
+            rollouts = sample(Distributed(engine_for(self.whole(), self.tokenizer), self.accelerator), self.tokenizer, questions,
+                              {name: prompts[name] for name in self.method.sampling}, self.settings.group_size,
+                              self.decoding, self.generators["sampling"], self.reward)
+        except Exception:  # a reward function may end in any way
+            self._undo()
+            raise
         self._check("rewards", rollouts.rewards, rollouts)
         clock.append(time.perf_counter())
         self.model.train()
@@ -229,7 +270,8 @@ class Run:
         self.optimiser.zero_grad(set_to_none=False)
         self.done += 1
         clock.append(time.perf_counter())
-        metrics = {**_measure(rollouts, scored, measured), **_bonus_shares(scored, adv, by_mode), "unfinished": float(unfinished(rollouts, stops).float().mean())}
+        metrics = {**_measure(rollouts, scored, measured, self.reward is not exact), **_bonus_shares(scored, adv, by_mode),
+                   "unfinished": float(unfinished(rollouts, stops).float().mean())}
         if measured:
             self.beyond = self.beyond + 1 if self._is_beyond(metrics) else 0
         return {"step": self.done, "loss": loss, "grad_norm": float(norm), **metrics, "beyond_bounds": self.beyond,
@@ -334,9 +376,15 @@ class Run:
         return float(self.accelerator.reduce(loss, "sum"))
 
     def _is_beyond(self, measured):
-        entropies, accuracies = ([measured[f"{what}_{mode}"] for mode in self.method.sampling]
-                                 for what in ("entropy_bits", "accuracy"))
-        return 0 < self.settings.max_entropy_bits < max(entropies) or min(accuracies) < self.settings.min_accuracy
+        entropies = [measured[f"entropy_bits_{mode}"] for mode in self.method.sampling]
+        means = [measured.get(f"reward_{mode}", measured.get(f"accuracy_{mode}")) for mode in self.method.sampling]
+        return 0 < self.settings.max_entropy_bits < max(entropies) or min(means) < self.settings.min_accuracy
+
+    def _undo(self):
+        """Leave everything as it was before the step at hand, whose update was not made."""
+        self.optimiser.zero_grad()
+        for name, generator in self.generators.items():
+            generator.set_state(self._before[name])
 
     def _check(self, what, values, rollouts, rows=None):
         """Undo the step and raise FloatingPointError unless all values are finite: one, or some for each of the rows."""
@@ -345,9 +393,7 @@ class Run:
             if bad.ndim:  # all rows are the responses, once for each training mode
                 rows = range(len(bad)) if rows is None else rows
                 ids = [ids[row % len(ids)] for row, is_bad in zip(rows, bad.reshape(len(bad), -1).any(1)) if is_bad]
-            self.optimiser.zero_grad()
-            for name, generator in self.generators.items():
-                generator.set_state(self._before[name])
+            self._undo()
             ids = ", ".join(dict.fromkeys(ids))
             raise FloatingPointError(f"{what} not finite at step {self.done + 1} of {self.method.label}; no weight was "
                                      f"changed. Lower the learning rate, or look at the questions {ids}")
@@ -376,17 +422,24 @@ def _rewrapped(name):
     return f"{name}, one turn"
 
 
-def _measure(rollouts, scored, measured):
-    """A step's metrics: by sampling mode, its accuracy; by training mode, the entropy of its own responses in bits."""
+def _measure(rollouts, scored, measured, own_reward):
+    """A step's metrics: by sampling mode, its accuracy; by training mode, the entropy of its own responses in bits.
+
+    Accuracy is left out where rewards are not 0 or 1; a mode's mean reward is given there, and wherever the reward is not ours.
+    """
     out = {}
     groups = scored.rewards.new_zeros(int(scored.group_ids.max()) + 1)
-    mean = groups.scatter_reduce(0, scored.group_ids, scored.rewards, "mean", include_self=False)
-    out["reward"], out["live_groups"] = float(scored.rewards.mean()), float(((mean > 0) & (mean < 1)).float().mean())
+    least, most = (groups.scatter_reduce(0, scored.group_ids, scored.rewards, which, include_self=False) for which in ("amin", "amax"))
+    out["reward"], out["live_groups"] = float(scored.rewards.mean()), float((least < most).float().mean())
     out["response_tokens"] = float(rollouts.lengths.float().mean())
     for mode in dict.fromkeys(rollouts.modes):
         own = torch.tensor([drawn_in == mode for drawn_in in rollouts.modes])
         tokens = scored.mask & own[:, None]
-        out[f"accuracy_{mode}"] = float(scored.rewards[own].mean())
+        mean = float(scored.rewards[own].mean())
+        if rollouts.right_or_wrong:
+            out[f"accuracy_{mode}"] = mean
+        if own_reward or not rollouts.right_or_wrong:
+            out[f"reward_{mode}"] = mean
         out[f"entropy_bits_{mode}"] = float(scored.entropy[mode][tokens].mean()) * BITS if measured else math.nan
         if mode == "he":
             kl = (scored.logp["he"] - scored.logp["normal"])[tokens].mean()

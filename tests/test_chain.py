@@ -1,5 +1,6 @@
 """The chain's steps on a profile of seconds: done once, resumed after a kill, whole files, refusal of foreign results."""
 
+import copy
 import errno
 import json
 import random
@@ -49,6 +50,36 @@ def test_a_run_writes_its_record_and_is_not_repeated(profile, monkeypatch):
     assert not (folder / "checkpoints").exists()
     monkeypatch.setattr(train, "run", lambda *a: pytest.fail("trained again"))
     assert chain.train_run(profile, "grpo", "0.2m", 1).equals(metrics)
+
+
+def test_what_a_run_needs_is_checked_before_anything_is_written(profile, monkeypatch):
+    model, tokenizer, _ = chain.make_base(profile, "0.2m")
+    deaf = copy.deepcopy(tokenizer)
+    deaf.chat_template = "{% for m in messages if m['role'] == 'user' %}<|user|>{{ m['content'] }}<|end|>{% endfor %}<|assistant|>"
+    long = 10**6
+    for words, changed, said in (
+            (deaf, profile, "drops the system turn"),
+            (tokenizer, replace(profile, train=replace(profile.train, max_new_tokens=long)), f"max_new_tokens={long} is more than"),
+            (tokenizer, replace(profile, evaluate=replace(profile.evaluate, max_new_tokens=long)), f"max_new_tokens={long} is more")):
+        monkeypatch.setattr(chain, "make_base", lambda profile, size, words=words: (model, words, []))
+        with pytest.raises(ValueError, match=said):
+            chain.train_run(changed, "policy_split", "0.2m", 7)
+    with pytest.raises(ValueError, match="question train-train-0-0 takes"):
+        asked = profile.questions("train", 4, "train").map(lambda row: {"question": row["question"] * 1000})
+        monkeypatch.setattr(type(profile), "questions", lambda *given: asked)
+        chain.train_run(profile, "grpo", "0.2m", 7)
+    for method in ("policy_split", "grpo"):
+        left = {path.name for path in runs.run_folder(profile, method, "0.2m", 7).iterdir()}
+        assert left <= {".lock", ".owner", ".door"}
+
+
+def test_rewards_that_are_not_0_or_1_are_kept_as_they_are_and_not_called_accuracy(profile, monkeypatch):
+    monkeypatch.setattr("pslib.rewards.grade", lambda text, answer: len(text) / 7)
+    metrics = chain.train_run(profile, "policy_split", "0.2m", 8)
+    kept = pd.read_parquet(runs.run_folder(profile, "policy_split", "0.2m", 8) / "rollouts.parquet")
+    assert kept.reward.tolist() == pytest.approx([len(text) / 7 for text in kept.response])
+    assert metrics.reward.iloc[-1] == pytest.approx(kept.reward.mean(), abs=1e-5)
+    assert {"reward_normal", "reward_he"} <= set(metrics) and not [name for name in metrics if name.startswith("accuracy")]
 
 
 # --- killed, or unable to write (the long form of both is in tests/long) ---------------------------------------------

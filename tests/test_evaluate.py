@@ -114,6 +114,31 @@ def test_a_response_that_stops_with_its_last_token_is_finished(evaluated):
     assert not unfinished(rollouts, [stop])[long] and unfinished(rollouts, [199])[long]
 
 
+def test_another_reward_is_kept_as_it_is_and_is_accuracy_only_where_it_is_0_or_1(model, tokenizer, he, questions):
+    rows = [{key: value for key, value in q.items() if key != "answer"} for q in questions]
+    parts = {}
+    for values in ((0.25, 0.5), (0.0, 1.0)):
+        def reward(text, row, values=values):
+            return values[row["id"] == "third"]
+
+        parts[values], _, _ = evaluate.evaluate(model, tokenizer, he, rows, SETTINGS, generator(), "like", reward=reward)
+        low, high = values
+        assert parts[values].reward.tolist() == [low] * 4 + [high] * 2
+        assert list(parts[values].columns) == [{"correct": "reward"}.get(name, name) for name in evaluate.COLUMNS]
+    rated, right = (evaluate.summary(table) for table in parts.values())
+    assert "accuracy" not in rated and rated.reward.item() == pytest.approx(1 / 3)
+    assert right.accuracy.item() == right.reward.item() == pytest.approx(1 / 3)
+    assert rated.entropy_bits.item() == right.entropy_bits.item() and rated.unfinished.item() == right.unfinished.item()
+    evaluate.inter_mode_kl(model, tokenizer, he, modes.NORMAL, rows, SETTINGS, generator(), reward)
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf, 1e39])
+def test_a_reward_that_is_not_finite_names_its_questions_and_gives_no_table(bad, model, tokenizer, he, questions):
+    with pytest.raises(FloatingPointError, match="^rewards not finite for the questions first, second; a reward"):
+        evaluate.evaluate(model, tokenizer, he, questions, SETTINGS, generator(), "like",
+                          lambda text, row: 0.5 if row["id"] == "third" else bad)
+
+
 # --- between the modes ----------------------------------------------------------------------------------------------
 def test_inter_mode_kl_is_the_mean_log_ratio_on_the_high_entropy_modes_own_tokens(model, tokenizer, he, questions):
     kl, _ = evaluate.inter_mode_kl(model, tokenizer, he, modes.NORMAL, questions, SETTINGS, generator())

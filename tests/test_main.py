@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 
 from pslib import __main__ as cli
@@ -60,6 +61,45 @@ def test_a_command_that_is_killed_takes_its_chain_with_it(tmp_path):
     assert command.stdout.readline() == "begun\n"
     command.kill()
     assert command.communicate(timeout=20)[0] == ""  # the end of the output: every process that held it is gone
+
+
+@pytest.mark.parametrize("command, rest", [("compare", []), ("publish", []), ("figures", []), ("plan", []), ("train", ["grpo", "0.2m", "4"]),
+                                           ("export", ["grpo", "0.2m", "4", "--out", "there"])])
+def test_commands_take_the_path_of_a_profile(command, rest, tmp_path, monkeypatch):
+    from pslib import chain
+    from pslib.evidence import artefacts
+    from pslib.scale import export, plan
+
+    given, seen = (runs.PROFILES / "smoke.yaml").read_text().replace("seeds: [1]", "seeds: [4]"), []
+    (tmp_path / "mine.yaml").write_text(given)
+    monkeypatch.chdir(tmp_path)
+
+    def note(profile, *rest):
+        seen.append((profile.name, profile.seeds))
+        return ""
+
+    for module, name in ((cli, "compare"), (cli, "publish"), (artefacts, "write_all"), (plan, "report"), (chain, "train_run"),
+                         (export, "export")):
+        monkeypatch.setattr(module, name, note)
+    assert cli.main([command, "mine.yaml", *rest]) == 0
+    assert seen == [("mine", [4])]
+
+
+def test_steps_that_run_elsewhere_are_given_a_profiles_whole_path(tmp_path, monkeypatch):
+    import papermill
+
+    from pslib import tuning
+
+    seen = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "reproduce", lambda name, cores: seen.append(name))
+    monkeypatch.setattr(tuning, "tune", lambda name, cores: seen.append(name) or pd.DataFrame())
+    monkeypatch.setattr(papermill, "execute_notebook", lambda path, out, values, **named: seen.append(values["profile"]))
+    for arguments in (["reproduce", "mine.yaml"], ["tune", "./mine.yaml"], ["notebook", "06_train", "-p", "profile", "mine.yaml"]):
+        assert cli.main(arguments) == 0
+    assert seen == [str(tmp_path.resolve() / "mine.yaml")] * 3
+    cli.main(["notebook", "06_train", "-p", "profile", "smoke"])
+    assert seen[-1] == "smoke"
 
 
 def test_a_full_disk_is_said_in_one_sentence(monkeypatch, capsys):

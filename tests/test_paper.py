@@ -6,6 +6,7 @@ local files with the columns of the real data sets. What is left unproven is the
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,9 +17,9 @@ import pytest
 import torch
 import yaml
 from test_benchmarks import put_all
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pslib import __main__, chain, evaluate, methods, modes, policy, rewards, runs, tasks, train
+from pslib import __main__, chain, evaluate, methods, modes, policy, records, rewards, runs, tasks, train
 from pslib.evidence import artefacts, tables
 from pslib.scale import export
 
@@ -94,7 +95,9 @@ def test_every_figure_of_the_paper_is_the_profiles(paper):
 
 
 def test_all_weights_are_trained_by_adamw_at_one_learning_rate_and_sampled_from_the_whole_vocabulary(paper, model, tokenizer):
-    state = train.Run(model, tokenizer, methods.get("grpo"), paper.modes, paper.train, 0)
+    model.config.max_position_embeddings, knows = 40960, copy.deepcopy(tokenizer)  # Qwen3's
+    knows.chat_template = TEMPLATE
+    state = train.Run(model, knows, methods.get("grpo"), paper.modes, paper.train, 0)
     (group,) = state.optimiser.param_groups
     assert type(state.optimiser.optimizer) is torch.optim.AdamW and (group["lr"], group["weight_decay"]) == (3e-6, 0.01)
     assert {id(w) for w in group["params"]} == {id(w) for w in model.parameters()}
@@ -256,6 +259,54 @@ def test_the_card_says_what_the_run_was_from_the_runs_own_files(standing, tmp_pa
                  "learning_rate 3e-06",
                  "its licence applies", "last step in which all was measured: step 1, "):
         assert said in text, said
+
+
+def test_the_card_the_record_and_the_manifest_show_both_prompts_as_the_template_writes_them(standing, tmp_path):
+    export.export(standing, "policy_split", "tiny", 1, tmp_path / "out")
+    folder, text = runs.run_folder(standing, "policy_split", "tiny", 1), (tmp_path / "out" / "README.md").read_text()
+    prompts = yaml.safe_load((folder / "params.yaml").read_text())["inputs"]["prompts"]
+    assert prompts == json.loads((folder / "manifest.json").read_text())["inputs"]["prompts"]
+    tokenizer = chain.trained_model(standing, "policy_split", "tiny", 1)[1]
+    assert prompts == modes.rendered(tokenizer, standing.modes) and list(prompts) == ["normal", "he"]
+    for name, prompt in prompts.items():
+        assert f"{ {'normal': 'Normal', 'he': 'High-entropy'}[name]} mode:\n\n```text\n{prompt}\n```" in text
+    assert "date" not in prompts and "asks for the date" not in text
+
+
+def test_of_a_run_from_before_prompts_were_recorded_the_card_shows_those_of_its_tokenizer(standing, tmp_path):
+    params = runs.run_folder(standing, "policy_split", "tiny", 1) / "params.yaml"
+    kept = params.read_text()
+    old = yaml.safe_load(kept)
+    prompts = old.pop("inputs")["prompts"]
+    try:
+        params.write_text(yaml.safe_dump(old))
+        export.export(standing, "policy_split", "tiny", 1, tmp_path / "out")
+    finally:
+        params.write_text(kept)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert all(prompt in text for prompt in prompts.values())
+
+
+def test_an_exported_model_keeps_the_date_that_its_template_was_told(standing, tmp_path):
+    folder = runs.run_folder(standing, "policy_split", "tiny", 1)
+    dated = tmp_path / "dated"
+    shutil.copytree(folder.parents[1], dated / "local" / "paper")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PSLIB_RESULTS", str(dated))
+        there = runs.run_folder(standing, "policy_split", "tiny", 1)
+        template, record = there / "model" / "chat_template.jinja", yaml.safe_load((there / "params.yaml").read_text())
+        template.write_text("Today is {{ strftime_now('%d %B %Y') }}.\n" + template.read_text())
+        record.pop("inputs")
+        (there / "params.yaml").write_text(yaml.safe_dump(record))
+        manifest = json.loads((there / "manifest.json").read_text())
+        manifest["inputs"]["model"] = records.files_digest(there / "model")
+        (there / "manifest.json").write_text(json.dumps(manifest))
+        export.export(standing, "policy_split", "tiny", 1, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "was always told 2024-07-26" in text and "Today is 26 July 2024." in text
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    plain = tokenizer.apply_chat_template([{"role": "user", "content": "7"}], tokenize=False, enable_thinking=True)
+    assert plain.startswith("Today is 26 July 2024.")
 
 
 def test_what_cannot_be_exported_is_refused(standing, tmp_path):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import laid_out
+from conftest import LowRank, Wrapped, laid_out
 from torch.distributions import Categorical
 from transformers import (
     GraniteConfig,
@@ -185,6 +185,27 @@ def test_other_families_are_scored_too(family):
         torch.testing.assert_close((logp[row, :length], entropy[row, :length]), expected[row], rtol=1e-4, atol=1e-5)
 
 
+def test_a_wrapped_model_is_scored_with_its_adapters(model64):
+    before = policy.Policy(copy.deepcopy(model64))(packed())[0]
+    wrapped = Wrapped(model64)
+    expected = each_row(wrapped)  # the wrapper's own logits
+    logp, entropy = policy.Policy(wrapped)(packed())
+    for row, length in enumerate(LENGTHS.tolist()):
+        torch.testing.assert_close((logp[row, :length], entropy[row, :length]), expected[row], rtol=0, atol=1e-12)
+    assert (logp - before).abs().max() > 0.1
+    logp.sum().backward()
+    assert all((weight.grad is not None) == weight.requires_grad for weight in wrapped.parameters())
+
+
+def test_what_adds_to_the_output_embedding_is_refused(model):
+    model.lm_head = LowRank(model.lm_head)
+    with pytest.raises(ValueError, match="output embedding is a conftest.LowRank and not a torch.nn.Linear .* leave adapters"):
+        policy.Policy(model)
+    model.lm_head = torch.nn.Linear(16, 200, bias=True)
+    with pytest.raises(ValueError, match="without a bias"):
+        policy.Policy(model)
+
+
 def test_sliding_windows_are_refused():
     model = MistralForCausalLM(MistralConfig(vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
                                              num_attention_heads=2, num_key_value_heads=2, sliding_window=4))
@@ -251,6 +272,58 @@ def test_a_model_that_scales_its_logits_is_refused(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="changes its logits after the output embedding"):
         policy.load(tmp_path)
+
+
+# --- whether a model and a tokenizer can be used ----------------------------------------------------------------------
+def test_a_model_and_its_tokenizer_are_left_as_they_were_by_the_check(model, tokenizer):
+    model.train()
+    before, state = {key: weight.clone() for key, weight in model.state_dict().items()}, torch.get_rng_state()
+    policy.check(model, tokenizer)
+    assert model.training and torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[key], weight) and weight.grad is None for key, weight in model.state_dict().items())
+    policy.check(Wrapped(model), tokenizer)
+    policy.check(model.bfloat16(), tokenizer)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_embeds_is_refused(model, tokenizer):
+    larger = copy.deepcopy(tokenizer)
+    larger.add_tokens(["<|new|>"])
+    with pytest.raises(ValueError, match="has the token id 200, and the model embeds 200 ids only"):
+        policy.check(model, larger)
+
+
+def test_a_tokenizer_that_can_end_or_pad_nothing_is_refused(model, tokenizer):
+    bare = copy.deepcopy(tokenizer)
+    bare.pad_token = None
+    with pytest.raises(ValueError, match="no padding token; set tokenizer.pad_token"):
+        policy.check(model, bare)
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = None
+    model.generation_config.eos_token_id = None
+    with pytest.raises(ValueError, match="names a token that ends a response"):
+        policy.check(model, endless)
+
+
+class Prefixed(Wrapped):
+    """As PEFT's prompt tuning: the model reads more than it is given."""
+
+    def forward(self, input_ids, attention_mask=None):
+        """The logits of two more places."""
+        return self.base_model(input_ids=torch.cat((input_ids[:, :1], input_ids[:, :1], input_ids), 1))
+
+
+class Blind(Wrapped):
+    """Another model's forward pass in front of the one that is scored."""
+
+    def forward(self, input_ids, attention_mask=None):
+        """The logits with every token in another's place."""
+        return self.base_model(input_ids=(input_ids + 1) % 200)
+
+
+@pytest.mark.parametrize("kind", [Prefixed, Blind])
+def test_a_wrapper_that_computes_what_scoring_does_not_see_is_refused(kind, model, tokenizer):
+    with pytest.raises(ValueError, match="adds to its prompts .* which this project's scoring does not do"):
+        policy.check(kind(model), tokenizer)
 
 
 @pytest.mark.parametrize("configured, expected", [

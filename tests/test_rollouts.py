@@ -5,6 +5,8 @@ import sys
 import pytest
 import torch
 
+from conftest import LowRank, Wrapped
+
 from pslib import modes, policy, rollouts
 from pslib.rollouts import Decoding, DecoderEngine, GenerateEngine
 
@@ -98,6 +100,33 @@ def test_responses_are_graded_against_the_answer_of_their_own_question(tokenizer
     assert out.texts == ["\\boxed{27}", "\\boxed{36}"] * 3
 
 
+def test_another_reward_is_given_the_whole_question_and_may_be_any_number(tokenizer, questions):
+    rows, prompts = [{**q, "level": k} for k, q in enumerate(questions)], rendered(tokenizer, questions, modes.NORMAL)
+    seen = []
+
+    def reward(text, row):
+        seen.append((text, row))
+        return row["level"] / 4
+
+    for row in rows:
+        del row["answer"]  # which only our own reward needs
+    out = rollouts.sample(Scripted(), tokenizer, rows, prompts, 2, SAMPLED, None, reward)
+    assert out.rewards.tolist() == [0.0, 0.0, 0.25, 0.25, 0.5, 0.5] and not out.right_or_wrong
+    assert seen == list(zip(out.texts, [row for row in rows for _ in range(2)]))
+    for value in (1, True, torch.tensor(1.0)):
+        out = rollouts.sample(Scripted(), tokenizer, rows, prompts, 2, SAMPLED, None, lambda text, row, value=value: value)
+        assert out.rewards.tolist() == [1.0] * 6 and out.rewards.dtype == torch.float32 and out.right_or_wrong
+
+
+@pytest.mark.parametrize("value", [None, "1", [1.0, 0.0], torch.ones(2), 10**400, 1j],
+                         ids=["None", "text", "list", "vector", "beyond floats", "complex"])
+def test_a_reward_that_is_no_number_names_its_question(value, tokenizer, questions):
+    prompts = rendered(tokenizer, questions, modes.NORMAL)
+    with pytest.raises(ValueError, match="^the reward of a response to the question third must be a number; got "):
+        rollouts.sample(Scripted(), tokenizer, questions, prompts, 2, SAMPLED, None,
+                        lambda text, row: value if row["id"] == "third" else 0.5)
+
+
 # --- prompts --------------------------------------------------------------------------------------------------------
 def test_a_question_that_leaves_no_room_for_its_response_is_named(tokenizer, questions, he):
     longest = max(len(modes.render(tokenizer, he, q["question"])) for q in questions)
@@ -105,6 +134,19 @@ def test_a_question_that_leaves_no_room_for_its_response_is_named(tokenizer, que
     message = rf"question third takes {longest} tokens in he mode, .*max_new_tokens=6 .* context of {longest + 5}"
     with pytest.raises(ValueError, match=message):
         rollouts.render_all(tokenizer, he, questions, SAMPLED, longest + 5)
+
+
+@pytest.mark.parametrize("room", [0, 5])
+def test_room_is_checked_for_the_longest_question_in_the_longest_mode(room, model, tokenizer, questions, he):
+    long = {"id": "long", "question": "9+9+1+1+5+5+2+4" * 10}
+    longest, both = len(modes.render(tokenizer, he, long["question"])), (modes.NORMAL, he)
+    fits = 512 - longest - room
+    rollouts.check_room(model, tokenizer, both, [*questions, long], fits)
+    with pytest.raises(ValueError, match=f"question long takes {longest} tokens in he mode"):
+        rollouts.check_room(model, tokenizer, both, [*questions, long], fits + room + 1)
+    rollouts.check_room(model, tokenizer, both, questions, fits + room + 1)
+    with pytest.raises(ValueError, match="question '' takes .* with max_new_tokens=510"):
+        rollouts.check_room(model, tokenizer, both, [], 510)
 
 
 def test_prompts_are_those_of_the_mode_in_the_order_of_the_questions(tokenizer, questions, he):
@@ -186,6 +228,32 @@ def test_the_fast_decoder_is_chosen_for_small_qwen3_models_only(model, tokenizer
     assert isinstance(rollouts.engine_for(model, tokenizer), GenerateEngine)
 
 
+@pytest.mark.parametrize("part", ["self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj"])
+def test_a_model_with_adapters_is_drawn_from_with_them(part, model, tokenizer):
+    # the fast decoder reads weights, and an adapter's are not in the weight of the layer that it wraps
+    where, name = part.split(".")
+    greedy = rollouts.engine_for(model, tokenizer).generate([[3, 4, 5]], 1, GREEDY, [0])[0]
+    module = getattr(model.model.layers[0], where)
+    setattr(module, name, LowRank(getattr(module, name)))
+    assert isinstance(rollouts.engine_for(model, tokenizer), GenerateEngine)
+    drawn = rollouts.engine_for(model, tokenizer).generate([[3, 4, 5]], 1, GREEDY, [0])[0]
+    assert as_lists((drawn, torch.tensor([12]))) != as_lists((greedy, torch.tensor([12])))
+
+
+def test_a_wrapped_model_is_drawn_from_through_its_wrapper(model, tokenizer):
+    wrapped = Wrapped(model)
+    assert isinstance(rollouts.engine_for(wrapped, tokenizer), GenerateEngine)
+    tokens, lengths = rollouts.engine_for(wrapped, tokenizer).generate([[3, 4, 5]], 1, GREEDY, [0])
+    ids = torch.cat((torch.tensor([3, 4, 5]), tokens[0, : lengths[0]]))
+    assert wrapped(input_ids=ids[None]).logits[0, 2:-1].argmax(-1).tolist() == ids[3:].tolist()
+
+
+@pytest.mark.parametrize("changes", [{"attention_bias": True}, {"hidden_act": "gelu"}])
+def test_a_qwen3_model_that_the_fast_decoder_does_not_compute_is_left_to_generate(changes, model, tokenizer):
+    other = type(model)(type(model.config)(**{**model.config.to_dict(), **changes}))
+    assert isinstance(rollouts.engine_for(other, tokenizer), GenerateEngine)
+
+
 def test_the_engine_that_a_profile_chooses_is_given_for_its_model_every_time(model, tokenizer):
     rollouts.choose(model, tokenizer, "continuous")
     assert isinstance(rollouts.engine_for(model, tokenizer), rollouts.ContinuousEngine)
@@ -198,6 +266,12 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(model, tokenizer, mo
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ValueError, match="not installed here; run it in the environment"):
         rollouts.choose(model, tokenizer, "vllm")
+
+
+def test_vllm_which_takes_weights_by_name_refuses_a_wrapped_model(model, tokenizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", object())
+    with pytest.raises(ValueError, match="vllm .* cannot draw from a wrapped model; set engine to auto"):
+        rollouts.choose(Wrapped(model), tokenizer, "vllm")
 
 
 def test_a_response_that_continuous_batching_loses_is_not_passed_over(model, tokenizer, monkeypatch):

@@ -77,6 +77,47 @@ def test_an_unknown_profile_is_answered_with_those_there_are():
         runs.load_profile("fast")
 
 
+@pytest.fixture
+def own_file(tmp_path):
+    """The smoke profile in a file of one's own: own_file(name, old text, new text) -> its path."""
+    def make(name="mine.yaml", old="", new=""):
+        (tmp_path / name).write_text((runs.PROFILES / "smoke.yaml").read_text().replace(old, new))
+        return tmp_path / name
+    return make
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "mine.yml"])
+def test_a_profile_is_loaded_from_a_file_and_called_as_it(name, own_file, monkeypatch):
+    monkeypatch.chdir(own_file(name, "seeds: [1]", "seeds: [4, 5]").parent)
+    for given in (name, f"./{name}", str(own_file(name, "seeds: [1]", "seeds: [4, 5]"))):
+        profile = runs.load_profile(given)
+        assert (profile.name, profile.seeds, profile.folder) == ("mine", [4, 5], runs.results_root() / "local" / "mine")
+    assert runs.load_profile("smoke").name == "smoke"
+
+
+@pytest.mark.parametrize("name, old, new, said", [
+    ("mine.yaml", "model: nano", "modell: nano", "profile mine has no setting 'modell'"),
+    ("mine.yaml", "seeds: [1]", "seeds: [1]\nname: ../../other", "profile mine has the setting 'name', and is called as its file"),
+    ("smoke.yaml", "seeds: [1]", "seeds: [2]", "smoke.yaml would be called smoke, and another profile of this package is"),
+    ("my profile.yaml", "", "", "a profile is called as its file, .* got 'my profile.yaml'"),
+    (".yaml.yaml", "", "", "a profile is called as its file, .* got '.yaml.yaml'"),
+    ("it's{x}.yaml", "", "", "a profile is called as its file"),
+])
+def test_a_file_that_cannot_be_a_profile_is_refused(name, old, new, said, own_file):
+    path = own_file(name, *((old, new) if old else ()))
+    with pytest.raises(ValueError, match=said) as error:
+        runs.load_profile(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_copy_of_a_shipped_profile_is_that_profile_and_a_file_that_is_not_there_is_named(own_file, tmp_path):
+    assert runs.load_profile(str(own_file("smoke.yaml"))) == runs.load_profile("smoke")
+    with pytest.raises(ValueError, match="no profile in .*/gone.yaml: there is no such file"):
+        runs.load_profile(str(tmp_path / "gone.yaml"))
+    with pytest.raises(ValueError, match="no profile is called './mine'; there are .*, or give the path of a YAML file"):
+        runs.load_profile("./mine")
+
+
 @pytest.mark.parametrize("parts", [("../../etc", "0.2m", 1), ("grpo", "a/b", 1), ("grpo", "..", 1), ("grpo", "x y", 1)])
 def test_a_run_id_cannot_lead_out_of_its_folder(parts):
     with pytest.raises(ValueError, match="a run id may hold"):

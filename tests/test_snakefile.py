@@ -1,6 +1,7 @@
 """What the chain would start and ask of a cluster, by a dry run."""
 
 import re
+import shlex
 import subprocess
 import sys
 
@@ -24,6 +25,20 @@ def jobs_of(profile, folder):
             asked["threads"] = "".join(re.findall(r"threads: (\d+)", text)) or "1"
             found[rule[1], given.get("method"), given.get("size")] = asked, command[1]
     return found
+
+
+def test_the_chain_of_a_file_is_that_of_the_file_and_its_results_are_under_its_name(tmp_path):
+    folder = tmp_path / "it's {here}"
+    folder.mkdir()
+    path = folder / "mine.yaml"
+    path.write_text((runs.PROFILES / "smoke.yaml").read_text().replace("seeds: [1]", "seeds: [4]"))
+    jobs = jobs_of(path, tmp_path)
+    assert {rule for rule, _, _ in jobs} == {"base_model", "train", "evaluate", "table1", "figures"}
+    for _, command in jobs.values():
+        words = shlex.split(command)
+        assert str(path) in words, command
+        assert f"{tmp_path}/local/mine/" in words[-2] and "mine.yaml" not in words[-2]  # its log
+    assert "seed 4" in jobs["train", "grpo", "0.2m"][1]
 
 
 def test_nano_profiles_run_notebooks_and_ask_for_little(tmp_path):

@@ -10,7 +10,7 @@ import threading
 import faults
 import pytest
 import torch
-from conftest import laid_out
+from conftest import LowRank, Wrapped, laid_out
 
 from pslib import advantages, checkpoint, methods, modes, rewards, train
 from pslib.policy import Policy
@@ -285,6 +285,167 @@ def test_a_step_of_dead_groups_alone_moves_no_weight_and_is_no_error(name, model
     metrics, _ = state.step(POOL[:2])
     assert same(before, weights(state)) and state.done == 1
     assert metrics["grad_norm"] == metrics["live_groups"] == 0
+
+
+# --- weights that are not to be trained -------------------------------------------------------------------------------
+def frozen(model):
+    """The model with its embedding and its first layer frozen."""
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(not name.startswith(("model.embed_tokens", "model.layers.0")))
+    return model
+
+
+@pytest.mark.parametrize("name", ["grpo", "policy_split"])
+@pytest.mark.parametrize("dead", [False, True])
+def test_frozen_weights_stay_as_they_are_and_the_others_move(name, dead, model, start, monkeypatch):
+    if dead:
+        monkeypatch.setattr(rewards, "grade", lambda text, answer: 1.0)
+    state = start(frozen(model), name, weight_decay=0.5, learning_rate=0.01)
+    before, learning = weights(state), {key for key, weight in state.model.named_parameters() if weight.requires_grad}
+    for _ in range(2):
+        state.step(POOL[:2])
+    moved = {key for key, weight in weights(state).items() if not torch.equal(weight, before[key])}
+    assert moved == learning and 0 < len(learning) < len(before)
+
+
+def test_a_run_with_frozen_weights_is_resumed_to_the_bit(model, start, tmp_path):
+    whole, first, second = (start(frozen(copy.deepcopy(model)), "policy_split", weight_decay=0.1) for _ in range(3))
+    train.run(whole, POOL)
+    with pytest.raises(Stop):
+        train.run(first, POOL, tmp_path, stop_after(3, []))
+    train.run(second, POOL, tmp_path)
+    assert everything(second) == everything(whole)
+
+
+def test_of_a_wrapped_model_the_adapters_alone_are_trained_by_the_gradient_of_the_equations(model64, tokenizer, he, start):
+    wrapped, method = Wrapped(model64), methods.get("policy_split", eta=1.5)
+    state = start(wrapped, method, weight_decay=0.1)
+    before, kept = weights(state), {}
+    step = state.optimiser.step
+
+    def keep_gradients():
+        kept.update({name: w.grad.clone() for name, w in state.model.named_parameters() if w.grad is not None})
+        step()
+
+    state.optimiser.step = keep_gradients
+    _, rollouts = state.step(POOL[:2])
+    twin = copy.deepcopy(wrapped)
+    plain_loss(twin, rendered(tokenizer, he), rollouts, method).backward()
+    expected = {name: w.grad for name, w in twin.named_parameters() if w.grad is not None}
+    assert expected and kept.keys() == expected.keys()
+    close(kept, expected, 1e-5)
+    moved = {name for name, w in weights(state).items() if not torch.equal(w, before[name])}
+    assert moved == set(expected) and all(name.endswith(("down", "up")) for name in moved)
+
+
+def test_dropout_is_off_since_responses_are_drawn_without(model64, tokenizer, start):
+    plain, noisy = model64, copy.deepcopy(model64)
+    for layer in noisy.model.layers:
+        layer.mlp.act_fn = torch.nn.Sequential(layer.mlp.act_fn, torch.nn.Dropout(0.5))
+    (_, _, expected), (_, _, ours) = (gradients(start(given, "grpo")) for given in (plain, noisy))
+    close(ours, expected, 1e-9)
+
+
+# --- another reward -------------------------------------------------------------------------------------------------
+def length(text, row):
+    """A reward of no particular scale, for a question with a level."""
+    return len(text) / 10 + row["level"]
+
+
+LEVELS = [{"id": row["id"], "question": row["question"], "level": k} for k, row in enumerate(POOL)]
+
+
+def with_reward(model, tokenizer, he, reward, method="policy_split", **changes):
+    return train.Run(copy.deepcopy(model), tokenizer, methods.get(method), (modes.NORMAL, he),
+                     dataclasses.replace(SETTINGS, **changes), 0, reward=reward)
+
+
+def test_another_reward_trains_and_is_reported_as_a_reward(model, tokenizer, he):
+    state = with_reward(model, tokenizer, he, length)
+    before = weights(state)
+    metrics, rollouts = state.step(LEVELS[:2])
+    assert rollouts.rewards.tolist() == pytest.approx([length(text, LEVELS[g]) for text, g in
+                                                       zip(rollouts.texts, rollouts.group_ids.tolist())])
+    assert not [name for name in metrics if name.startswith("accuracy")]
+    for mode, rows in (("normal", slice(4)), ("he", slice(4, 8))):
+        assert metrics[f"reward_{mode}"] == pytest.approx(rollouts.rewards[rows].mean().item())
+    assert metrics["reward"] == pytest.approx(rollouts.rewards.mean().item())
+    assert metrics["live_groups"] == 1.0 and metrics["grad_norm"] > 0 and not same(before, weights(state))
+
+
+def test_a_group_of_equal_rewards_is_dead_whatever_they_are(model, tokenizer, he):
+    metrics, _ = with_reward(model, tokenizer, he, lambda text, row: 0.7).step(LEVELS[:2])
+    assert metrics["live_groups"] == metrics["grad_norm"] == 0
+
+
+def test_another_reward_of_0_and_1_is_an_accuracy_too(model, tokenizer, he):
+    metrics, _ = with_reward(model, tokenizer, he, lambda text, row: parity(text), "grpo").step(LEVELS[:2])
+    assert metrics["accuracy_normal"] == metrics["reward_normal"] == metrics["reward"]
+
+
+def test_the_least_accuracy_is_the_least_mean_reward_where_there_is_no_accuracy(model, tokenizer, he):
+    for least, beyond in ((100.0, 1), (-1.0, 0)):
+        metrics, _ = with_reward(model, tokenizer, he, length, min_accuracy=least).step(LEVELS[:2])
+        assert metrics["beyond_bounds"] == beyond
+
+
+@pytest.mark.parametrize("bad, kind, said", [
+    ("1", ValueError, "the reward of a response to the question q1 must be a number; got '1'"),
+    (None, ValueError, "the reward of a response to the question q1 must be a number; got None"),
+    (math.nan, FloatingPointError, "rewards not finite at step 1 of Policy Split.* the questions q1$"),
+    (KeyError("gold"), KeyError, "gold")])
+def test_a_bad_reward_names_its_question_and_changes_nothing(bad, kind, said, model, tokenizer, he):
+    def reward(text, row):
+        if isinstance(bad, Exception):
+            raise bad
+        return bad if row["id"] == "q1" else 0.5
+
+    state = with_reward(model, tokenizer, he, reward)
+    before = everything(state)
+    with pytest.raises(kind, match=said):
+        state.step(LEVELS[:2])
+    assert everything(state) == before
+
+
+# --- what is checked before anything is computed ------------------------------------------------------------------------
+@pytest.fixture
+def check(model, tokenizer, he):
+    """train.check of the tiny model by Policy Split, but for what is given."""
+    def make(words=tokenizer, method="policy_split", both=(modes.NORMAL, he), questions=(), **changes):
+        train.check(model, words, methods.get(method), both, dataclasses.replace(SETTINGS, **changes), questions)
+    return make
+
+
+def test_what_can_be_trained_passes(check):
+    for name in TRAINED:
+        check(method=name, questions=POOL)
+
+
+def test_a_run_is_refused_where_modes_cannot_be_told_apart(check, start, model, tokenizer, he):
+    deaf = copy.deepcopy(tokenizer)
+    deaf.chat_template = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(ValueError, match="drops the system turn"):
+        check(deaf)
+    with pytest.raises(ValueError, match="drops the system turn"):
+        train.Run(model, deaf, methods.get("policy_split"), (modes.NORMAL, he), SETTINGS, 0)
+    check(deaf, method="grpo")  # of one mode, which has no system turn
+    with pytest.raises(ValueError, match="Policy Split needs the modes normal, he; got normal$"):
+        check(both=(modes.NORMAL,))
+
+
+def test_a_run_is_refused_where_a_question_is_too_long_or_no_weight_can_learn(check, model):
+    with pytest.raises(ValueError, match="question q9 takes"):
+        check(questions=[*POOL, {"id": "q9", "question": "1+" * 600 + "1"}])
+    with pytest.raises(ValueError, match="max_new_tokens=510 is more than the model's context of 512"):
+        check(max_new_tokens=510)
+    with pytest.raises(ValueError, match="group_size 3 cannot be split evenly"):
+        check(group_size=3)
+    model.lm_head = LowRank(model.lm_head)
+    with pytest.raises(ValueError, match="output embedding is a conftest.LowRank"):
+        check()
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="no weight of the model requires a gradient"):
+        check()
 
 
 # --- ablations: a part taken out, or a departure of the released code -----------------------------------------------

@@ -1,6 +1,7 @@
 """Export: a run's model as an ordinary Hugging Face folder with its prompts and a model card, to be used without pslib."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from string import Template
@@ -12,22 +13,41 @@ from transformers import AutoTokenizer
 from pslib import chain, checkpoint, evaluate, modes, runs
 
 
+def _quoted(prompts):
+    """The prompts of {mode name: text} as Markdown; a fence longer than any in a prompt holds it."""
+    parts = []
+    for name, text in prompts.items():
+        fence = "`" * max([2, *map(len, re.findall("`+", text))]) + "`"
+        parts.append(f"{'High-entropy' if name == 'he' else name.capitalize()} mode:\n\n{fence}text\n{text}\n{fence}")
+    return "\n\n".join(parts)
+
+
 def _listed(given):
     return ", ".join(f"{name} {value}" for name, value in given.items()) or "none"
 
 
+def _dated(date):
+    return date and f" The template asks for the date, and was always told {date}: in this folder's chat template that is written down."
+
+
 def card(profile, method, size, seed, both):
-    """The model card of a finished run, as Markdown, from the run's own files."""
+    """The model card of a finished run, as Markdown, from the run's own files.
+
+    The prompts are those that the run recorded; of a run from before prompts were recorded, those of its tokenizer.
+    """
     folder, recipe, nano = runs.run_folder(profile, method, size, seed), profile.method(method), profile.model == "nano"
     manifest, params = json.loads((folder / "manifest.json").read_text()), yaml.safe_load((folder / "params.yaml").read_text())
     drawn, start, found = profile.evaluate.decoding, profile.model.replace("{size}", size), folder / "evaluation.csv"
-    metrics = pd.read_csv(folder / "metrics.csv").filter(regex="^(step|accuracy|entropy|kl|unfinished)").dropna()
+    metrics = pd.read_csv(folder / "metrics.csv").filter(regex="^(step|reward_|accuracy|entropy|kl|unfinished)").dropna()
+    recorded, tokenizer = params.get("inputs") or {}, AutoTokenizer.from_pretrained(folder / "model")
+    prompts = recorded.get("prompts") or modes.rendered(tokenizer, both)
     asked = profile.questions("like", 1, "tuning")[0]["question"] if nano else (
         modes.prompts()["questions"]["math"].format(query="What is 7 times 8?"))
     return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
         origin="" if nano or Path(start).exists() else f"base_model: {start}\n", label=recipe.label, size=size, seed=seed,
         coefficients=_listed(params["coefficients"]), trained=" and ".join(recipe.training), profile=profile.name,
         commit=(manifest["commit"] or "unknown") + " with uncommitted changes" * manifest["dirty"], he=both[1].system,
+        prompts=_quoted(prompts), date=_dated(recorded.get("date") or modes.pinned_date(tokenizer)) or "",
         base="a model made from nothing in the nano world" if nano else manifest["inputs"]["base"],
         data="sums of the nano world" if nano else manifest["inputs"]["data"], train=_listed(params["train"]),
         last=_listed({name: f"{value:.4g}" for name, value in metrics.iloc[-1].items()}),
@@ -56,6 +76,9 @@ def export(profile, method, size, seed, out):
                          "back before exporting it")
     try:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
+        if modes.pinned_date(tokenizer):
+            tokenizer.chat_template = modes.pinned(tokenizer.get_chat_template())
+            tokenizer.save_pretrained(temporary)
         checkpoint.write(temporary / "modes.json", json.dumps({mode.name: mode.system for mode in both}, indent=1))
         checkpoint.write(temporary / "README.md", card(profile, method, size, seed, both))
         chain.put(temporary, out)

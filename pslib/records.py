@@ -263,3 +263,11 @@ def inputs_recorded(folder):
     """Whether a run's record says what the run was made from."""
     recorded = _read(Path(folder) / "params.yaml")
     return bool(recorded and recorded.get("inputs"))
+
+
+def unrecorded(profile, folder=None):
+    """How many of a profile's training runs in a folder do not say what they were made from, as a sentence; "" for none."""
+    folders = [Path(folder or profile.folder) / "runs" / runs.run_id(*which) for which in profile.grid]
+    found = [own for own in folders if (own / "params.yaml").exists()]
+    lacking = sum(not inputs_recorded(own) for own in found)
+    return f"Inputs not recorded: {lacking} of {len(found)} training runs." if lacking else ""

@@ -217,6 +217,9 @@ def test_results_without_recorded_inputs_stay_readable_and_are_told_apart(profil
     assert len(tables.table1(profile)) == 4 and len(chain.train_run(profile, "grpo", SIZE, 1)) == 3
     assert len(chain.evaluate_run(profile, "grpo", SIZE, 1))
     assert content(folder) == before  # never filled in afterwards
+    artefacts.write(profile, "table1_general")
+    shown = (profile.folder / "tables" / "table1_general.md").read_text()
+    assert shown.endswith("Inputs not recorded: 1 of 2 training runs.\n")
 
 
 def test_a_stopped_run_without_recorded_inputs_does_not_go_on(profile, stopped):

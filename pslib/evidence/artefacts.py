@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from pslib import checkpoint, nano, runs
+from pslib import checkpoint, nano, records, runs
 from pslib.evidence import analyses, figures, tables, verdicts
 
 
@@ -83,7 +83,9 @@ def write(profile, name, folder=None):
     for table_name, (function, shown) in artefact.tables.items():
         made.append(function(profile, folder))
         path = folder / "tables" / table_name
-        checkpoint.write(path.with_suffix(".md"), shown(made[-1]).to_markdown(index=False, disable_numparse=True) + "\n")
+        text = shown(made[-1]).to_markdown(index=False, disable_numparse=True) + "\n"
+        unrecorded = records.unrecorded(profile, folder)
+        checkpoint.write(path.with_suffix(".md"), text + (f"\n{unrecorded}\n" if unrecorded else ""))
         checkpoint.write(path.with_suffix(".csv"), made[-1].round(4).to_csv(index=False))
     for figure_name, draw in artefact.figures.items():
         figures.save(draw(profile, folder), folder / "figures", figure_name)

@@ -328,7 +328,10 @@ def owned(folder):
 
 
 def manifest(seed, seconds, inputs):
-    """What a run's numbers depend on: commit, versions, hardware, seed, wall time, peak memory, hashes of inputs."""
+    """What a run's numbers depend on: commit, versions, hardware, seed, wall time, peak memory, hashes of inputs.
+
+    Of a GPU, where there is one, its name and its memory in MB.
+    """
     def git(*args):
         try:
             return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True).stdout.strip()
@@ -341,11 +344,24 @@ def manifest(seed, seconds, inputs):
         "processor": _processor(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),  # cores of one name differ in it, and rounding with it
         "seed": seed, "seconds": round(seconds, 1),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_PER_MB), "inputs": inputs,
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_PER_MB),
+        **_gpu(), "inputs": inputs,
     }
 
 
 _RSS_PER_MB = 2**20 if platform.system() == "Darwin" else 2**10
+
+
+def _gpu():
+    """This process's GPU, its memory and the most of it that tensors took, in MB; {} where there is none."""
+    if not torch.cuda.is_available():
+        return {}
+    card = torch.cuda.get_device_properties(None)
+    return {
+        "gpu": card.name,
+        "gpu_memory_mb": round(card.total_memory / 2**20),
+        "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20),
+    }
 
 
 def _processor():

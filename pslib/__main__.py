@@ -4,13 +4,17 @@ Errors are one sentence on standard error and exit code 1; earlier results are n
 """
 
 import argparse
+import atexit
+import codecs
 import errno
+import io
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +24,69 @@ ROOT = Path(__file__).resolve().parents[1]  # not from `runs`: this file stays l
 def _absolute(profile):
     """A profile's path as an absolute one, since its steps run in other folders; a name as it is."""
     return str(Path(profile).resolve()) if profile.endswith((".yaml", ".yml")) else profile
+
+
+def _need_checkout(command):
+    """RuntimeError where this package was installed without the notebooks and results around it."""
+    if not (ROOT / "notebooks" / "Snakefile").exists():
+        raise RuntimeError(f"`{command}` needs the notebooks and results of a checkout, which the "
+                           f"package installed in {ROOT} does not have; clone the repository and "
+                           "run it there")
+
+
+def _need_results_folder(command):
+    """RuntimeError where no checkout holds results and PSLIB_RESULTS names no other folder."""
+    if not (ROOT / "notebooks" / "Snakefile").exists() and not os.environ.get("PSLIB_RESULTS"):
+        raise RuntimeError(f"`{command}` must be told where results are, since {ROOT} is not a "
+                           "checkout; set PSLIB_RESULTS to a folder and run again")
+
+
+# These commands need no checkout where PSLIB_RESULTS is set; all others read what is in one.
+WITHOUT_CHECKOUT = {"export", "train", "tune"}
+
+
+def _can_write(folder):
+    """Whether a file with something in it can be made in a folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+            file.flush()
+        return True
+    except OSError:
+        return False
+
+
+def _use_writable_folders():
+    """Give this process and those it starts a TMPDIR and a home that can be written to.
+
+    Snakemake, Jupyter and matplotlib keep caches and connection files at home and fail without
+    one. Snakemake's solver fails without TMPDIR. The hub's cache stays where it is: models are
+    read from there. OSError where nothing can be written.
+    """
+    try:  # TMPDIR itself, or the first of the usual folders that can be written to
+        os.environ["TMPDIR"] = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise OSError(f"{error.strerror}; free some space, or set TMPDIR to a folder that can be "
+                      "written to") from None
+    home = os.path.expanduser("~")
+    if not _can_write(home):
+        os.environ.setdefault("HF_HOME", os.path.join(home, ".cache", "huggingface"))
+        os.environ["HOME"] = tempfile.mkdtemp(prefix="pslib-home-")
+        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+
+
+def _in_ascii(error):
+    """What a terminal shows of characters that it does not have."""
+    missing = error.object[error.start : error.end]
+    return "".join({"±": "+-", "−": "-"}.get(character, "?") for character in missing), error.end
+
+
+def _print_anywhere():
+    """Let an ASCII terminal show +- for ±, where printing would end in an error."""
+    codecs.register_error("pslib.ascii", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="pslib.ascii")
 
 
 def _typed(name, given, default):
@@ -33,23 +100,30 @@ def _typed(name, given, default):
         raise ValueError(f"parameter {name} must be {kind.__name__}, like {default!r}; got {given!r}") from None
 
 
+def _plain(path):
+    """A path for papermill, which fills in {parameters}: their values would choose the file."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 def notebook(name, out, given):
     """Execute a notebook of the chain with parameters (a dict of texts), each checked by name and type first."""
     import ast
 
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
     path = ROOT / "notebooks" / f"{Path(name).stem}.ipynb"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.ipynb")))
         raise ValueError(f"no notebook is called {name!r}; there are {known}")
-    known = {p["name"]: ast.literal_eval(p["default"]) for p in papermill.inspect_notebook(str(path)).values()}
+    found = papermill.inspect_notebook(_plain(path)).values()
+    known = {p["name"]: ast.literal_eval(p["default"]) for p in found}
     for key in given:
         if key not in known:
             raise ValueError(f"{path.stem} has no parameter {key!r}; it has {', '.join(known)}")
     values = {key: _typed(key, _absolute(text) if key == "profile" else text, known[key]) for key, text in given.items()}
-    out = Path(out or f"{path.stem}-executed.ipynb")
+    out = Path(out or f"{path.stem}-executed.ipynb").absolute()
     if out.suffix != ".ipynb" or out.resolve() == path:
         raise ValueError(f"the executed notebook must go to a file of its own that ends in .ipynb; got {out}")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -57,15 +131,15 @@ def notebook(name, out, given):
     # kernel's own log would then fill the screen with the trouble it has in answering.
     stopping = {"config": Config(KernelManager={"shutdown_wait_time": 600.0}), "extra_arguments": ["--log-level=CRITICAL"]}
     try:
-        # It would fill in {parameters}, and so let their values say where to write.
-        plain = [str(p).replace("{", "{{").replace("}", "}}") for p in (path, out)]
-        papermill.execute_notebook(*plain, values, log_output=True, progress_bar=False, kernel_name="python3",
-                                   cwd=str(ROOT), **stopping)
+        papermill.execute_notebook(_plain(path), _plain(out), values, log_output=True,
+                                   progress_bar=False, kernel_name="python3", cwd=str(ROOT), **stopping)
     except papermill.PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
         reason = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
         raise RuntimeError(f"{path.stem} stopped with {reason} (the notebook up to there is {out})") from None
+    except DeadKernelError:
+        raise RuntimeError(f"{_killed(path.stem)} (the notebook up to there is {out})") from None
 
 
 def _left(seconds):
@@ -146,7 +220,7 @@ def reproduce(name, cores):
         for step in chain.missing(profile):  # a stamp says that a step has ended, and not that its results are still there
             (profile.folder / "steps" / step).unlink(missing_ok=True)
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "notebooks" / "Snakefile"), "--cores", str(cores),
-                   "--directory", str(profile.folder), "--config", f"profile={name}", f"results={runs.results_root()}",
+                   "--directory", str(profile.folder.parent), "--config", f"profile={name}",
                    "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--quiet", "rules", "--keep-going"]
         print(f"profile {profile.name}: results go to {profile.folder}; stopping and running again continues", flush=True)
         watch, said = Watch(profile), 0.0
@@ -166,16 +240,59 @@ def reproduce(name, cores):
                 running.stdin.close()
                 running.wait()
         if running.returncode:
-            reasons = [line for path in sorted((profile.folder / "logs").glob("*.log")) if path.stat().st_mtime > watch.begun
-                       for line in path.read_text(errors="replace").splitlines() if line.startswith("pslib: ")]
-            raise RuntimeError("a step failed; what was finished before it is kept. "
-                               + (reasons[0] if reasons else f"See {chain_log}"))
+            reason = _reason(chain_log, running.returncode)
+            raise RuntimeError(f"a step failed; what was finished before it is kept. {reason}")
     chain.check(profile)
     lacking = chain.missing(profile)
     if lacking:
         raise RuntimeError(f"the chain has ended and {next(iter(lacking.values()))} is not there; run the same command again")
     compare(profile)
     print(f"\nreproduced in {_left(time.time() - watch.begun)}; tables, figures and executed notebooks are in {profile.folder}")
+
+
+def _last_line(text):
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "nothing")
+
+
+def _killed(what):
+    return (f"{what} was killed, most likely because memory ran out; free memory or use --cores 1, "
+            "and run again")
+
+
+def _reason_of_step(log, signal_name):
+    """Why a step failed, in one sentence: from its log, and the signal that ended it, if any."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    own = [line for line in text.splitlines() if line.startswith("pslib: ")]
+    if own:
+        return own[-1]
+    if signal_name == "SIGKILL":
+        return _killed(log.stem)
+    return f"{log.stem} ended with: {_last_line(text)} (its log is {log})"
+
+
+# How Snakemake tells of a failed step: its shell command, which ends with its log, and its end.
+FAILED = re.compile(r"> '([^'\n]+\.log)' 2>&1' "
+                    r"(?:returned non-zero exit status|died with <Signals\.(\w+))")
+# Or of its own failure. What was wrong may stand on the next line.
+OWN_ERROR = re.compile(r"^[ \t]*([\w.]*(?:Error|Exception)\b.*(?:(?<=:)\n.*)?)", re.M)
+
+
+def _reason(chain_log, code):
+    """Why a chain failed, in one sentence: from a failed step's log, else from Snakemake's own.
+
+    The chain was started in the folder above the one of its log, and ended with this exit code.
+    What a step says of itself goes before a guess.
+    """
+    text = chain_log.read_text(errors="replace")
+    started_in = chain_log.parents[1]
+    reasons = [_reason_of_step(started_in / name, ended) for name, ended in FAILED.findall(text)]
+    if reasons:
+        return next((reason for reason in reasons if reason.startswith("pslib: ")), reasons[0])
+    if code == -signal.SIGKILL:
+        return _killed("Snakemake")
+    said = OWN_ERROR.findall(text)
+    last = " ".join((said[-1] if said else _last_line(text)).split())
+    return f"Snakemake ended with: {last} (its log is {chain_log})"
 
 
 def compare(profile):
@@ -318,7 +435,10 @@ def main(argv=None):
         os.environ["PSLIB_RESULTS"] = str(Path(os.environ["PSLIB_RESULTS"]).absolute())
     if getattr(args, "profile", None):
         args.profile = _absolute(args.profile)
+    _print_anywhere()
     try:
+        (_need_results_folder if args.command in WITHOUT_CHECKOUT else _need_checkout)(args.command)
+        _use_writable_folders()
         if args.command == "reproduce":
             if args.cores < 1:
                 raise ValueError(f"--cores must be at least 1, since every run needs one; got {args.cores}")
@@ -361,7 +481,9 @@ def main(argv=None):
         return 128 + (signal.SIGTERM if stop.args == (signal.SIGTERM,) else signal.SIGINT)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            error = f"the disk is full ({error.filename}); free some space and run again, nothing earlier was changed"
+            where = f" ({error.filename})" if error.filename else ""
+            error = (f"the disk is full{where}; free some space and run again, nothing earlier was "
+                     "changed")
         print(f"pslib: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0

@@ -237,7 +237,7 @@ def train_run(profile, method, size, seed, split="train", folder=None):
             progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
 
         train.run(state, questions, folder / "checkpoints", record)
-        trained = state.whole()
+        trained = state.trained()
         if main:
             records.whole_curve(folder, profile.train.steps)
             save_model(folder / "model", trained, tokenizer)

@@ -6,19 +6,33 @@ The training loop minimises token_mean(clipped_surrogate(...)), with entropy reg
 import torch
 
 
+def _ratio(logp, old_logp):
+    """exp(logp - old_logp); the largest number, without a gradient, where that is infinite.
+
+    logp, old_logp (N, T) -> (N, T); NaN stays NaN.
+    """
+    log_ratio = logp - old_logp.detach()
+    overflows = log_ratio.detach().exp().isinf()
+    # The gradient of exp at infinity is infinity times 0, which is NaN, so exp must not see it.
+    ratio = torch.where(overflows, 0.0, log_ratio).exp()
+    return torch.where(overflows, torch.finfo(ratio.dtype).max, ratio)
+
+
 def clipped_surrogate(logp, old_logp, adv, eps_low=0.2, eps_high=0.2):
     """PPO's pessimistic surrogate, per token, to be minimised.
 
     -min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A), rho = exp(logp - old_logp) (eq. 7, 8)
 
-    logp, old_logp, adv (N, T) -> (N, T). Both log-probs must be taken under the prompt of the mode that is trained.
-    Padding must be finite in all three (a mask applied later does not stop NaN gradients).
+    logp, old_logp, adv (N, T) -> (N, T). Both log-probs must be taken under the prompt of the mode
+    that is trained. Where rho or rho A overflows, as at padding, the loss is finite and has no
+    gradient: a mask applied later would not stop NaN gradients.
     """
     if not logp.shape == old_logp.shape == adv.shape:
         raise ValueError(f"logp, old_logp and adv must have one shape; got "
                          f"{tuple(logp.shape)}, {tuple(old_logp.shape)}, {tuple(adv.shape)}")
-    ratio = torch.exp(logp - old_logp.detach())
-    return -torch.minimum(ratio * adv, ratio.clamp(1 - eps_low, 1 + eps_high) * adv)
+    ratio = _ratio(logp, old_logp)
+    per_token = -torch.minimum(ratio * adv, ratio.clamp(1 - eps_low, 1 + eps_high) * adv)
+    return per_token.clamp(max=torch.finfo(per_token.dtype).max)
 
 
 def token_mean(per_token, mask, total=None):

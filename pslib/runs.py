@@ -230,7 +230,8 @@ def load_profile(name):
                          f"mode; got {profile.train.group_size}")
     for size, file in profile.launch.items():
         there = sorted(path.stem for path in (ROOT / "notebooks" / "accelerate").glob("*.yaml"))
-        if size not in profile.sizes or str(file) not in there:
+        # A package without a checkout has none of these files, and no chain that would read them.
+        if size not in profile.sizes or there and str(file) not in there:
             raise ValueError(f"profile {name}: launch must be like {{{profile.sizes[0]}: 8}}, with one of its sizes and one of "
                              f"{', '.join(there)}; got {size!r}: {file!r}")
     if profile.engine not in rollouts.ENGINES:
@@ -328,8 +329,13 @@ def owned(folder):
 
 
 def manifest(seed, seconds, inputs):
-    """What a run's numbers depend on: commit, versions, hardware, seed, wall time, peak memory, hashes of inputs."""
+    """What a run's numbers depend on: commit, versions, hardware, seed, time, memory, inputs' hashes.
+
+    Of a GPU, where there is one, its name and its memory in MB.
+    """
     def git(*args):
+        if not (ROOT / ".git").exists():
+            return ""  # git would go on to the repository of a folder above, which is another's
         try:
             return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
@@ -341,11 +347,24 @@ def manifest(seed, seconds, inputs):
         "processor": _processor(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),  # cores of one name differ in it, and rounding with it
         "seed": seed, "seconds": round(seconds, 1),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_PER_MB), "inputs": inputs,
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_PER_MB),
+        **_gpu(), "inputs": inputs,
     }
 
 
 _RSS_PER_MB = 2**20 if platform.system() == "Darwin" else 2**10
+
+
+def _gpu():
+    """This process's GPU, its memory and the most that tensors took of it in MB; {} without one."""
+    if not torch.cuda.is_available():
+        return {}
+    card = torch.cuda.get_device_properties(None)
+    return {
+        "gpu": card.name,
+        "gpu_memory_mb": round(card.total_memory / 2**20),
+        "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20),
+    }
 
 
 def _processor():

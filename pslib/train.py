@@ -203,13 +203,36 @@ class Run:
 
     @torch.no_grad()
     def whole(self):
-        """The model as it stands, to sample from or to save, in eval mode; with `bf16` in bfloat16. All processes must call."""
+        """The model to sample from as it stands, in eval mode, with `bf16` in bfloat16.
+
+        All processes must call.
+        """
         if self.copy is None:
             return self.model.eval()
         trained = self.model.state_dict()
         for name, tensor in self.copy.state_dict().items():
             tensor.copy_(checkpoint.whole(trained[name]))
         return self.copy.eval()
+
+    @torch.no_grad()
+    def trained(self):
+        """The model to save, in eval mode: its trained weights, which are float32 with `bf16` too.
+
+        All processes must call. Where weights are sharded, the main one alone gets a model, on the
+        CPU, and the others None.
+        """
+        if not self.sharded:
+            return self.model.eval()
+        main, weights = self.accelerator.is_main_process, {}
+        for name, tensor in self.model.state_dict().items():  # whole on the device one at a time
+            tensor = checkpoint.whole(tensor)
+            if main:
+                weights[name] = tensor.cpu()
+        if not main:
+            return None
+        model = copy.deepcopy(self.copy).to("cpu", self.model.dtype)
+        model.load_state_dict(weights)
+        return model.eval()
 
     def step(self, questions):
         """One update on a list of questions (rows with id, question, and what the reward reads) -> (metrics, Rollouts)."""

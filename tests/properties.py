@@ -321,3 +321,24 @@ def the_surrogate_is_pessimistic_and_plain_inside_its_clip(sizes, width, seed, s
     close(made[inside], plain[inside])
     close(logp.grad[inside], -(rho * adv)[inside])
     assert (logp.grad[stopped] == 0).all()
+
+
+# Up to far beyond what exp can hold in float32 (88.7) and in float64 (709.8).
+extreme = [-1e30, -math.inf, 88.72, 88.73, 709.7, 709.8, 1e30, math.inf]
+log_ratios = st.one_of(st.floats(-2, 2), st.floats(-1e3, 1e3), st.sampled_from(extreme))
+
+
+@holds(entries=st.lists(st.tuples(log_ratios, st.floats(-100, 100)), min_size=1, max_size=12),
+       dtype=st.sampled_from([torch.float32, torch.float64]),
+       low=st.floats(0, 0.9), high=st.floats(0, 2))
+def the_surrogate_is_finite_and_as_written_where_that_is_finite(entries, dtype, low, high):
+    log_ratio, adv = (torch.tensor([values], dtype=dtype) for values in zip(*entries, strict=True))
+    ours, plain = log_ratio.clone().requires_grad_(), log_ratio.clone().requires_grad_()
+    made = losses.clipped_surrogate(ours, torch.zeros_like(adv), adv, low, high)
+    ratio = plain.exp()
+    expected = -torch.minimum(ratio * adv, ratio.clamp(1 - low, 1 + high) * adv)
+    made.sum().backward()
+    expected.sum().backward()
+    assert made.isfinite().all() and ours.grad.isfinite().all()
+    for here, written in ((made.detach(), expected.detach()), (ours.grad, plain.grad)):
+        assert torch.equal(here[written.isfinite()], written[written.isfinite()])

@@ -11,7 +11,7 @@ import crashes
 import faults
 import pandas as pd
 import pytest
-import safetensors
+import safetensors.torch
 import torch
 
 from pslib import base, chain, records, runs, tasks, train
@@ -80,6 +80,25 @@ def test_rewards_that_are_not_0_or_1_are_kept_as_they_are_and_not_called_accurac
     assert kept.reward.tolist() == pytest.approx([len(text) / 7 for text in kept.response])
     assert metrics.reward.iloc[-1] == pytest.approx(kept.reward.mean(), abs=1e-5)
     assert {"reward_normal", "reward_he"} <= set(metrics) and not [name for name in metrics if name.startswith("accuracy")]
+
+
+def test_the_model_of_a_run_with_bf16_is_the_one_that_was_trained_not_its_rounded_copy(
+        profile, tmp_path, monkeypatch):
+    made, plain = [], train.Run
+
+    def noted(*given, **named):
+        made.append(plain(*given, **named))
+        return made[0]
+
+    monkeypatch.setattr(train, "Run", noted)
+    profile = replace(profile, train=replace(profile.train, steps=1, bf16=True))
+    chain.train_run(profile, "grpo", "0.2m", 1, folder=tmp_path)
+    saved = safetensors.torch.load_file(tmp_path / "model" / "model.safetensors")
+    trained = made[0].model.state_dict()
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "float32"
+    assert all(torch.equal(weight, trained[name]) for name, weight in saved.items())
+    assert any((weight != weight.bfloat16()).any() for weight in saved.values())
 
 
 # --- killed, or unable to write (the long form of both is in tests/long) ---------------------------------------------

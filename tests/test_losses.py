@@ -78,6 +78,22 @@ def test_surrogate_keeps_dtype_and_names_the_shapes_that_do_not_fit():
         assert all(str(shape) in str(error.value) for shape in shapes)
 
 
+@pytest.mark.parametrize("far", [1e3, 1e30, math.inf])
+def test_padding_whose_log_ratio_overflows_changes_no_gradient(far):
+    logp = torch.tensor([[0.0, far, far, far]], requires_grad=True)
+    adv = torch.tensor([[2.0, 1.0, -1e3, 0.0]])
+    per_token = losses.clipped_surrogate(logp, torch.zeros(1, 4), adv)
+    assert per_token.isfinite().all()
+    assert per_token[0, [0, 1, 3]].tolist() == pytest.approx([-2.0, -1.2, 0.0])
+    losses.token_mean(per_token, torch.tensor([[True, False, False, False]])).backward()
+    assert logp.grad.tolist() == [[-2.0, 0.0, 0.0, 0.0]]
+
+
+def test_a_log_prob_that_is_no_number_stays_visible_in_the_surrogate():
+    logp, old = torch.tensor([[math.nan, -math.inf], [0.0, -math.inf]])[:, None]
+    assert losses.clipped_surrogate(logp, old, torch.ones(1, 2)).isnan().all()
+
+
 # --- the token mean -------------------------------------------------------------------------------------------------
 def test_token_mean_weighs_tokens_not_responses():
     # (6 + 1 + 1) / 3, not (6 + 1) / 2

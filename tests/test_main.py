@@ -111,6 +111,15 @@ def test_a_full_disk_is_said_in_one_sentence(monkeypatch, capsys):
     assert "the disk is full (metrics.csv); free some space" in _said(capsys)
 
 
+def test_a_machine_on_which_nothing_can_be_written_is_told_what_to_do(monkeypatch, capsys):
+    def no_folder():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(cli.tempfile, "gettempdir", no_folder)
+    assert cli.main(["compare", "smoke"]) == 1
+    assert "found in ['/tmp']; free some space, or set TMPDIR to a folder" in _said(capsys)
+
+
 def test_a_profile_whose_results_are_in_use_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))
     code = ("import sys; from pslib import runs\n"
@@ -126,7 +135,12 @@ def test_a_profile_whose_results_are_in_use_is_refused(tmp_path, monkeypatch, ca
 
 
 def test_the_smoke_chain_runs_is_not_repeated_and_shows_its_table(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))
+    # where a path is odd, no home can be written to, TMPDIR is missing and the terminal is ASCII
+    (tmp_path / "home").touch()
+    odd = {"PSLIB_RESULTS": tmp_path / "it's {here}", "HOME": tmp_path / "home",
+           "TMPDIR": tmp_path / "none", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    for name, value in odd.items():
+        monkeypatch.setenv(name, str(value))
     assert cli.main(["reproduce", "smoke"]) == 0
     shown = capsys.readouterr().out
     assert "100% done" in shown and "Policy Split + HE prompt" in shown and "paper, Qwen3-1.7B" in shown
@@ -145,7 +159,7 @@ def test_the_smoke_chain_runs_is_not_repeated_and_shows_its_table(tmp_path, monk
 def test_the_chain_of_a_profile_can_be_planned_to_its_last_table(profile, analyses, tmp_path):
     done = subprocess.run([sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--snakefile",
                            str(runs.ROOT / "notebooks" / "Snakefile"), "--directory", str(tmp_path),
-                           "--config", f"profile={profile}", f"results={tmp_path}"],
+                           "--config", f"profile={profile}"],
                           capture_output=True, text=True)
     planned = done.stdout + done.stderr
     assert done.returncode == 0, planned

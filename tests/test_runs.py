@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -183,6 +184,21 @@ def test_a_manifest_says_what_the_numbers_depend_on():
     assert made["seed"] == 3 and made["seconds"] == 1.3 and made["inputs"] == {"model": "abc"}
     assert made["versions"]["torch"].startswith("2.13.0") and made["peak_memory_mb"] > 50 and made["cores"] >= 1
     assert made["instruction_set"] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_a_manifest_of_a_run_on_a_gpu_names_the_gpu_and_its_memory(monkeypatch):
+    card = SimpleNamespace(name="NVIDIA H100 80GB HBM3", total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    made = runs.manifest(seed=1, seconds=1.0, inputs={})
+    assert (made["gpu"], made["gpu_memory_mb"]) == ("NVIDIA H100 80GB HBM3", 81920)
+    assert made["peak_gpu_memory_mb"] == 3072
+
+
+def test_a_manifest_of_a_run_on_a_processor_names_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not [key for key in runs.manifest(seed=1, seconds=1.0, inputs={}) if "gpu" in key]
 
 
 @pytest.mark.parametrize("profile, size, seed, unit", [

@@ -14,7 +14,8 @@ from pslib import runs
 def jobs_of(profile, folder):
     """{(rule, method, size): (resources, command)} of a profile's chain, as Snakemake shows it; the last of the seeds."""
     done = subprocess.run([sys.executable, "-m", "snakemake", "-n", "-p", "--snakefile", runs.ROOT / "notebooks" / "Snakefile", "--cores", "64",
-                           "--directory", folder, "--config", f"profile={profile}", f"results={folder}"], capture_output=True, text=True)
+                           "--directory", folder, "--config", f"profile={profile}"],
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     found = {}
     for text in re.split(r"\n\n", done.stdout + done.stderr):

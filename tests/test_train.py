@@ -826,3 +826,15 @@ def test_checkpoints_are_written_every_so_many_steps_and_at_the_end(model, start
 def test_seeds_draw_different_responses_and_the_same_seed_the_same(model, start):
     drawn = [start(model, "grpo", seed=seed).step(POOL[:2])[1].tokens.tolist() for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+# --- what is saved --------------------------------------------------------------------------------
+def test_with_bf16_float32_weights_are_saved_and_their_copy_is_sampled_from(model, start):
+    state = start(model, "grpo", bf16=True)
+    state.step(POOL[:2])
+    saved = dict(state.trained().named_parameters())
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
+    assert same(weights(state), saved)
+    rounded = {name: weight.bfloat16() for name, weight in saved.items()}
+    assert same(rounded, dict(state.whole().named_parameters()))
+    assert not same(saved, {name: weight.float() for name, weight in rounded.items()})

@@ -126,3 +126,15 @@ def test_recomputed_activations_give_the_same_gradients(sharded, saved, tmp_path
         torch.testing.assert_close(ours[key], gradient, rtol=1e-10, atol=1e-10)
     one, two = (json.loads((tmp_path / name / "grpo-0.json").read_text()) for name in "12")
     assert two["layers"] > one["layers"] > 0  # those whose gradient is taken were gone through once more
+
+
+def test_a_sharded_run_with_bf16_saves_the_whole_float32_weights(saved, tmp_path):
+    precision = "dtype=float32", "bf16=true"
+    assert in_a_world_of(2, saved, tmp_path, 1, 4, "grpo", *precision, sharded=True) == []
+    trained = load_file(tmp_path / "grpo-trained.safetensors")
+    sampled = load_file(tmp_path / "grpo-0.safetensors")
+    assert trained.keys() == sampled.keys()
+    assert {weight.dtype for weight in trained.values()} == {torch.float32}
+    for key, weight in sampled.items():
+        assert torch.equal(trained[key].to(weight.dtype), weight)
+    assert any((weight != weight.bfloat16()).any() for weight in trained.values())

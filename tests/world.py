@@ -80,6 +80,10 @@ def main(model, out, steps, questions, *given):
         rollouts.DecoderEngine.generate, policy.Policy.forward, checkpoint.save = engine, forward, save
         rank = state.accelerator.process_index
         save_file({key: w.detach().clone() for key, w in state.whole().named_parameters()}, f"{out}/{name}-{rank}.safetensors")
+        trained = state.trained()
+        if rank == 0:
+            save_file({key: w.detach().clone() for key, w in trained.named_parameters()},
+                      f"{out}/{name}-trained.safetensors")
         save_file(gradients, f"{out}/{name}-{rank}-gradients.safetensors")
         Path(f"{out}/{name}-{rank}.json").write_text(json.dumps(seen))
 

@@ -86,3 +86,27 @@ def test_an_effect_against_the_prediction_is_said_to_be_opposite(root):
         table.to_csv(path, index=False)
     predictions._asked_once.cache_clear()
     assert predictions.tested(root).set_index("prediction").outcome["form"] == "opposite"
+
+
+def test_how_differently_a_model_works_is_the_total_variation_of_its_shares(root):
+    for path in (root / "understood" / "runs").glob("grpo-*/asked.csv"):
+        table = pd.read_csv(path)
+        he = table.prompt == "high_entropy"
+        table.loc[he, ["steps", "pairs"]] = [4, 0]  # a quarter of all responses goes from pairs to steps
+        table.to_csv(path, index=False)
+    predictions._asked_once.cache_clear()
+    assert np.allclose(predictions.distance("understood", "grpo", "high_entropy", root), 0.25)
+    assert np.allclose(predictions.distance("understood", "grpo", "low_entropy", root), 0)
+
+
+def test_every_figure_can_be_drawn_of_all_and_of_nothing(root, tmp_path_factory):
+    import matplotlib.pyplot as plt
+
+    from pslib.evidence import understood_figures as drawn
+
+    for draw in (drawn.form_and_meaning, drawn.gap_after_against_before, drawn.what_carries_the_gap):
+        assert sum(len(axis.lines) for axis in draw(root).axes) >= 15
+        predictions._asked_once.cache_clear()
+        draw(tmp_path_factory.mktemp("empty"))
+        predictions._asked_once.cache_clear()
+    plt.close("all")

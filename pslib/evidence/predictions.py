@@ -26,7 +26,8 @@ def asked(profile, folder=None):
     """What the models of a profile do under each prompt -> DataFrame, a row a run and prompt.
 
     Columns size, method, label, seed (the base model), prompt, accuracy (percent), entropy_bits (a token), kl (nats a
-    token, from the same model without a prompt), share_<derivation>, and bits_<kind> and tokens_<kind> a response.
+    token, from the same model without a prompt), share_<derivation>, bits_<kind> and tokens_<kind> a response, and
+    part_<kind>, the kind's bits divided by all tokens: what it contributes to entropy_bits.
     """
     found = pd.concat([analyses.collect(profile, "asked", folder, variants) for variants in (False, True)])
     keys = ["size", "method", "label", "seed", "prompt"]
@@ -40,6 +41,7 @@ def asked(profile, folder=None):
     for kind in probe.KINDS:
         for what in ("bits", "tokens"):
             out[f"{what}_{kind}"] = total[f"{what}_{kind}"] / total.samples
+        out[f"part_{kind}"] = total[f"bits_{kind}"] / total.tokens
     return out
 
 
@@ -71,6 +73,18 @@ def measured(quantity, root, measure="entropy_bits"):
         own = sign * table.loc[(method, prompt), measure] if here else pd.Series(dtype=float)
         total = own if total is None else (total + own)
     return total.dropna().sort_index()
+
+
+def distance(profile, method, prompt, root):
+    """How differently a model works under a prompt and under none, by base model: half the sum of the differences of shares.
+
+    Total variation of the shares of derivations, 0 (alike) to 1; a Series by base model.
+    """
+    total = None
+    for derivation in (*nano.DERIVATIONS, "other"):
+        own = measured(f"{profile}/{method}@{prompt} - {profile}/{method}@none", root, f"share_{derivation}").abs() / 2
+        total = own if total is None else total + own
+    return total
 
 
 def tested(root):

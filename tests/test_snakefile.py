@@ -38,7 +38,7 @@ def test_the_chain_of_a_file_is_that_of_the_file_and_its_results_are_under_its_n
     for _, command in jobs.values():
         words = shlex.split(command)
         assert str(path) in words, command
-        assert f"{tmp_path}/local/mine/" in words[-2] and "mine.yaml" not in words[-2]  # its log
+        assert words[-2].startswith("mine/logs/")  # its log, from results/local
     assert "seed 4" in jobs["train", "grpo", "0.2m"][1]
 
 

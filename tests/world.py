@@ -45,10 +45,10 @@ def main(model, out, steps, questions, *given):
             seen["sampled"] += len(prompts) * copies
             return engine(self, prompts, copies, *rest)
 
-        def score(self, packed):
+        def score(self, packed, *rest):
             seen["scored"] += len(packed.owner)
             seen["forwards"] += 1
-            return forward(self, packed)
+            return forward(self, packed, *rest)
 
         def layer(*given):
             seen["layers"] += 1

@@ -78,7 +78,7 @@ class PolicySplitConfig(trl.GRPOConfig):
         local = self.per_device_train_batch_size * self.steps_per_generation
         if local % group:
             raise ValueError(
-                f"groups must lie whole in one process, which draws {local} responses at once; make "
+                f"groups must lie whole in one process, which draws {local} responses; make "
                 f"per_device_train_batch_size x steps_per_generation a multiple of {group}"
             )
         if group % len(method.sampling):

@@ -50,20 +50,18 @@ def in_trl_order(method, rows):
 class OurSteps:
     """Some steps of our loop: what each drew, and its gradient. Where `frozen`, no weight moves."""
 
-    def __init__(
-        self, model, tokenizer, name, steps=1, frozen=True, questions=POOL, he=HE, **changes
-    ):
+    def __init__(self, model, tokenizer, name, steps=1, frozen=True, he=HE, method=None, **changes):
         settings = train.Settings(
             steps=steps,
             questions=QUESTIONS,
             group_size=GROUP,
-            pool=len(questions),
+            pool=len(POOL),
             learning_rate=3e-4,
             max_new_tokens=WIDTH,
             weight_decay=0.0,
             measure_every=1,
         )
-        self.method, self.model = acting(name), copy.deepcopy(model)
+        self.method, self.model = method or acting(name), copy.deepcopy(model)
         self.draws, self.gradients, self.metrics, self.kept = [], [], [], []
         state = train.Run(
             self.model,
@@ -73,11 +71,7 @@ class OurSteps:
             replace(settings, **changes),
             seed=0,
         )
-        self.accelerator, clip, update = (
-            state.accelerator,
-            state.accelerator.clip_grad_norm_,
-            state.optimiser.step,
-        )
+        clip, update = state.accelerator.clip_grad_norm_, state.optimiser.step
 
         def clipping(parameters, norm):
             self.gradients.append({n: w.grad.clone() for n, w in self.model.named_parameters()})
@@ -89,8 +83,8 @@ class OurSteps:
         try:
             for step in range(steps):
                 state.generators["tokens"].manual_seed(step)  # as TRL's trainer seeds it
-                first = step * QUESTIONS % len(questions)
-                metrics, drawn = state.step(questions[first : first + QUESTIONS])
+                first = step * QUESTIONS % len(POOL)
+                metrics, drawn = state.step(POOL[first : first + QUESTIONS])
                 self.metrics.append(metrics)
                 order = in_trl_order(self.method, torch.arange(len(drawn.tokens))).tolist()
                 self.draws.append([drawn.tokens[i, : drawn.lengths[i]].tolist() for i in order])
@@ -152,14 +146,13 @@ def trainer(
     folder,
     name,
     draws=None,
-    questions=POOL,
     reward=by_parity,
     more=None,
     **changes,
 ):
     """TRL's trainer of a copy of the model; given `draws`, a list a step, it does not sample."""
     data = Dataset.from_list(
-        [{"prompt": [{"role": "user", "content": q["question"]}]} for q in questions]
+        [{"prompt": [{"role": "user", "content": q["question"]}]} for q in POOL]
     )
     made = PolicySplitTrainer(
         copy.deepcopy(model),

@@ -16,7 +16,7 @@ ASKED = {
 
 
 def understanding(model, tokenizer, questions, reward, form="", **sampling):
-    """Does a model understand the high-entropy prompt? How it answers under five prompts, a row each.
+    """Does a model understand the high-entropy prompt? Its answers under five prompts, a row each.
 
     form: "" for the paper's prompts, "_short" for their first sentences. The rest as in `answers`.
     """
@@ -27,7 +27,7 @@ def understanding(model, tokenizer, questions, reward, form="", **sampling):
 
 
 def answers(model, tokenizer, questions, reward, prompts, samples=4, max_new_tokens=1024, seed=1):
-    """How a model answers under some system prompts, {name: text or None}; the first is compared with.
+    """How a model answers under system prompts, {name: text or None}, compared with the first.
 
     questions: dicts with a `question`, and the columns that the reward function reads, which has
     TRL's signature.

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import trl
-from properties import acting
 from trl_steps import (
     GROUP,
     HE,
@@ -24,7 +23,7 @@ from trl_steps import (
 )
 
 import pslib.trl
-from pslib import advantages, methods, modes, rewards
+from pslib import advantages, losses, methods, modes, rewards
 from pslib.trl import PolicySplitConfig, PolicySplitTrainer
 
 
@@ -65,11 +64,8 @@ def test_the_gradient_on_the_same_rollouts_is_our_loops(name, model, tokenizer, 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_advantages_masks_and_denominators_are_our_loops(name, model, model64, tokenizer, tmp_path):
-    # of Clip-Cov's candidates some are drawn, so the draw must be our loop's as well
-    method = acting(name).having(**({"ratio": 0.1} if name == "clip_cov" else {}))
-    ours, coefficients = OurSteps(model64, tokenizer, name, method=method), method.coefficients
-    made = trainer(model, tokenizer, tmp_path, name, coefficients=dict(coefficients))
-    parts = len(method.training)
+    ours = OurSteps(model64, tokenizer, name)
+    made, parts = trainer(model, tokenizer, tmp_path, name), len(ours.method.training)
     made._rewards = ours.rewards[:, None]
 
     def reordered(rows):
@@ -82,6 +78,21 @@ def test_advantages_masks_and_denominators_are_our_loops(name, model, model64, t
     assert torch.equal(their_keep, keep)
     assert total == (keep if ours.method.divide_by_kept else mask).sum()
     assert bool(keep[mask].all()) == (name not in ("forking", "clip_cov"))
+
+
+def test_clip_cov_draws_by_the_step_whatever_was_drawn_before(model, tokenizer, tmp_path):
+    ours, c = OurSteps(model, tokenizer, "clip_cov"), {"ratio": 2e-4, "lower": 0.0, "upper": 100.0}
+    logp, adv, entropy, mask, _ = ours.kept[0]  # one mode draws, so the order of rows is TRL's
+    made, kept = trainer(model, tokenizer, tmp_path, "clip_cov", coefficients=c), set()
+    made._rewards = ours.rewards[:, None]
+    for step in (0, 1, 2, 3, 0):
+        made.state.global_step = step
+        _, keep, _ = made._weigh(logp, entropy, mask.long())
+        draw = torch.Generator().manual_seed(step)
+        assert torch.equal(keep, losses.clip_cov_mask(logp, logp, adv, mask, **c, generator=draw))
+        assert (mask & ~keep).sum() == 1
+        kept.add(tuple(keep.flatten().tolist()))
+    assert len(kept) > 1
 
 
 def test_every_response_is_a_row_under_both_prompts_and_half_of_a_group_is_drawn_in_each(

@@ -1,7 +1,8 @@
 """What two modes cost in TRL: a step of pslib.trl's trainer against a step of TRL's own GRPO.
 
 `python benchmarks/bench_trl.py` prints a table. The steps are measured in turns, on one thread and
-on as many responses, 64 of 64 tokens.
+on as many responses, 64 of 64 tokens. Seconds are of processor time, which other programs on the
+machine do not change much.
 """
 
 import itertools
@@ -48,10 +49,10 @@ class Stopwatch(TrainerCallback):
         self.seconds = []
 
     def on_step_begin(self, *args, **kwargs):
-        self.begun = time.perf_counter()
+        self.begun = time.process_time()
 
     def on_step_end(self, *args, **kwargs):
-        self.seconds.append(time.perf_counter() - self.begun)
+        self.seconds.append(time.process_time() - self.begun)
 
 
 def alternate(completions, **columns):

@@ -193,8 +193,8 @@ class PolicySplitTrainer(trl.GRPOTrainer):
         mask, parts = mask.bool(), len(training)
         by_mode = [dict(zip(training, t.chunk(parts), strict=True)) for t in (logp, entropy)]
         scored = methods.Scored(*self._graded(), mask.chunk(parts)[0], *by_mode)
-        self._log_modes(scored)
         adv = torch.cat([advantage(scored, c) for advantage in self.method.advantage.values()])
+        self._log_modes(scored, adv)
         # Seeded by the step, the draw is the same in every process and after a resume.
         generator = torch.Generator().manual_seed(self.args.seed + self.state.global_step)
         keep = self.method.keep(logp, adv, entropy, mask, c, generator)
@@ -219,11 +219,14 @@ class PolicySplitTrainer(trl.GRPOTrainer):
         groups = torch.where(ungraded, len(given) + row, row // self.num_generations)
         return (given * self.reward_weights.cpu()).nansum(1), groups
 
-    def _log_modes(self, scored):
-        """Log each mode's accuracy and entropy, and the inter-mode KL, as `pslib.train` does."""
-        names, lengths = self._sampling_modes(len(scored.mask)), scored.mask.sum(1)
-        drawn = Rollouts([], scored.group_ids, names, scored.mask, lengths, [], scored.rewards)
-        for name, value in train._measure(drawn, scored, measured=True).items():
+    def _log_modes(self, scored, adv):
+        """Log accuracy, entropy and bonus of each mode, and the inter-mode KL, as train does."""
+        rows, lengths = len(scored.mask), scored.mask.sum(1)
+        names, mask = self._sampling_modes(rows), scored.mask
+        drawn = Rollouts([], scored.group_ids, names, mask, lengths, [], scored.rewards)
+        by_mode = {name: slice(k * rows, (k + 1) * rows) for k, name in enumerate(self.modes)}
+        bonuses = train._bonus_shares(scored, adv, by_mode)
+        for name, value in (train._measure(drawn, scored, True) | bonuses).items():
             if name != "reward":  # TRL logs it. (_log_metric would log a value one step late.)
                 self._metrics["train"][name].append(value)
 
@@ -233,10 +236,7 @@ class PolicySplitTrainer(trl.GRPOTrainer):
         return scores
 
     def _compute_loss(self, model, inputs):
-        """TRL's clipped loss, less the method's entropy term.
-
-        TRL's own entropy bonus is a mean over a micro-batch, so it changes with their number.
-        """
+        """TRL's clipped loss less our entropy term: TRL's own is a mean over a micro-batch."""
         loss = super()._compute_loss(model, inputs)
         entropy, self._entropy = self._entropy, None
         coef = self.method.coefficients.get(self.method.entropy_coef, 0.0)

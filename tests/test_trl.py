@@ -54,10 +54,10 @@ def test_the_gradient_on_the_same_rollouts_is_our_loops(name, model, tokenizer, 
         key: value
         for key, value in ours.metrics[0].items()
         if key.startswith(
-            ("accuracy", "entropy", "kl", "live_groups", "response", "reward", "loss")
+            ("accuracy", "bonus", "entropy", "kl", "live_groups", "response", "reward", "loss")
         )
     }
-    assert len(measured) == (9 if len(ours.method.sampling) == 2 else 6)
+    assert len(measured) == (11 if len(ours.method.sampling) == 2 else 7)
     logged = made.state.log_history[0]
     assert {key: logged[key] for key in measured} == pytest.approx(measured, rel=1e-4, abs=1e-6)
 

@@ -18,7 +18,7 @@ What TRL does differently from `pslib.train`:
   above `gradient_accumulation_steps`, or `num_iterations` above 1), the ratio is taken to the
   log-probs before the first update, each under the prompt that is trained.
 - With vLLM, a response also has a weight for how far vLLM's log-probs are from the model's.
-- Log-probs and entropies are those at the sampling temperature.
+- A chat template that asks for today's date gets it.
 - With two training modes a micro-batch holds twice `per_device_train_batch_size` rows.
 - Weight decay spares norms, and the learning rate falls linearly, unless the settings change that.
 - `train(resume_from_checkpoint=True)` is TRL's. A checkpoint holds no responses: where one set
@@ -118,15 +118,10 @@ class PolicySplitTrainer(trl.GRPOTrainer):
         self._check_prompt(next(iter(self.train_dataset)))
 
     def _check_prompt(self, example):
-        """ValueError unless a prompt is a list of messages that every mode renders otherwise."""
+        """ValueError unless a prompt is a list of messages, to which each mode can add its turn."""
         if not isinstance(example["prompt"], list) or "images" in example or "image" in example:
             raise ValueError("the column prompt must hold lists of messages, without images")
-        rendered = {tuple(self._render(name, [example["prompt"]])[0]) for name in self.modes}
-        if len(rendered) < len(self.modes):
-            raise ValueError(
-                "both modes have the same prompt, because system_prompt is empty or the chat "
-                "template drops the system turn; use a model whose template keeps it"
-            )
+        modes.rendered(self._tokenizer, self.modes.values())
 
     def _render(self, name, prompts):
         return self._tokenize_prompts([modes.turns(self.modes[name], p) for p in prompts])[0]
@@ -225,8 +220,11 @@ class PolicySplitTrainer(trl.GRPOTrainer):
         names, mask = self._sampling_modes(rows), scored.mask
         drawn = Rollouts([], scored.group_ids, names, mask, lengths, [], scored.rewards)
         by_mode = {name: slice(k * rows, (k + 1) * rows) for k, name in enumerate(self.modes)}
-        bonuses = train._bonus_shares(scored, adv, by_mode)
-        for name, value in (train._measure(drawn, scored, True) | bonuses).items():
+        bonuses, others = (
+            train._bonus_shares(scored, adv, by_mode),
+            self.reward_funcs != [exact_answer],
+        )
+        for name, value in (train._measure(drawn, scored, True, others) | bonuses).items():
             if name != "reward":  # TRL logs it. (_log_metric would log a value one step late.)
                 self._metrics["train"][name].append(value)
 

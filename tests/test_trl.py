@@ -80,6 +80,13 @@ def test_advantages_masks_and_denominators_are_our_loops(name, model, model64, t
     assert bool(keep[mask].all()) == (name not in ("forking", "clip_cov"))
 
 
+def test_at_another_temperature_the_gradient_is_our_loops(model, tokenizer, tmp_path):
+    ours = OurSteps(model, tokenizer, "policy_split", temperature=0.7)
+    made = trainer(model, tokenizer, tmp_path, "policy_split", ours.draws, temperature=0.7)
+    made.train()
+    assert distance(ours.gradients[0], made.gradients[0]) < 1e-5
+
+
 def test_clip_cov_draws_by_the_step_whatever_was_drawn_before(model, tokenizer, tmp_path):
     ours, c = OurSteps(model, tokenizer, "clip_cov"), {"ratio": 2e-4, "lower": 0.0, "upper": 100.0}
     logp, adv, entropy, mask, _ = ours.kept[0]  # one mode draws, so the order of rows is TRL's
@@ -366,11 +373,11 @@ def test_a_config_of_trl_alone_or_prompts_of_another_making_are_refused(model, t
 
 
 def test_modes_that_have_one_prompt_are_refused(model, tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="both modes have the same prompt"):
+    with pytest.raises(ValueError, match="the modes normal and he have the same prompt"):
         trainer(model, tokenizer, tmp_path, "policy_split", system_prompt="")
     deaf = copy.deepcopy(tokenizer)
     deaf.chat_template = "<|user|>{{ messages[-1].content }}"
-    with pytest.raises(ValueError, match="both modes have the same prompt"):
+    with pytest.raises(ValueError, match="drops the system turn"):
         trainer(model, deaf, tmp_path, "policy_split")
     trainer(model, deaf, tmp_path, "grpo")
 

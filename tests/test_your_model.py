@@ -50,12 +50,15 @@ def test_a_row_is_what_the_evaluation_finds_under_its_prompt(model, tokenizer, h
 
 
 def test_the_reward_is_the_users_own(model, tokenizer):
-    given = {}
+    given = []
 
     def reward(completions, **columns):
-        given.update(columns, texts=[turns[0]["content"] for turns in completions])
+        given.extend(
+            zip([turns[0]["content"] for turns in completions], columns["right"], strict=True)
+        )
         return [0.25] * len(completions)
 
     table = your_model.answers(model, tokenizer, QUESTIONS, reward, {"normal": None}, **SAMPLING)
     assert table.reward.tolist() == [0.25]
-    assert given["right"] == ["15"] * 3 + ["12"] * 3 and len(given["texts"]) == 6
+    assert [right for _, right in given] == ["15"] * 3 + ["12"] * 3
+    assert all(isinstance(text, str) for text, _ in given)

@@ -4,7 +4,6 @@ import pandas as pd
 import torch
 
 from pslib import evaluate, modes, probe
-from pslib.rollouts import render_all
 from pslib.stats import mean_interval
 
 # Row of the table -> prompt of prompts.yaml
@@ -50,24 +49,23 @@ def answers(model, tokenizer, questions, reward, prompts, samples=4, max_new_tok
 
 def _asked(model, tokenizer, mode, questions, reward, settings, seed):
     """One prompt's row, with the entropy of each question's responses in `by_question`."""
-    rows = [{"id": str(k), "answer": "", **question} for k, question in enumerate(questions)]
-    generator, context = torch.Generator().manual_seed(seed), model.config.max_position_embeddings
-    table, drawn, own = evaluate.evaluate(model, tokenizer, mode, rows, settings, generator)
-    plain = render_all(tokenizer, modes.NORMAL, rows, settings.decoding, context)
-    responses = (drawn.group_ids, drawn.tokens, drawn.lengths)
-    moved = evaluate.score(model, own, *responses)[0] - evaluate.score(model, plain, *responses)[0]
-    answered = [rows[k] for k in drawn.group_ids.tolist()]
-    graded = reward(
-        completions=[[{"role": "assistant", "content": text}] for text in drawn.texts],
-        **{key: [row[key] for row in answered] for key in rows[0]},
+
+    def graded(text, row):
+        columns = {key: [value] for key, value in row.items()}
+        return reward(completions=[[{"role": "assistant", "content": text}]], **columns)[0]
+
+    rows = [{"id": str(k), **question} for k, question in enumerate(questions)]
+    generator = torch.Generator().manual_seed(seed)
+    kl, table = evaluate.inter_mode_kl(
+        model, tokenizer, mode, modes.NORMAL, rows, settings, generator, graded
     )
     bits = (table.entropy_bits * table.tokens).groupby(table.question_id, sort=False).sum()
     tokens = table.tokens.groupby(table.question_id, sort=False).sum()
     return {
         "prompt": mode.name,
-        "reward": float(torch.tensor(graded, dtype=torch.float64).mean()),
+        "reward": table.reward.mean(),
         "entropy_bits": bits.sum() / tokens.sum(),
         "by_question": bits / tokens,
-        "kl_from_normal": float(moved.sum() / drawn.lengths.sum()),
+        "kl_from_normal": kl,
         "tokens": table.tokens.mean(),
     }

@@ -34,20 +34,20 @@ test-code: .venv/ready
 test-notebooks: .venv/ready
 	$(BIN)/python -m pytest --nbval-lax notebooks --nbval-cell-timeout=300
 
-.venv/bench: .venv/ready
-	$(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --editable ".[bench]"
-	touch $@
-
-bench bench-gpu: .venv/bench
+bench bench-gpu: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$(subst -,_,$@).py
 
 # verl pins an older transformers: it and what its import needs go to a folder that only tests/long/test_peers.py sees.
-.venv/peers: .venv/bench
+.venv/peers: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ verl==0.9.1 tensordict==0.10.0 \
 		omegaconf==2.4.0 pyvers==0.1.0 orjson==3.13.0 cloudpickle==3.1.2 codetiming==1.4.0
 	touch $@
 
-test-long: .venv/bench .venv/peers
+.venv/lora: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --editable ".[lora]"
+	touch $@
+
+test-long: .venv/lora .venv/peers
 	$(BIN)/python -m pytest tests/long --durations=20
 
 plan: .venv/ready

@@ -91,7 +91,7 @@ def surrogate(batch, logp):
 @pytest.fixture(scope="module")
 def trl():
     """TRL's trainer class and the two functions of its utils that are compared."""
-    from trl.trainer import grpo_trainer, utils  # of the bench extra, which make test-long installs
+    from trl.trainer import grpo_trainer, utils
     return SimpleNamespace(Trainer=grpo_trainer.GRPOTrainer, entropy=utils.entropy_from_logits,
                            logp=utils.selective_log_softmax)
 

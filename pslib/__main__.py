@@ -87,7 +87,7 @@ class Watch:
             total += self.BASE
             done += self.BASE * self._base_share(size)
             for method in p.methods:
-                for seed in p.seeds:
+                for seed in p.seeds_of(size):
                     folder = runs.run_folder(p, method, size, seed)
                     modes = len(p.method(method).sampling)
                     cost = self.NOTEBOOK + self.EVALUATION * modes
@@ -102,7 +102,9 @@ class Watch:
         return done, total
 
     def _base_share(self, size):
-        if self.profile.model != "nano" or (self.profile.folder / "base" / size / "manifest.json").exists():
+        from pslib import runs
+
+        if self.profile.model != "nano" or (runs.base_folder(self.profile, size) / "manifest.json").exists():
             return 1.0
         log = self.profile.folder / "logs" / f"05_base_model-{size}.log"
         steps = re.findall(r"step (\d+)/(\d+)", log.read_text(errors="replace")) if log.exists() else []
@@ -128,10 +130,13 @@ LEASH = 'exec 3<&0 </dev/null; (read _ <&3; kill 0) & exec "$@"'
 
 def reproduce(name, cores):
     """Run a profile's whole chain, then show this machine's table beside the committed one and the paper's."""
-    from pslib import runs
+    from pslib import chain, runs
 
     profile = runs.load_profile(name)
     with runs.owned(profile.folder):
+        chain.check(profile)
+        for step in chain.missing(profile):  # a stamp says that a step has ended, and not that its results are still there
+            (profile.folder / "steps" / step).unlink(missing_ok=True)
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "notebooks" / "Snakefile"), "--cores", str(cores),
                    "--directory", str(profile.folder), "--config", f"profile={name}", f"results={runs.results_root()}",
                    "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--quiet", "rules", "--keep-going"]
@@ -139,24 +144,28 @@ def reproduce(name, cores):
         watch, said = Watch(profile), 0.0
         chain_log = profile.folder / "chain.log"
         with open(chain_log, "w") as log:
-            chain = subprocess.Popen(["sh", "-c", LEASH, "sh", *command], stdin=subprocess.PIPE, stdout=log,
+            running = subprocess.Popen(["sh", "-c", LEASH, "sh", *command], stdin=subprocess.PIPE, stdout=log,
                                      stderr=subprocess.STDOUT, start_new_session=True,
                                      env={**os.environ, "PYTHONPATH": str(ROOT),
                                           "PYTHONWARNINGS": "ignore,default:::pslib.train"})
             try:
-                while chain.poll() is None:
+                while running.poll() is None:
                     time.sleep(0.5)
                     if time.time() - said > 15:
                         watch.say()
                         said = time.time()
             finally:
-                chain.stdin.close()
-                chain.wait()
-        if chain.returncode:
+                running.stdin.close()
+                running.wait()
+        if running.returncode:
             reasons = [line for path in sorted((profile.folder / "logs").glob("*.log")) if path.stat().st_mtime > watch.begun
                        for line in path.read_text(errors="replace").splitlines() if line.startswith("pslib: ")]
             raise RuntimeError("a step failed; what was finished before it is kept. "
                                + (reasons[0] if reasons else f"See {chain_log}"))
+    chain.check(profile)
+    lacking = chain.missing(profile)
+    if lacking:
+        raise RuntimeError(f"the chain has ended and {next(iter(lacking.values()))} is not there; run the same command again")
     compare(profile)
     print(f"\nreproduced in {_left(time.time() - watch.begun)}; tables, figures and executed notebooks are in {profile.folder}")
 
@@ -172,7 +181,7 @@ def compare(profile):
     ours = pd.read_csv(profile.folder / "tables" / "table1_general.csv")
     old = pd.read_csv(committed) if committed.exists() else ours.iloc[:0]
     print("\nTable 1, average of the four suites: accuracy in %, entropy in bits a token, mean ± 95% interval over "
-          f"{ours.seeds.max()} {'seeds' if profile.table_sizes == profile.sizes else 'base models'}\n")
+          f"{ours.seeds.max()} {profile.replicates()}\n")
     print(tables.beside(ours, old, tables.reported_table1()).to_markdown(index=False, disable_numparse=True))
     print("\nOn another processor or installation rounding differs, and sampled responses with it: expect intervals that overlap, "
           "not the same digits.")
@@ -189,6 +198,17 @@ def train(profile, method, size, seed, processes):
     chain.train_run(profile, method, size, seed)
 
 
+def _publish_base(folder, target):
+    """Copy a shared base model with its weights, once; it is never replaced."""
+    if (target / "manifest.json").exists() or not (folder / "manifest.json").exists():
+        return
+    for path in (*folder.glob("*.*"), *folder.glob("model/*")):
+        if path.is_file() and not path.name.startswith("."):
+            to = target / path.relative_to(folder)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, to)
+
+
 def publish(profile):
     """Copy a profile's small results from results/local/<profile> to results/<profile>, where they can be committed.
 
@@ -201,6 +221,8 @@ def publish(profile):
 
     from pslib import evaluate, runs
 
+    for size in profile.sizes if profile.model == "nano" and profile.base.shared else ():
+        _publish_base(runs.base_folder(profile, size), runs.ROOT / "results" / "base" / profile.base.world / size)
     each = len(profile.grid) <= 30 and profile.sizes == profile.table_sizes
     target = runs.ROOT / "results" / profile.name
     for kind in ("tuning.csv", "tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*", "runs/*/*.yaml", "runs/*/*.json", "runs/*/*.csv",
@@ -259,7 +281,9 @@ def main(argv=None):
     for name, default, what in (("gpu", "h100", "h100 or h200"), ("tokens", 6000, "of a response, on average"), ("prompt", 512, "tokens"),
                                 ("mfu", 0.3, "share of the peak in training"), ("bandwidth-share", 0.5, "of the peak, in sampling")):
         five.add_argument(f"--{name}", type=type(default), default=default, help=f"{what} (default: {default})")
-    commands.add_parser("figures", help="make every table and figure again from the committed results, without training")
+    six = commands.add_parser("figures", help="make every table and figure again, without training: from the committed results, or "
+                                              "from this machine's of a profile")
+    six.add_argument("profile", nargs="?")
     for name, help_text in (("compare", "show table 1: this machine's, the committed and the paper's"),
                             ("tune", "try every method's settings on tuning questions and seeds; writes tuning.csv"),
                             ("publish", "copy a profile's small results to where they are committed")):
@@ -288,7 +312,10 @@ def main(argv=None):
         elif args.command == "figures":
             from pslib.evidence import artefacts
 
-            for profile, folder in artefacts.committed():
+            from pslib import runs
+
+            mine = runs.load_profile(args.profile) if args.profile else None
+            for profile, folder in [(mine, mine.folder)] if mine else artefacts.committed():
                 print(f"{folder}: {', '.join(artefacts.write_all(profile, folder))}", flush=True)
         elif args.command == "tune":
             from pslib import tuning

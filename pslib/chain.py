@@ -4,21 +4,19 @@ A step that is done is not done again; a training run that was stopped goes on f
 there whole or not at all.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
-import yaml
 
-from pslib import base, checkpoint, evaluate, modes, nano, policy, probe, rollouts, runs, tasks, train
+from pslib import base, checkpoint, evaluate, modes, nano, policy, probe, records, rollouts, runs, tasks, train
 
 # One thread a run: on a small model a second one gains nothing, and waits for milliseconds at every product as soon as
 # anything else uses its core. The chain fills the other cores with other runs.
@@ -40,15 +38,6 @@ class Progress:
         self.said, pace = now, (now - self.begun) / (done - self.first)
         print(f"{self.name}: step {done}/{total}, {pace:.2f} s a step, {pace * (total - done):.0f} s left{note}",
               file=sys.stderr, flush=True)
-
-
-def _hash(folder):
-    """One SHA-256 over a folder's model and tokenizer files."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*")):
-        if path.suffix in (".safetensors", ".json", ".jinja"):
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def save_model(folder, model, tokenizer):
@@ -78,15 +67,6 @@ def _write_json(path, content):
     checkpoint.write(path, json.dumps(content, indent=1))
 
 
-def _finished(folder, params):
-    """Whether a folder holds a finished step made with these parameters; ValueError if it holds another's."""
-    path = folder / "params.yaml"
-    if path.exists() and yaml.safe_load(path.read_text()) != params:
-        raise ValueError(f"{folder} was made with other settings (see its params.yaml); move it away, or set the profile "
-                         "back, before running with these")
-    return (folder / "manifest.json").exists()
-
-
 def _load(profile, source):
     own = runs.ROOT / source  # a folder may be named from the root
     model, tokenizer = policy.load(own if own.is_dir() else source)
@@ -102,20 +82,28 @@ def make_base(profile, size):
     """
     if profile.model != "nano":
         return *_load(profile, profile.model.replace("{size}", size)), []
-    folder = runs.base_folder(profile, size)
-    params = json.loads(json.dumps({"size": size, **asdict(profile.base)}))
-    if not _finished(folder, params):  # a finished one is only read, by as many runs at once as there are
+    folder, wanted = runs.base_folder(profile, size), records.base_record(profile, size)
+    if not _base_is_made(folder, wanted):  # a finished one is only read, by as many runs at once as there are
         with runs.owned(folder):
-            if _finished(folder, params):  # by another process, just before this one asked
+            if _base_is_made(folder, wanted):  # by another process, just before this one asked
                 return make_base(profile, size)
+            records.begin(folder / "params.yaml", wanted)
             begun, progress = time.time(), Progress(f"base {size}")
-            model, tokenizer, losses = base.train(size, **asdict(profile.base), report=lambda s, n, loss: progress(s, n))
+            model, tokenizer, losses = base.train(size, **records.of_base(profile), report=lambda s, n, loss: progress(s, n))
             save_model(folder / "model", model, tokenizer)
             checkpoint.write(folder / "losses.csv", pd.DataFrame({"loss": losses}).round(4).to_csv(index=False))
-            checkpoint.write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
             _write_json(folder / "manifest.json", runs.manifest(profile.base.seed, time.time() - begun,
-                                                                {"model": _hash(folder / "model")}))
+                                                                {"model": records.files_digest(folder / "model")}))
     return *_load(profile, folder / "model"), pd.read_csv(folder / "losses.csv").loss.tolist()
+
+
+def _base_is_made(folder, wanted):
+    """Whether a folder holds the base model that is wanted; ValueError where it holds another, or one that was changed since."""
+    records.same(folder / "params.yaml", wanted)
+    if not (folder / "manifest.json").exists():
+        return False
+    records.untouched(folder)
+    return True
 
 
 def measure_base(profile, size):
@@ -159,7 +147,7 @@ def measure_base(profile, size):
                      "kl": kl})
     measured = pd.DataFrame(rows).round(4)
     if profile.model == "nano":
-        checkpoint.write(runs.base_folder(profile, size) / "measured.csv", measured.to_csv(index=False))
+        checkpoint.write(runs.measured_folder(profile, size) / "measured.csv", measured.to_csv(index=False))
     return measured
 
 
@@ -168,10 +156,10 @@ def bonus_of_base(profile, size):
     model, tokenizer, _ = make_base(profile, size)
     generator = torch.Generator().manual_seed(profile.base.seed)
     questions = profile.questions("train", profile.train.questions, "tuning")
-    table = probe.bonus(model, tokenizer, profile.modes, profile.evaluate, questions, profile.train.group_size,
+    table = probe.bonus(model, tokenizer, profile.modes_of(size, tokenizer), profile.evaluate, questions, profile.train.group_size,
                         generator).round(5)
     if profile.model == "nano":
-        checkpoint.write(runs.base_folder(profile, size) / "bonus.csv", table.to_csv(index=False))
+        checkpoint.write(runs.measured_folder(profile, size) / "bonus.csv", table.to_csv(index=False))
     return table
 
 
@@ -206,31 +194,38 @@ def train_run(profile, method, size, seed, split="train", folder=None):
 
     world = PartialState(cpu=not torch.cuda.is_available())
     recipe, folder = profile.method(method), folder or runs.run_folder(profile, method, size, seed)
-    params = {"method": method, "size": size, "seed": seed, "split": split, "he_prompt": profile.he_prompt,
-              "coefficients": dict(recipe.coefficients), "train": {name: value for name, value in asdict(profile.train).items()
-                                                                   if value is not False}}  # as before there were such settings
-    beyond = {"base": profile.base and asdict(profile.base), "model": profile.model.replace("{size}", size), "data": profile.data,
-              "enable_thinking": profile.enable_thinking,
-              "wording": profile.wording, "terms": profile.terms, "engine": profile.engine}
-    params |= {name: value for name, value in beyond.items() if value not in (None, "nano", {}, "", "auto")}
-    main = world.is_main_process
+    settings, main = records.training_settings(profile, method, size, seed, split), world.is_main_process
     with runs.owned(folder) if main else nullcontext():
         world.wait_for_everyone()  # none goes on before the folder is the main one's
-        if _finished(folder, params):
+        done, before = (folder / "manifest.json").exists(), records.same(folder / "params.yaml", settings)
+        if done and not before.get("inputs"):  # from before inputs were recorded
             return pd.read_csv(folder / "metrics.csv")
         begun = time.time()
         with world.main_process_first():  # which may have to make or to fetch what the others then read
             questions = profile.questions("train", profile.train.pool, split)
             model, tokenizer, _ = make_base(profile, size)
-        inputs = {} if profile.model == "nano" else {"base": _source(profile, size, model), "data": questions.info.description}
-        state = train.Run(model, tokenizer, recipe, profile.modes, profile.train, seed)
+        both = profile.modes_of(size, tokenizer)
+        settings["inputs"] = {"questions": records.of_questions(questions), **records.of_model(model, tokenizer, both)}
+        records.same(folder / "params.yaml", settings)
+        if done:
+            records.whole_curve(folder, profile.train.steps)
+            return pd.read_csv(folder / "metrics.csv")
+        if before and not before.get("inputs"):
+            raise ValueError(f"{folder} is a run that was stopped before inputs were recorded, so it cannot be told whether it "
+                             "would go on with the same ones; remove it to train it from its start")
+        inputs = {"prompts": settings["inputs"]["prompts"]}
+        if profile.model != "nano":
+            inputs |= {"base": _source(profile, size, model), "data": questions.info.description}
+        state = train.Run(model, tokenizer, recipe, both, profile.train, seed)
         if main:
-            checkpoint.write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
+            records.begin(folder / "params.yaml", settings)
         rows, progress = [], Progress(folder.name)
         if (folder / "metrics.csv").exists():
             rows = pd.read_csv(folder / "metrics.csv").to_dict("records")
 
         def record(metrics, rollouts):  # comes before the step's checkpoint, so no saved step lacks its row
+            if [row["step"] for row in rows[: metrics["step"] - 1]] != list(range(1, metrics["step"])):
+                records.whole_curve(folder, metrics["step"] - 1)
             rows[metrics["step"] - 1 :] = [metrics]
             checkpoint.write(folder / "metrics.csv", pd.DataFrame(rows).round(6).to_csv(index=False))
             if metrics["step"] == profile.train.steps:
@@ -242,8 +237,9 @@ def train_run(profile, method, size, seed, split="train", folder=None):
         train.run(state, questions, folder / "checkpoints", record)
         trained = state.whole()
         if main:
+            records.whole_curve(folder, profile.train.steps)
             save_model(folder / "model", trained, tokenizer)
-            inputs["model"] = _hash(folder / "model")
+            inputs["model"] = records.files_digest(folder / "model")
             _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, inputs))
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         world.wait_for_everyone()
@@ -257,20 +253,32 @@ def _source(profile, size, model):
     return f"{name}@{revision}" if revision else name
 
 
-def trained_folder(profile, method, size, seed, folder=None):
-    """Where the model of a finished run is; FileNotFoundError if the run is not finished."""
+def trained_folder(profile, method, size, seed, split="train", folder=None):
+    """Where the model of a finished run is; FileNotFoundError if the run is not finished, ValueError if it is another's."""
     folder = folder or runs.run_folder(profile, method, size, seed)
     if not (folder / "manifest.json").exists():
         raise FileNotFoundError(f"run {folder.name} of profile {profile.name} is not trained yet; run 06_train with "
                                 f"method={method}, size={size} and seed={seed} first")
+    records.same(folder / "params.yaml", records.training_settings(profile, method, size, seed, split))
+    records.untouched(folder)
     return folder / "model"
 
 
-def trained_model(profile, method, size, seed, folder=None):
+def trained_model(profile, method, size, seed, split="train", folder=None):
     """The model of a finished run, or the base model for "original", as (model, tokenizer)."""
     if not profile.method(method).training:
         return make_base(profile, size)[:2]
-    return _load(profile, trained_folder(profile, method, size, seed, folder))
+    return _load(profile, trained_folder(profile, method, size, seed, split, folder))
+
+
+def _asked_of(profile, method, size, model, tokenizer, questions, folder):
+    """The inputs of a step that asks a run's model some suites' questions, for its record."""
+    trained = profile.method(method).training
+    source = runs.base_folder(profile, size) if profile.model == "nano" else None
+    place = folder if trained else source
+    which = json.loads((place / "manifest.json").read_text())["inputs"]["model"] if place else _source(profile, size, model)
+    return {"model": which, "questions": {suite: records.of_questions(own) for suite, own in questions.items()},
+            **records.of_model(model, tokenizer, profile.modes_of(size, tokenizer))}
 
 
 def evaluate_run(profile, method, size, seed, split="test", folder=None):
@@ -281,14 +289,21 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
     folder = folder or runs.run_folder(profile, method, size, seed)
     path, settings = folder / "evaluation.csv", profile.evaluate
     with runs.owned(folder):
-        if path.exists():
+        record = folder / "evaluation.yaml"
+        wanted = records.evaluation_settings(profile, size, split)
+        records.same(record, wanted)
+        if path.exists() and not record.exists():  # from before inputs were recorded
             return pd.read_csv(path)
         begun = time.time()
         questions = {suite: profile.questions(suite, settings.questions, split) for suite in tasks.TEST_SUITES}
-        model, tokenizer = trained_model(profile, method, size, seed, folder)
+        model, tokenizer = trained_model(profile, method, size, seed, split if split == "tuning" else "train", folder)
+        wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, questions, folder)
+        records.begin(record, wanted)
+        if path.exists():
+            return pd.read_csv(path)
         generator, parts = torch.Generator().manual_seed(seed), []
         progress = Progress(f"evaluate {folder.name}")
-        wanted = [mode for mode in profile.modes if mode.name in profile.method(method).sampling]
+        wanted = [mode for mode in profile.modes_of(size, tokenizer) if mode.name in profile.method(method).sampling]
         for mode in wanted:
             for suite in tasks.TEST_SUITES:
                 table, _, _ = evaluate.evaluate(model, tokenizer, mode, questions[suite], settings, generator, suite)
@@ -302,6 +317,9 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
         return table
 
 
+PROBED = ("best_of_n", "prompts", "stories", "asked")
+
+
 def probe_run(profile, method, size, seed):
     """Ask a run's model (or the original's) what the profile's `probe` section wants, in both modes; -> {name: DataFrame}.
 
@@ -309,11 +327,16 @@ def probe_run(profile, method, size, seed):
     """
     folder = runs.run_folder(profile, method, size, seed)
     with runs.owned(folder):
-        files = {name: folder / f"{name}.csv" for name in ("best_of_n", "prompts", "stories")
+        files = {name: folder / f"{name}.csv" for name in PROBED
                  if getattr(profile.probe, name) and method in profile.probe.methods}
-        if not all(path.exists() for path in files.values()):
-            model, tokenizer = trained_model(profile, method, size, seed, folder)
-            begun, found = time.time(), probe.probe(model, tokenizer, profile, seed)
+        record, wanted, done = folder / "probe.yaml", records.probe_settings(profile, size), all(p.exists() for p in files.values())
+        records.same(record, wanted)
+        if files and not (done and not record.exists()):  # of which the last are from before inputs were recorded
+            model, tokenizer = trained_model(profile, method, size, seed)
+            wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, probe.questions(profile), folder)
+            records.begin(record, wanted)
+        if not done:
+            begun, found = time.time(), probe.probe(model, tokenizer, profile, size, seed)
             if "story_texts" in found:
                 checkpoint.write(folder / "story_texts.parquet", found.pop("story_texts").to_parquet())
             for name, table in found.items():
@@ -327,7 +350,7 @@ def probe_run(profile, method, size, seed):
 def _of_seeds(seeds, step):
     """Of each of some seeds, given as a text like "1,2,3", what `step(seed)` returns."""
     try:
-        numbers = [int(seed) for seed in seeds.split(",")]
+        numbers = [int(seed) for seed in seeds.replace("_", ",").split(",")]
     except ValueError:
         raise ValueError(f'seeds must be whole numbers with commas between them, like "1,2,3"; got {seeds!r}') from None
     return {seed: step(seed) for seed in numbers}
@@ -344,6 +367,52 @@ def probe_runs(profile, method, size, seeds):
     found = _of_seeds(seeds, lambda seed: probe_run(profile, method, size, seed))
     return {name: pd.concat([own[name].assign(seed=seed) for seed, own in found.items()])
             for name in next(iter(found.values()))}
+
+
+def check(profile):
+    """Check that what this machine has of a profile was made with its settings and from its present inputs.
+
+    ValueError, in one sentence, names what differs. Of models that are not made here the weights are checked by each step.
+    """
+    records.check(profile)
+    if profile.model != "nano":
+        return
+    questions = records.of_questions(profile.questions("train", profile.train.pool, "train"))
+    asked = {suite: records.of_questions(profile.questions(suite, profile.evaluate.questions)) for suite in tasks.TEST_SUITES}
+    for size in profile.sizes:
+        folder = runs.base_folder(profile, size)
+        if not _base_is_made(folder, records.base_record(profile, size)):
+            continue
+        started, tokenizer = _load(profile, folder / "model")
+        model = records.of_model(started, tokenizer, profile.modes_of(size, tokenizer))
+        for method, _, seed in (run for run in profile.grid if run[1] == size):
+            own = runs.run_folder(profile, method, size, seed)
+            inputs = {"questions": questions, **model}
+            records.same(own / "params.yaml", {**records.training_settings(profile, method, size, seed), "inputs": inputs})
+            kept = {name: value for name, value in model.items() if name != "weights"}  # those of the run's own model
+            records.same(own / "evaluation.yaml", {**records.evaluation_settings(profile, size),
+                                                   "inputs": {"questions": asked, **kept}})
+            if (own / "manifest.json").exists() and (own / "model").exists():
+                records.untouched(own)
+
+
+def missing(profile):
+    """What a profile's grid still lacks here, as {step's name in notebooks/Snakefile: what is missing}."""
+    out = {}
+    for size in profile.sizes if profile.model == "nano" else ():
+        if not (runs.base_folder(profile, size) / "manifest.json").exists():
+            out[f"05_base_model-{size}"] = f"the base model of size {size}"
+    for method, size, seed in profile.grid:
+        name = runs.run_id(method, size, seed)
+        own = runs.run_folder(profile, method, size, seed)
+        if profile.method(method).training and not (own / "manifest.json").exists():
+            out[f"06_train-{name}"] = f"run {name}"
+        wanted = ["evaluation", *(part for part in PROBED if method in profile.probe.methods and getattr(profile.probe, part))]
+        for part in wanted:
+            if not (own / f"{part}.csv").exists():
+                seeds = "_".join(map(str, profile.seeds_of(size)))
+                out[f"07_evaluate-{method}-{size}-s{seeds}"] = f"{part}.csv of run {name}"
+    return out
 
 
 def sample_of_rollouts(profile, method, size, seed, count=3):

@@ -40,6 +40,8 @@ class Probe:
     samples: int = 64
     prompts: int = 0  # questions of the suite `like` asked under every system prompt
     stories: int = 0  # responses to each story prompt
+    asked: int = 0  # questions of the suite `like` that every model is asked under the same prompts with the same draws
+    asked_samples: int = 8  # responses to each of these questions under each prompt
 
 
 @torch.no_grad()

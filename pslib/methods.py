@@ -140,9 +140,13 @@ ABLATIONS = {
 }
 
 
+def known():
+    """Every method by name: the rows of table 1 and the ablations."""
+    return {**METHODS, **ABLATIONS}
+
+
 def get(name, **coefficients):
     """A method by name, with some coefficients set; ValueError names the methods there are."""
-    known = {**METHODS, **ABLATIONS}
-    if name not in known:
-        raise ValueError(f"no method is called {name!r}; there are {', '.join(known)}")
-    return known[name].having(**coefficients)
+    if name not in known():
+        raise ValueError(f"no method is called {name!r}; there are {', '.join(known())}")
+    return known()[name].having(**coefficients)

@@ -65,3 +65,8 @@ def render(tokenizer, mode, question):
         raise ValueError("the profile sets enable_thinking, and the tokenizer's chat template ignores it; take the setting out, "
                          "or use a model whose template knows it, like Qwen3's")
     return ids
+
+
+def rendered(tokenizer, both, question="{question}"):
+    """The prompt of a question under each mode as the text that the model is given -> {mode name: text}."""
+    return {mode.name: tokenizer.decode(render(tokenizer, mode, question)) for mode in both}

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from pslib import advantages, creative, evaluate, modes, nano
+from pslib import advantages, creative, evaluate, modes, nano, runs
 from pslib.rollouts import engine_for, render_all, sample
 from pslib.stats import mean_interval
 
@@ -26,6 +26,68 @@ UNRELATED = {
                  "the tables there but are not lent out. The small room at the back serves tea, coffee and soup, and the garden "
                  "behind the house is open to all visitors in summer.",
 }
+
+
+# What every model of a profile is asked under, whatever it was trained with; a base model's neutral prompt comes on top.
+ASKED = ("high_entropy", "rewritten_high_entropy", "low_entropy")
+ASKED_SEED = 0  # of the draws: the same for all models and prompts, so that they differ in the models and prompts alone
+
+
+def ask(model, tokenizer, texts, settings, questions):
+    """The same questions with the same draws under each of some system prompts, and under none; -> DataFrame.
+
+    A row a prompt and question: samples, correct (how many), tokens and bits (sums over the responses; bits is the
+    entropy at every token), kl (the sum of log p - log p without a prompt over sampled tokens, in nats), how many
+    responses follow each derivation, and tokens_<kind> and bits_<kind> for the kinds of tokens that make up a response
+    (see nano.kinds_of). texts: {name: system prompt}.
+    """
+    settings, rows, questions = replace(settings, temperature=1.0, top_k=0, top_p=1.0), [], list(questions)
+    context = model.config.max_position_embeddings
+    plain = render_all(tokenizer, modes.NORMAL, questions, settings.decoding, context)
+    pieces = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    for name, text in {"none": None, **texts}.items():
+        mode, generator = modes.Mode(name, text), torch.Generator().manual_seed(ASKED_SEED)
+        table, drawn, prompts = evaluate.answer(model, tokenizer, mode, questions, settings, generator)
+        logp, entropy = evaluate.score(model, prompts, drawn.group_ids, drawn.tokens, drawn.lengths)
+        without = evaluate.score(model, plain, drawn.group_ids, drawn.tokens, drawn.lengths)[0] if text else logp
+        bits, moved = entropy.double() * evaluate.BITS, (logp - without).double()
+        table = table.assign(bits=bits.sum(1).numpy(), kl=moved.sum(1).numpy())
+        parts = []
+        for response, tokens, length, own in zip(drawn.texts, drawn.tokens.tolist(), drawn.lengths.tolist(), bits.tolist(), strict=True):
+            kinds, part = token_kinds(response, [pieces[token] for token in tokens[:length]]), dict.fromkeys(_OF_KINDS, 0.0)
+            for kind, bit in zip(kinds, own, strict=False):  # beyond a response's length there is padding
+                part[f"tokens_{kind}"] += 1
+                part[f"bits_{kind}"] += bit
+            parts.append(part)
+        table = pd.concat([table, pd.DataFrame(parts)], axis=1)
+        for derivation in (*nano.DERIVATIONS, "other"):
+            table[derivation] = (table.derivation == derivation).astype(int)
+        summed = ["correct", "tokens", "bits", "kl", *nano.DERIVATIONS, "other", *_OF_KINDS]
+        by = table.assign(samples=1).groupby("question_id", sort=False)[["samples", *summed]].sum().reset_index()
+        by.insert(0, "prompt", name)
+        rows.append(by)
+    return pd.concat(rows, ignore_index=True)
+
+
+KINDS = (*nano.KINDS, "wording", "end")
+_OF_KINDS = [f"{what}_{kind}" for kind in KINDS for what in ("tokens", "bits")]
+
+
+def token_kinds(response, pieces):
+    """What each token of a response belongs to: a kind of nano.kinds_of, or "end" where it is no text of the response.
+
+    A token belongs where its first character other than a space stands.
+    """
+    kinds, at, out = nano.kinds_of(response), 0, []
+    for piece in pieces:
+        text = piece if response.startswith(piece, at) else piece.lstrip()  # a special token is no text
+        if not piece or not response.startswith(text, at):
+            out.append("end")
+            continue
+        first = at + len(text) - len(text.lstrip())
+        out.append(kinds[min(first, len(kinds) - 1)] if kinds else "end")
+        at += len(text)
+    return out
 
 
 def many_tries(model, tokenizer, both, settings, suites, samples, generator):
@@ -113,17 +175,32 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
     return pd.DataFrame(rows, columns=["kind", "mode", "advantage", "bonus", *added])
 
 
-def probe(model, tokenizer, profile, seed):
+def questions(profile):
+    """The questions of the suites that a profile's `probe` section asks: {suite, or "prompts": questions}."""
+    wanted = profile.probe
+    many = {suite: profile.questions(suite, wanted.best_of_n) for suite in ("like", "long") if wanted.best_of_n}
+    for part in ("prompts", "asked"):
+        if getattr(wanted, part):
+            many[part] = profile.questions("like", getattr(wanted, part))
+    return many
+
+
+def probe(model, tokenizer, profile, size, seed):
     """All of the above that a profile's `probe` section (an evaluate.Probe) asks for: {name of the file: DataFrame}."""
     generator, wanted, out = torch.Generator().manual_seed(seed), profile.probe, {}
     plain = replace(profile.evaluate, temperature=1.0, top_k=0, top_p=1.0)  # entropies and KL are of the policy itself
-    asked = model, tokenizer, profile.modes, plain
+    asked = model, tokenizer, profile.modes_of(size, tokenizer), plain
+    given = questions(profile)
     if wanted.best_of_n:
-        suites = {suite: profile.questions(suite, wanted.best_of_n) for suite in ("like", "long")}
-        out["best_of_n"] = many_tries(*asked, suites, wanted.samples, generator)
+        out["best_of_n"] = many_tries(*asked, {suite: given[suite] for suite in ("like", "long")}, wanted.samples, generator)
     if wanted.prompts:
-        out["prompts"] = under_prompts(*asked, profile.questions("like", wanted.prompts), generator,
+        out["prompts"] = under_prompts(*asked, given["prompts"], generator,
                                        {} if profile.model == "nano" else UNRELATED)
+    if wanted.asked:
+        texts = {name: modes.he_mode(name).system for name in ASKED}
+        if profile.model == "nano":
+            texts[runs.NEUTRAL] = profile.neutral_prompt(size, tokenizer)
+        out["asked"] = ask(model, tokenizer, texts, replace(plain, samples=wanted.asked_samples), given["asked"])
     if wanted.stories:
         out["stories"], out["story_texts"] = stories(*asked, profile.stories, wanted.stories, generator)
     return out

@@ -19,6 +19,8 @@ from pslib import base, benchmarks, checkpoint, evaluate, methods, modes, nano, 
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = Path(__file__).parent / "profiles"
+NEUTRAL = "neutral"  # as he_prompt: not the same text for all, but each nano base model's own, which means nothing
+BASE_MODELS = "base models"  # see Profile.replicates
 TOUR = ROOT / "results" / "tour" / "model"  # a small trained model that the checkout carries; see the README there
 
 
@@ -30,6 +32,7 @@ class BaseSettings:
     steps: int
     batch_size: int = 64
     seed: int = 0
+    shared: bool = False  # kept once for all profiles of the world, with committed weights, see base_folder
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Profile:
     enable_thinking: bool = None  # see modes.Mode.thinking
     coefficients: dict = field(default_factory=dict)  # method -> coefficients that differ from the paper's
     probe: evaluate.Probe = evaluate.Probe()
-    ablation_size: str = ""  # the size at which the variants run
+    ablation_size: str = ""  # the size at which the variants run; empty: at every size
     variants: dict = field(default_factory=dict)  # name -> {of: method, then its coefficients}: rows of the ablation table
     launch: dict = field(default_factory=dict)  # size -> the file of notebooks/accelerate whose processes train it
     resources: dict = field(default_factory=dict)  # rule -> what it asks of a cluster, see notebooks/Snakefile
@@ -69,7 +72,22 @@ class Profile:
     def grid(self):
         """Every run that the profile holds: (method or variant, size, seed)."""
         table1 = [(name, size) for size in self.sizes for name in self.methods]
-        return [(*row, seed) for row in table1 + [(name, self.ablation_size) for name in self.variants] for seed in self.seeds]
+        varied = [(name, size) for size in self.ablation_sizes for name in self.variants]
+        return [(*row, seed) for row in table1 + varied for seed in self.seeds_of(row[1])]
+
+    def seeds_of(self, size):
+        """The seeds with which a size is trained; where `seeds` is [base], the seed of its base model: both then vary together."""
+        return self.seeds if self.seeds != ["base"] else [base.parse(size)[1]]
+
+    @property
+    def ablation_sizes(self):
+        """The sizes at which the variants run."""
+        return [self.ablation_size] if self.ablation_size else self.sizes
+
+    @property
+    def ablation_unit(self):
+        """The size under which the variants stand in tables, see `unit`."""
+        return self.unit(self.ablation_sizes[0], 0)[0]
 
     def unit(self, size, seed):
         """The (size, seed) under which a run stands in tables: base models of one size with a run each count as its seeds."""
@@ -78,15 +96,35 @@ class Profile:
         kind, which = base.parse(size)
         return (kind, which) if sum(base.parse(other)[0] == kind for other in self.sizes) > 1 else (size, seed)
 
+    def replicates(self, method=""):
+        """What the runs behind one row of a table differ in, in words: all that an interval over them can speak for.
+
+        Of an untrained model seeds are no training runs: they sample the same weights again. (Methods count as trained unless named.)
+        """
+        if self.table_sizes != self.sizes:
+            return BASE_MODELS
+        trained = not method or self.method(method).training
+        return "seeds of one base model" if trained else "sampling seeds of one base model"
+
     @property
     def table_sizes(self):
         """The sizes that tables and figures show, in order: see `unit`."""
-        return list(dict.fromkeys(self.unit(size, self.seeds[0])[0] for size in self.sizes))
+        return list(dict.fromkeys(self.unit(size, 0)[0] for size in self.sizes))
 
     @property
     def modes(self):
-        """The normal and the high-entropy mode."""
+        """The normal and the high-entropy mode; see `modes_of` for a prompt that every base model has for itself."""
         return tuple(replace(mode, thinking=self.enable_thinking) for mode in (modes.NORMAL, modes.he_mode(self.he_prompt)))
+
+    def modes_of(self, size, tokenizer):
+        """The two modes of the runs of a size, whose base model has this tokenizer."""
+        if self.he_prompt != NEUTRAL:
+            return self.modes
+        return modes.NORMAL, modes.Mode("he", self.neutral_prompt(size, tokenizer))
+
+    def neutral_prompt(self, size, tokenizer):
+        """A nano base model's own prompt without meaning, as long as the paper's: see base.neutral_prompt."""
+        return base.neutral_prompt(tokenizer, self.base.seed + base.parse(size)[1])
 
     def questions(self, suite, count, split="test"):
         """Up to `count` questions of a suite, of the profile's data sets or the nano world's."""
@@ -158,7 +196,8 @@ def load_profile(name):
             raise ValueError(f"profile {name}: variant {variant} must be a mapping like {{of: policy_split, eta: 1.0}}; got {given!r}")
     for method in (*profile.methods, *profile.coefficients, *profile.variants, *profile.probe.methods):
         profile.method(method)
-    modes.he_mode(profile.he_prompt)  # raises for a prompt that there is not
+    if profile.he_prompt != NEUTRAL or profile.model != "nano":
+        modes.he_mode(profile.he_prompt)  # raises for a prompt that there is not
     if profile.train.group_size % 2:
         raise ValueError(f"profile {name}: group_size must be even, so that Policy Split can draw half of each group in each "
                          f"mode; got {profile.train.group_size}")
@@ -183,10 +222,10 @@ def load_profile(name):
                          f"Qwen/Qwen3-{{size}}; got {profile.model!r}")
     if profile.model == "nano" and profile.base.world not in nano.WORLDS:
         raise ValueError(f"no nano world is called {profile.base.world!r}; there are {', '.join(nano.WORLDS)}")
-    for seed in profile.seeds:
+    for seed in profile.seeds if profile.seeds != ["base"] or profile.model != "nano" else ():
         if type(seed) is not int:
-            raise ValueError(f"profile {name}: seeds must be whole numbers; got {seed!r}")
-    if profile.variants and profile.ablation_size not in profile.sizes:
+            raise ValueError(f"profile {name}: seeds must be whole numbers, or [base] for nano models; got {seed!r}")
+    if profile.ablation_size and profile.ablation_size not in profile.sizes:
         raise ValueError(f"profile {name}: ablation_size must be one of its sizes, {', '.join(profile.sizes)}; got "
                          f"{profile.ablation_size!r}")
     for size in profile.sizes:
@@ -217,10 +256,25 @@ def run_folder(profile, method, size, seed):
     return within(results_root(), profile.folder / "runs" / run_id(method, size, seed))
 
 
-def base_folder(profile, size):
-    """The folder of a profile's base model; ValueError for a size that could lead out of it."""
+def measured_folder(profile, size):
+    """Where a profile's measurements of its base model go; ValueError for a size that could lead out of it."""
     run_id("base", size, 0)
     return within(results_root(), profile.folder / "base" / size)
+
+
+def base_folder(profile, size):
+    """The folder of a profile's base model: the profile's own or, for a `shared` one, that of its world.
+
+    A shared one is read from results/base/<world>/<size> where the checkout carries it, and else made in
+    results/local/base/<world>/<size>.
+    """
+    own = measured_folder(profile, size)
+    if not profile.base.shared:
+        return own
+    carried = ROOT / "results" / "base" / profile.base.world / size
+    if (carried / "manifest.json").exists():
+        return carried
+    return within(results_root(), results_root() / "local" / "base" / profile.base.world / size)
 
 
 @contextmanager

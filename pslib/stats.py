@@ -1,6 +1,7 @@
 """Statistics over seeds, and over questions and seeds: intervals, effects, tests, and what they say about a claim."""
 
 import warnings
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -9,19 +10,34 @@ from scipy import optimize, stats
 NAN = float("nan")
 
 
+def _without_nan(values):
+    values = np.asarray(list(values), float)
+    return values[~np.isnan(values)]
+
+
 def mean_interval(values, level=0.95):
     """The mean of values and the half-width of its Student t interval: (mean, half-width).
 
     mean +- t_{n-1, (1+level)/2} s / sqrt n, s with ddof 1. The half-width is NaN for fewer than two values, and so is
     the mean for none: a blank, never an invented certainty.
     """
-    values = np.asarray([v for v in values if not np.isnan(v)], float)
+    values = _without_nan(values)
     if len(values) == 0:
         return NAN, NAN
     if len(values) == 1:
         return float(values[0]), NAN
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(half)
+
+
+def paired_interval(differences):
+    """The mean of paired differences and its 95% Student t interval: (mean, low, high), NaN where there are too few.
+
+    mean -+ t_{n-1, 0.975} s / sqrt n: see `mean_interval`. It speaks for what the pairs are drawn from (base models, seeds of one
+    base model, questions), and for nothing wider: whoever shows it names that.
+    """
+    mean, half = mean_interval(differences)
+    return mean, mean - half, mean + half
 
 
 def bootstrap_interval(values, level=0.95, resamples=10000, seed=0):
@@ -31,7 +47,7 @@ def bootstrap_interval(values, level=0.95, resamples=10000, seed=0):
     85% of 2,000 simulations with five normal values (t: 96%), 72% with three (t: 95%), 82% with five exponential ones
     (t: 90%). So the t interval stands beside it and decides; the bootstrap shows what a skew of the values would move.
     """
-    values = np.asarray([v for v in values if not np.isnan(v)], float)
+    values = _without_nan(values)
     if len(values) < 2:
         return NAN, NAN
     for method in ("BCa", "percentile"):
@@ -67,21 +83,49 @@ def paired_effect(first, second):
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(f"results are paired by seed: two lists of one length, not shapes {first.shape} and {second.shape}")
     gaps = (first - second)[~np.isnan(first - second)]
-    mean, half = mean_interval(gaps)
+    mean, low, high = paired_interval(gaps)
     if len(gaps) < 2 or np.ptp(gaps) <= 1e-12 * np.nanmax(np.abs([first, second])):
         return Effect(mean, NAN, NAN, NAN, NAN, NAN, NAN, len(gaps))
     d_z = float(gaps.mean() / gaps.std(ddof=1))
     p = float(2 * stats.t.sf(abs(d_z) * np.sqrt(len(gaps)), len(gaps) - 1))
-    return Effect(mean, mean - half, mean + half, *bootstrap_interval(gaps), d_z, p, len(gaps))
+    return Effect(mean, low, high, *bootstrap_interval(gaps), d_z, p, len(gaps))
+
+
+def sign_flip(differences):
+    """The exact two-sided p of paired differences being as likely of either sign, by every pattern of their n signs.
+
+    p = |{s in {-1, 1}^n: |sum s_i d_i| >= |sum d_i|}| / 2^n. Its least attainable value is 2 / 2^n (`least_sign_flip`): 0.0625
+    with five pairs, 0.031 with six, 0.0078 with eight. Differences need not be normal, only symmetric if nothing parts the two.
+    NaN values do not count; NaN for none; ValueError beyond 20, of whose patterns there are too many to list.
+    """
+    differences = _without_nan(differences)
+    if len(differences) > 20:
+        raise ValueError(f"sign_flip lists every pattern of signs, of at most 20 differences; got {len(differences)}")
+    if len(differences) < 2:  # scipy asks for two
+        return 1.0 if len(differences) else NAN
+    return float(stats.permutation_test((differences,), np.mean, vectorized=True, permutation_type="samples",
+                                        n_resamples=np.inf).pvalue)
+
+
+def least_sign_flip(n):
+    """The least p that `sign_flip` can give n pairs, 2 / 2^n: where all differences have one sign."""
+    return 2 / 2**n
 
 
 def unpaired_p(first, second):
     """The two-sided p of the Mann-Whitney test that two lists come from one distribution, exact where no values are equal.
 
-    NaN where one list is empty. For groups of which one hardly varies: a t test takes them to vary alike or to be normal.
+    For lists that share nothing, of n and m values; lists that share base models or seeds are paired (`sign_flip`). Its least
+    attainable value is 2 / C(n + m, n) (`least_unpaired`): 0.0022 with six and six. NaN where one list is empty. For groups of
+    which one hardly varies: a t test takes them to vary alike or to be normal.
     """
     first, second = list(first), list(second)
     return float(stats.mannwhitneyu(first, second).pvalue) if first and second else NAN
+
+
+def least_unpaired(n, m):
+    """The least p that `unpaired_p` can give lists of n and m values, 2 / C(n + m, n): where the lists do not overlap."""
+    return 2 / comb(n + m, n)
 
 
 class CrossedEffect(NamedTuple):
@@ -141,23 +185,47 @@ def holm(pvalues):
     return adjusted
 
 
-def detectable(sd, n, level=0.95, power=0.8):
-    """The smallest true mean difference that n seeds find with this power, in a two-sided paired t test at 1 - level.
+def smallest_detectable(sd, n, power=0.8, alpha=0.05):
+    """The smallest true mean difference that n pairs find with this power, in a two-sided paired t test at level alpha.
 
-    sd: standard deviation of the paired differences, whose unit the answer has. By the noncentral distribution of t^2;
-    NaN for fewer than two seeds.
+    The shift d for which P(T^2 > t^2_{n-1, 1-alpha/2}) = power, T noncentral t with d sqrt(n) / sd. sd: standard deviation of the
+    paired differences, whose unit the answer has. By the noncentral distribution of t^2, since that of t fails in its far tail;
+    NaN for fewer than two pairs.
     """
     if n < 2 or np.isnan(sd):
         return NAN
-    least = stats.t.ppf((1 + level) / 2, n - 1)
+    least = stats.t.ppf(1 - alpha / 2, n - 1)
 
-    def excess(shift):  # t squared is F; scipy's noncentral t gives NaN in its far tail
+    def excess(shift):  # t squared is F
         return stats.ncf.sf(least**2, 1, n - 1, shift**2) - power
 
     high = least
     while excess(high) < 0:
         high *= 2
     return float(optimize.brentq(excess, 0, high) * sd / np.sqrt(n))
+
+
+def equivalence(*samples, bound):
+    """The p of two one-sided t tests (TOST) that a mean difference lies inside -bound to bound: the larger p of the two.
+
+    samples: paired differences, or two samples that share nothing, compared by Welch's test (first - second). The hypothesis
+    that p speaks against is |difference| >= bound: p < 0.05, the same as a 90% interval inside the bounds, shows that the two
+    are equivalent within bound; a large p shows nothing. bound is in the samples' unit, positive, and chosen before the data
+    are seen. NaN for fewer than two values or where no values differ; ValueError for another number of samples, or bound.
+    """
+    if len(samples) not in (1, 2) or not bound > 0:
+        raise ValueError("equivalence takes paired differences or two samples, and a bound above 0; "
+                         f"got {len(samples)} samples and bound={bound}")
+    first, *second = (_without_nan(values) for values in samples)
+    if min(map(len, (first, *second))) < 2 or not any(np.ptp(values) for values in (first, *second)):
+        return NAN
+    ps = []
+    for shift, side in ((bound, "greater"), (-bound, "less")):
+        if second:
+            ps.append(stats.ttest_ind(first + shift, second[0], equal_var=False, alternative=side).pvalue)
+        else:
+            ps.append(stats.ttest_1samp(first + shift, 0, alternative=side).pvalue)
+    return float(max(ps))
 
 
 def verdict(low, high, direction, margin=0):

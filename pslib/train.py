@@ -47,6 +47,7 @@ class Settings:
     pool: int  # questions to draw from
     learning_rate: float
     max_new_tokens: int
+    warmup: int = 0  # steps over which the learning rate grows to its full value, in equal parts
     weight_decay: float = 0.01
     grad_clip_norm: float = 1.0
     clip_eps: float = 0.2
@@ -212,11 +213,13 @@ class Run:
         norm = checkpoint.whole(norm)
         self._check("loss", torch.tensor(loss), rollouts)
         self._check("gradient norm", norm, rollouts)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.learning_rate * min(1.0, (self.done + 1) / max(1, self.settings.warmup))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=False)
         self.done += 1
         clock.append(time.perf_counter())
-        metrics = {**_measure(rollouts, scored, measured), "unfinished": float(unfinished(rollouts, stops).float().mean())}
+        metrics = {**_measure(rollouts, scored, measured), **_bonus_shares(scored, adv, by_mode), "unfinished": float(unfinished(rollouts, stops).float().mean())}
         if measured:
             self.beyond = self.beyond + 1 if self._is_beyond(metrics) else 0
         return {"step": self.done, "loss": loss, "grad_norm": float(norm), **metrics, "beyond_bounds": self.beyond,
@@ -377,6 +380,17 @@ def _measure(rollouts, scored, measured):
             kl = (scored.logp["he"] - scored.logp["normal"])[tokens].mean()
             out["kl_he_from_normal"] = float(kl) if measured else math.nan
     return out
+
+
+def _bonus_shares(scored, adv, by_mode):
+    """How large a training mode's bonus is beside the advantage: the mean of |A~ - A| / |A| over live groups' tokens.
+
+    A is eq. 2's advantage and A~ what the mode trains with; 0 where no group is live.
+    """
+    plain = advantages.group_relative(scored.rewards, scored.group_ids)[:, None]
+    tokens = scored.mask & (plain != 0)
+    return {f"bonus_share_{name}": float(((adv[rows] - plain).abs() / plain.abs())[tokens].mean()) if tokens.any() else 0.0
+            for name, rows in by_mode.items()}
 
 
 @contextmanager

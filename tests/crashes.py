@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 import faults
-from pslib import chain, checkpoint, rewards, runs
+from pslib import chain, checkpoint, records, rewards, runs
 
 SIZE, SEED = "0.2m", 1
 
@@ -93,7 +93,7 @@ def run_and_kill(job, folder, log, rng, longest):
 def outcome(folder):
     """A finished run's result, without its times: hash of the weights, metrics, rollouts."""
     metrics = pd.read_csv(folder / "metrics.csv", dtype=str)
-    return (json.loads((folder / "manifest.json").read_text())["inputs"]["model"], chain._hash(folder / "model"),
+    return (json.loads((folder / "manifest.json").read_text())["inputs"]["model"], records.files_digest(folder / "model"),
             metrics[[name for name in metrics if not name.startswith("seconds")]].to_csv(),
             pd.read_parquet(folder / "rollouts.parquet").to_csv())
 

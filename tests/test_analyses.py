@@ -185,6 +185,20 @@ def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
     figures.plt.close(figure)
 
 
+@pytest.mark.parametrize("name", ["accuracy_against_entropy", "dynamics", "eta_ablation", "part_ablation", "prompt_generalization",
+                                  "creative", "checks"])
+def test_a_figure_with_intervals_says_what_they_are_over(found, name):
+    figure = getattr(figures, name)(*found)
+    assert any(text.get_text().startswith("95% intervals over seeds of one base model") for text in figure.texts)
+    figures.plt.close(figure)
+
+
+def test_a_figure_of_single_runs_speaks_of_no_interval(tmp_path):
+    figure = figures.dynamics(runs.load_profile("smollm2"), tmp_path)
+    assert not any("interval" in text.get_text() for text in figure.texts)
+    figures.plt.close(figure)
+
+
 def test_the_training_curves_of_a_variant_are_drawn(found):
     figure = figures.training_curves(found[0], "0.2m", methods=("eta_1",), folder=found[1])
     assert [line.get_label() for line in figure.axes[1].lines if not line.get_label().startswith("_")] == [
@@ -251,6 +265,44 @@ def test_how_far_the_modes_part_is_told_over_base_models_of_both_worlds(tmp_path
     assert table.what.to_dict() == {"split": "eq. 3 with eta 2", "unheeded": tables.PARTING["unheeded", "policy_split"]}
 
 
+def test_parting_is_paired_where_profiles_share_their_base_models_and_says_by_which_test(tmp_path):
+    evidence.write_parting(tmp_path, split=[0.03, 0.05, 0.06], unrewarded=[0.002, 0.06, 0.001], unheeded=[0.002, 0.055, 0.001])
+    table = tables.parting(runs.load_profile("nano"), tmp_path / "nano").set_index("profile")
+    # 0.028, -0.01 and 0.059 sum to 0.077: all signs alike, or the second turned, are as large: 4 of 8
+    assert table.p["unrewarded"] == 4 / 8 and table.test["unrewarded"] == "sign flip, paired by base model (least p 0.25)"
+    # the ranks 1, 2 and 5 of six: of the 20 ways to choose three, four sum to at most 8 and as many to at least 13
+    assert table.p["unheeded"] == pytest.approx(8 / 20)
+    assert table.test["unheeded"] == "Mann-Whitney, other base models (least p 0.1)" and table.test["split"] == ""
+
+
+def test_a_run_that_is_missing_in_one_profile_is_no_pair(tmp_path):
+    evidence.write_parting(tmp_path, split=[0.03, 0.05, 0.06], unrewarded=[0.002, 0.004])
+    table = tables.parting(runs.load_profile("nano"), tmp_path / "nano").set_index("profile")
+    assert table.p["unrewarded"] == 2 / 4 and "least p 0.5" in table.test["unrewarded"]
+
+
+SEEDS, SAMPLING = "seeds of one base model", "sampling seeds of one base model"  # of a model that is not trained
+
+
+@pytest.mark.parametrize("name", ["table1_general", "table1_effects", "derivations", "table2_creative", "ablations", "dynamics", "learning",
+                                  "best_of_n", "solved_by_one", "behaviour", "prompt_generalization", "cost", "checks", "by_question",
+                                  "worlds"])
+def test_a_table_says_what_its_intervals_are_over(found, name):
+    function, shown = next(artefact.tables[name] for artefact in artefacts.ARTEFACTS.values() if name in artefact.tables)
+    table = function(*found)
+    assert "replicates" in shown(table)
+    untrained = table.label.str.startswith("Original") if "label" in table else pd.Series(False, table.index)
+    assert set(table[untrained].replicates) <= {SAMPLING}
+    assert set(table[~untrained].replicates) <= {SEEDS, f"questions, {SEEDS}", "pairs of steps on one machine"} and len(table[~untrained])
+
+
+def test_base_models_with_a_run_each_are_what_intervals_of_their_profile_are_over(tmp_path):
+    evidence.write_parting(tmp_path, split=[0.03, 0.05])
+    profile, folder = runs.load_profile("split"), tmp_path / "split"
+    assert set(tables.table1(profile, folder).replicates) == {"base models"}
+    assert set(artefacts.ARTEFACTS["dynamics"].tables["dynamics"][0](profile, folder).replicates) == {"base models"}
+
+
 def test_worlds_pair_by_base_model_and_leave_out_what_was_not_run(tmp_path):
     profile, folder = evidence.write(tmp_path / "nano")
     table = tables.worlds(profile, folder).set_index("difference")
@@ -264,3 +316,4 @@ def test_worlds_pair_by_base_model_and_leave_out_what_was_not_run(tmp_path):
         evidence.evaluation(0, 0, modes_of, 0).to_csv(run / "evaluation.csv", index=False)
     row = tables.worlds(profile, folder).set_index(["world", "difference"]).loc[("bases", "Policy Split - GRPO")]
     assert row.pairs == 2 and row.points == pytest.approx(2)  # 51 - 50 and 63 - 60
+    assert row.replicates == "base models"

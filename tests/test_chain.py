@@ -13,7 +13,7 @@ import pytest
 import safetensors
 import torch
 
-from pslib import base, chain, runs, tasks, train
+from pslib import base, chain, records, runs, tasks, train
 from pslib.evidence import artefacts, tables
 
 
@@ -109,7 +109,7 @@ def test_an_evaluation_that_cannot_be_written_is_not_there_and_is_made_again(sma
 
 def test_a_model_that_cannot_be_saved_leaves_the_earlier_one(tmp_path, model, tokenizer, monkeypatch):
     chain.save_model(tmp_path / "model", model, tokenizer)
-    before = chain._hash(tmp_path / "model")
+    before = records.files_digest(tmp_path / "model")
 
     def full(*args, **kwargs):
         raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
@@ -117,7 +117,7 @@ def test_a_model_that_cannot_be_saved_leaves_the_earlier_one(tmp_path, model, to
     monkeypatch.setattr(model, "save_pretrained", full)
     with pytest.raises(OSError, match="could not save the model to .*/model: .*No space left.*nothing earlier was lost"):
         chain.save_model(tmp_path / "model", model, tokenizer)
-    assert chain._hash(tmp_path / "model") == before and [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert records.files_digest(tmp_path / "model") == before and [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_an_evaluation_has_a_row_for_each_suite_mode_question_and_sample(profile):

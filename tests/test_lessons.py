@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 
-from pslib import advantages, chain, losses, methods, modes, policy, runs, train
+from pslib import advantages, losses, methods, modes, policy, records, runs, train
 from pslib.study import example, lessons
 from pslib.rollouts import Decoding
 
@@ -28,7 +28,7 @@ def figures_closed():
 # --- the carried model ----------------------------------------------------------------------------------------------
 def test_the_carried_model_is_the_one_that_its_manifest_names():
     manifest = json.loads((runs.TOUR.parent / "manifest.json").read_text())
-    assert chain._hash(runs.TOUR) == manifest["inputs"]["model"]
+    assert records.files_digest(runs.TOUR) == manifest["inputs"]["model"]
     assert sum(path.stat().st_size for path in runs.TOUR.parent.rglob("*")) < 2e6
 
 

@@ -67,6 +67,11 @@ def test_it_quotes_what_was_measured(shown):
     assert shown() in TEXT
 
 
+def test_how_fast_something_is_is_no_claim_of_reliability():
+    claims = pd.read_csv(runs.ROOT / "results" / "reliability.csv").claim
+    assert not claims.str.contains(r"\b\d+(?:\.\d+)? ?(?:ms|seconds|s)\b").any()
+
+
 def test_every_file_that_it_names_exists():
     named = set(re.findall(r"`((?:pslib|results|notebooks|tests)/[\w./-]+)`", TEXT)) | set(re.findall(r"\]\(([^)#:]+)\)", TEXT))
     missing = [path for path in named if not path.startswith("results/local") and not (runs.ROOT / path).exists()]

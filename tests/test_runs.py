@@ -153,6 +153,14 @@ def test_what_counts_as_a_seed_in_tables(profile, size, seed, unit):
     assert profile.unit(size, seed) == unit and unit[0] in profile.table_sizes
 
 
+@pytest.mark.parametrize("profile, method, over", [
+    ("nano", "grpo", "seeds of one base model"), ("nano", "eta_1", "seeds of one base model"), ("smollm2", "grpo", "seeds of one base model"),
+    ("nano", "original", "sampling seeds of one base model"),  # it is not trained: seeds differ in what was sampled alone
+    ("bases", "grpo", "base models"), ("split", "original", "base models"), ("prompted", "grpo", "seeds of one base model")])
+def test_what_the_runs_behind_an_interval_are_is_said_in_words(profile, method, over):
+    assert runs.load_profile(profile).replicates(method) == over
+
+
 @pytest.mark.parametrize("name, meant", [("0.2m", ("0.2m", 0)), ("0.6m.b12", ("0.6m", 12))])
 def test_a_size_may_name_one_of_several_base_models(name, meant):
     assert base.parse(name) == meant

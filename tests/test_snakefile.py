@@ -28,10 +28,10 @@ def jobs_of(profile, folder):
 
 def test_nano_profiles_run_notebooks_and_ask_for_little(tmp_path):
     jobs = jobs_of("smoke", tmp_path)
-    assert {rule for rule, _, _ in jobs} == {"base_model", "train", "evaluate", "table1"}
+    assert {rule for rule, _, _ in jobs} == {"base_model", "train", "evaluate", "table1", "figures"}
     for asked, command in jobs.values():
         assert (asked["mem_mb"], asked["runtime"], asked["threads"]) == ("2000", "240", "1") and int(asked.get("gpu", 0)) == 0
-        assert "-m pslib notebook" in command and not {"mpi", "nodes", "tasks"} & set(asked)
+        assert ("-m pslib notebook" in command or "-m pslib figures smoke" in command) and not {"mpi", "nodes", "tasks"} & set(asked)
 
 
 def test_the_paper_profile_starts_accelerate_and_asks_for_its_gpus(tmp_path):
@@ -63,3 +63,12 @@ def test_a_launch_that_there_is_not_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "PROFILES", tmp_path)
     with pytest.raises(ValueError, match=r"launch must be like \{0.2m: 8\}, with one of its sizes and one of .*2x8.*got '0.2m': '3x8'"):
         runs.load_profile("wrong")
+
+
+def test_no_step_hands_its_results_to_snakemake_which_removes_those_of_a_step_that_fails(tmp_path):
+    rules = (runs.ROOT / "notebooks" / "Snakefile").read_text().split("\nrule ")[1:]
+    for rule in rules:
+        outputs = re.search(r"    output:\n((?:        .*\n)+)", rule)
+        if rule.split(":")[0] in ("base_model", "train", "evaluate", "figures"):
+            assert outputs and all(line.strip().startswith("touch(") for line in outputs[1].splitlines())
+

@@ -1,10 +1,12 @@
 """Statistics over seeds and questions: intervals, effects, tests and verdicts, by hand."""
 
+import itertools
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from pslib import stats
 
@@ -124,6 +126,63 @@ def test_two_groups_that_do_not_overlap_by_hand():
     assert math.isnan(stats.unpaired_p([], [1.0, 2.0]))
 
 
+def test_the_interval_of_paired_differences_by_hand():
+    assert stats.paired_interval([1, 2, math.nan, 3]) == pytest.approx((2, 2 - 2.484138, 2 + 2.484138), abs=1e-5)
+    mean, low, high = stats.paired_interval([4])
+    assert mean == 4 and math.isnan(low) and math.isnan(high)
+
+
+@pytest.mark.parametrize("differences, p", [
+    ([1, 2, 3, 4, 5, 6], 2 / 64), ([-0.1, -0.2, -7, -0.4, -0.5, -0.6], 2 / 64),  # all of one sign: the least that six allow
+    ([3, -1, 2], 4 / 8),  # sums of the eight patterns: +-6 and +-4 are as large as 4, +-2 and 0 are not
+    ([1, -1], 1), ([0, 0, 0], 1), ([0.1, 0.2, 0.3, math.nan], 2 / 8), ([5], 1),
+])
+def test_the_sign_flip_test_by_hand(differences, p):
+    assert stats.sign_flip(differences) == p == stats.sign_flip([-d for d in differences])
+
+
+def test_the_sign_flip_test_counts_every_pattern_and_ties_up_to_rounding():
+    rng = np.random.default_rng(0)
+    for differences in (*rng.normal(1, 1, (5, 6)), [0.1, 0.2, -0.3, 0.3, 0.3, 0.3], rng.integers(-3, 6, 8) / 10):
+        sums = [abs(sum(s * d for s, d in zip(signs, differences))) for signs in itertools.product((-1, 1), repeat=len(differences))]
+        assert stats.sign_flip(differences) == sum(each > abs(sum(differences)) - 1e-9 for each in sums) / len(sums)
+
+
+def test_the_least_p_of_an_exact_test_is_where_the_data_could_not_be_farther_apart():
+    for n in (2, 5, 6, 8):
+        assert stats.sign_flip(range(1, n + 1)) == stats.least_sign_flip(n)
+    assert stats.least_sign_flip(6) == 0.03125 and stats.least_sign_flip(5) > 0.05  # five pairs can never reach 5%
+    assert stats.unpaired_p([1, 2, 3], [4, 5, 6, 7]) == pytest.approx(stats.least_unpaired(3, 4)) == pytest.approx(2 / 35)
+
+
+def test_a_sign_flip_test_of_nothing_is_blank_and_of_too_many_refused():
+    assert math.isnan(stats.sign_flip([])) and math.isnan(stats.sign_flip([math.nan]))
+    with pytest.raises(ValueError, match="at most 20 differences; got 21"):
+        stats.sign_flip(range(21))
+
+
+def test_equivalence_by_hand_and_as_an_interval_of_ninety_percent():
+    # Differences 1, 2, 3 within 5: t = (5 - 2) sqrt 3 with 2 degrees of freedom; one-sided p = (1 - t / sqrt(2 + t^2)) / 2
+    assert stats.equivalence([1, 2, 3, math.nan], bound=5) == pytest.approx((1 - math.sqrt(27 / 29)) / 2)
+    assert stats.equivalence([-1, -2, -3], bound=5) == stats.equivalence([1, 2, 3], bound=5)
+    assert stats.equivalence([1, 2, 3], bound=2) == pytest.approx(0.5) and stats.equivalence([1, 2, 3], bound=1) > 0.88
+    values = [0.4, -0.1, 0.3, 0.2, -0.3, 0.1]
+    mean, half = stats.mean_interval(values, 0.9)
+    assert stats.equivalence(values, bound=abs(mean) + half) == pytest.approx(0.05)
+    first, second = [1.0, 2.0, 4.0, 2.5], [1.5, 2.5, 2.0]  # Welch's: as scipy's own interval of 90%
+    interval = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.9)
+    assert stats.equivalence(first, second, bound=max(-interval.low, interval.high)) == pytest.approx(0.05)
+    assert stats.equivalence(second, first, bound=1) == pytest.approx(stats.equivalence(first, second, bound=1))
+
+
+def test_equivalence_of_too_little_is_blank_and_of_nonsense_refused():
+    for samples in ([1.0],), ([2.0, 2.0],), ([1.0, 2.0], [3.0]), ([1.0, 1.0], [1.0, 1.0]):
+        assert math.isnan(stats.equivalence(*samples, bound=1))
+    for samples, bound in (([1, 2],), 0), (([1, 2],), -1), (([1, 2],), math.nan), (([1, 2], [1, 2], [1, 2]), 1), ((), 1):
+        with pytest.raises(ValueError, match="a bound above 0"):
+            stats.equivalence(*samples, bound=bound)
+
+
 def test_order_of_rows_and_seeds_of_one_table_do_not_matter():
     first, second = answered([[0.5, 0.1], [0.3, 0.1]]), answered([[0, 0.2], [0.1, 0]])
     expected = stats.paired_by_question(first, second)
@@ -157,11 +216,11 @@ def test_what_is_detectable_agrees_with_the_textbook():
     # Cohen's tables: at 5% two-sided, power .80, an effect of .5 needs 34 pairs, one of .8 needs 15, one of .2 needs 199.
     # The normal approximation, 2.80 / sqrt n, would say 32, 13 and 197.
     for effect, pairs in ((0.5, 34), (0.8, 15), (0.2, 199)):
-        assert stats.detectable(1, pairs) < effect < stats.detectable(1, pairs - 1)
-    assert stats.detectable(3, 34) == pytest.approx(3 * stats.detectable(1, 34)) and stats.detectable(0, 5) == 0
-    assert stats.detectable(1, 5) < stats.detectable(1, 5, power=0.9) and stats.detectable(1, 5) < stats.detectable(1, 5, 0.99)
-    assert 10 < stats.detectable(1, 2) < 12
-    assert math.isnan(stats.detectable(1, 1)) and math.isnan(stats.detectable(float("nan"), 5))
+        assert stats.smallest_detectable(1, pairs) < effect < stats.smallest_detectable(1, pairs - 1)
+    assert stats.smallest_detectable(3, 34) == pytest.approx(3 * stats.smallest_detectable(1, 34)) and stats.smallest_detectable(0, 5) == 0
+    assert stats.smallest_detectable(1, 5) < stats.smallest_detectable(1, 5, power=0.9) and stats.smallest_detectable(1, 5) < stats.smallest_detectable(1, 5, alpha=0.01)
+    assert 10 < stats.smallest_detectable(1, 2) < 12
+    assert math.isnan(stats.smallest_detectable(1, 1)) and math.isnan(stats.smallest_detectable(float("nan"), 5))
 
 
 @pytest.mark.parametrize("low, high, direction, margin, expected", [

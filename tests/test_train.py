@@ -247,6 +247,7 @@ def test_a_step_of_every_method_changes_the_weights_and_reports_itself(name, mod
     expected |= {"seconds_sample", "seconds_score", "seconds_update"}
     expected |= {f"{what}_{mode}" for mode in sampling for what in ("accuracy", "entropy_bits")}
     expected |= {"kl_he_from_normal"} if "he" in sampling else set()
+    expected |= {f"bonus_share_{mode}" for mode in methods.get(name).training}
     assert set(metrics) == expected
     assert all(math.isfinite(value) for value in metrics.values())
     assert metrics["step"] == 1 and metrics["reward"] == rollouts.rewards.mean().item()

@@ -1,5 +1,7 @@
 """Verdicts: what a claim's checks add up to, and that each check reads the difference that it names."""
 
+import math
+
 import evidence
 import pandas as pd
 import pytest
@@ -44,7 +46,7 @@ def test_a_check_that_holms_correction_takes_away_is_not_separated(found, monkey
     assert table.p["C2"] == pytest.approx(table.p["C3"]) and table.p_holm["C3"] == pytest.approx(4 * table.p["C3"])
     assert 0.0125 < table.p["C2"] < 0.05 and table.verdict.to_dict() == {"C2": "confirmed", "C3": "not separated"}
     sd = pd.Series([1.0, 1.5, 0.8]).std()  # what would be seen is told at the level of the smallest p of the family
-    assert table.detectable.to_list() == pytest.approx([stats.detectable(sd, 3, 0.95), stats.detectable(sd, 3, 0.9875)])
+    assert table.detectable.to_list() == pytest.approx([stats.smallest_detectable(sd, 3), stats.smallest_detectable(sd, 3, alpha=0.0125)])
 
 
 def test_checks_beside_a_claim_are_a_family_of_their_own(found, monkeypatch):
@@ -82,7 +84,37 @@ def test_c10_reads_the_benchmark_where_its_size_was_measured(found, monkeypatch,
         'case,ratio,ratio_min,ratio_max\n"Policy Split step against GRPO step, 0.2M",1.7,1.5,1.9\n')
     row = verdicts.checks(*found).query("claim == 'C10' and decides").iloc[0]
     assert (row["mean"], row.low, row.high) == pytest.approx((-0.3, -0.5, -0.1))  # 1.4 less 1.7, 1.9 and 1.5
-    assert row.p == pytest.approx(2 / 2**7) and row.verdict == "refuted"  # all seven pairs on one side
+    assert row.verdict == "refuted" and row.replicates == "pairs of steps on one machine"
+    assert math.isnan(row.p) and math.isnan(row.p_holm)  # the file has the range of the pairs, from which no p follows
+    text = verdicts.verdicts(*found).set_index("id").measured["C10"]
+    assert "over pairs of steps on one machine: -0.30 ± 0.20 (n = 7) at 0.2m" in text
+
+
+@pytest.mark.parametrize("low, high, told", [(1.2, 1.3, "confirmed"), (1.5, 1.9, "refuted"), (1.3, 1.5, "not separated")])
+def test_no_p_of_c10_is_the_same_whatever_was_measured(found, monkeypatch, tmp_path, low, high, told):
+    monkeypatch.setattr(verdicts.runs, "ROOT", tmp_path)
+    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
+    (tmp_path / "results" / "benchmarks" / "a-cpu-2-cores.csv").write_text(
+        f'case,ratio,ratio_min,ratio_max\n"Policy Split step against GRPO step, 0.2M",{(low + high) / 2},{low},{high}\n')
+    row = verdicts.checks(*found).query("claim == 'C10' and decides").iloc[0]
+    assert row.verdict == told and math.isnan(row.p)
+
+
+def test_c1_is_tested_over_base_models_and_not_over_seeds_that_sample_one(tmp_path):
+    profile, folder = evidence.write(tmp_path / "nano")
+    assert not verdicts.checks(profile, folder).claim.eq("C1").any()  # each size's seeds ask one untrained model again
+    for which, full in enumerate((0.005, 0.006, 0.3)):  # what the full prompt does depends on the base model
+        run = tmp_path / "split" / "runs" / f"original-0.2m{f'.b{which}' if which else ''}-s1"
+        run.mkdir(parents=True)
+        evidence.evaluation(0, 0, {"normal": (60, 0.4)}, 0).to_csv(run / "evaluation.csv", index=False)
+        prompts = evidence.prompts_of("original", which)
+        prompts.loc[prompts.prompt == "high_entropy", "kl_from_normal"] = full
+        prompts.to_csv(run / "prompts.csv", index=False)
+    table = verdicts.checks(profile, folder).query("claim == 'C1'").set_index("check")
+    assert set(table.profile) == {"split"} and set(table.replicates) == {"base models"} and (table.seeds == 3).all()
+    assert table["mean"].round(6).to_dict() == {"0.03 less the KL under the shortened prompt": 0.029,
+                                                "0.03 less the KL under the full prompt": round(0.03 - 0.311 / 3, 6)}
+    assert table.verdict.to_list() == ["confirmed", "not separated"]
 
 
 def means(found, claim):
@@ -102,7 +134,6 @@ def test_the_checks_read_the_differences_that_they_name(found):
     assert means(found, "C4") == {"HE mode above GRPO under the same prompt, Div-2-gram": 10,
                                   "HE mode above GRPO under the same prompt, Div-BLEU-4": 0,
                                   "HE mode above the normal mode, Div-2-gram": 10, "HE mode above the normal mode, Div-BLEU-4": 0}
-    assert means(found, "C1") == {"0.03 less the KL under the shortened prompt": 0.028, "0.03 less the KL under the full prompt": 0.019}
     assert means(found, "C7") == {"inter-mode KL grows in training": 0.035, "KL under the prompt larger than GRPO's": 0.198,
                                   "modes' derivations farther apart than GRPO's under the same prompt": 0.2}
     assert means(found, "C9") == {"a rewritten prompt (its first sentence) raises entropy": 0.032,
@@ -147,9 +178,10 @@ def test_a_verdict_says_what_was_measured_and_why(tmp_path):
     (folder / "why.yaml").write_text("C7: because\n")
     table = verdicts.verdicts(profile, folder).set_index("id")
     assert table.why["C7"] == "because" and table.why["C8"] == ""
-    # 0.028 -+ 0.001: the interval over three seeds is 4.303 * 0.001 / sqrt(3) wide on each side
-    assert table.measured["C1"].startswith("0.03 less the KL under the shortened prompt, nats: +0.0280 ± 0.0025 (detects 0.00")
-    assert table.measured["C1"].endswith("at 0.2m")
+    # 0.032 -+ 0.001: the interval over three seeds is 4.303 * 0.001 / sqrt(3) wide on each side
+    assert table.measured["C9"].startswith("a rewritten prompt (its first sentence) raises entropy, bits, over seeds of one base model: "
+                                           "+0.0320 ± 0.0025 (n = 3, detects 0.00")
+    assert table.measured["C9"].endswith("at 0.2m")
 
 
 def test_every_claim_of_the_paper_has_a_row_and_a_check():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pslib import evaluate, nano, runs
+from pslib import evaluate, nano, records, runs
 from pslib.stats import mean_interval
 
 TRIES = (1, 2, 4, 8, 16, 32, 64)
@@ -31,6 +31,7 @@ def read(path):
 def collect(profile, name, folder=None, variants=False):
     """Every run's <name>.csv of a profile's table 1, or of its variants, as one table; empty where there is none."""
     root, parts = Path(folder or profile.folder) / "runs", []
+    records.check(profile, folder)
     for method, size, seed in profile.grid:
         path = root / runs.run_id(method, size, seed) / f"{name}.csv"
         if (method in profile.variants) == variants and path.exists():
@@ -52,6 +53,13 @@ def over_seeds(table, keys, measures):
             row[measure], row[f"{measure}_ci"] = mean_interval(own[measure])
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def with_replicates(table, profile):
+    """The table with a column `replicates` behind `seeds`: what those are, row by row (see runs.Profile.replicates)."""
+    names = [profile.replicates(method) for method in table["method"]] if "method" in table else profile.replicates()
+    table.insert(table.columns.get_loc("seeds") + 1, "replicates", names)
+    return table
 
 
 def dynamics(profile, folder=None, variants=False):

@@ -23,7 +23,7 @@ class Artefact:
 
 def _over_seeds(function, keys, measures):
     """A table over seeds of a table of runs."""
-    return lambda profile, folder: analyses.over_seeds(function(profile, folder), keys, measures)
+    return lambda profile, folder: analyses.with_replicates(analyses.over_seeds(function(profile, folder), keys, measures), profile)
 
 
 def _probes(part):

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from pslib import checkpoint, runs
+from pslib import checkpoint, records, runs
 from pslib.evidence import analyses, tables, verdicts
 
 # A notebook's backend shows figures because it makes pyplot interactive when it is loaded, which is at the first figure unless
@@ -50,6 +50,7 @@ def accuracy_against_entropy(profile, folder=None):
                      xlabel="entropy, bits a token (average of four suites)")
         axes[0, 0].set_ylabel("accuracy, % (average of four suites)")
         _legend(axes, axes[0, -1])
+        _say(figure, profile, _over(profile))
     return figure
 
 
@@ -59,6 +60,7 @@ def training_curves(profile, size, methods=("grpo", "policy_split"), seeds=None,
     Thin lines are seeds; dashed lines are the high-entropy mode. size: one of the profile's table_sizes; with seeds, that of their runs.
     """
     root = (folder or profile.folder) / "runs"
+    records.check(profile, folder)
     units = [(own, seed) for own in profile.sizes for seed in profile.seeds if profile.unit(own, seed)[0] == size]
     units = units if seeds is None else [(size, seed) for seed in seeds]
     with plt.rc_context(STYLE):
@@ -122,6 +124,19 @@ def _legend(axes, at, **where):
         at.legend(found.values(), found, **{"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "fontsize": 8, **where})
 
 
+def _over(profile):
+    """What the intervals of a profile's runs are over, in words, where the untrained model stands among them."""
+    trained, untrained = profile.replicates(), profile.replicates("original")
+    return trained if trained == untrained else f"{trained}; Original's over {untrained}"
+
+
+def _say(figure, profile, replicates):
+    """Write below a figure what its 95% intervals are over; nothing where a row has one run, and so no interval."""
+    if len(profile.sizes) * len(profile.seeds) > len(profile.table_sizes):
+        figure.text(0.995, -0.01, f"95% intervals over {replicates}", ha="right", va="top", fontsize=7,
+                    color="#666666")
+
+
 def _band(axis, table, x, y, **style):
     """A line of means with its 95% band."""
     axis.plot(table[x], table[y], **style)
@@ -156,6 +171,7 @@ def dynamics(profile, folder=None, methods=("grpo", "policy_split", "policy_spli
             axis.set_ylabel(what)
         _legend(axes, axes[0, -1])
         figure.tight_layout()
+        _say(figure, profile, profile.replicates())
     return figure
 
 
@@ -170,7 +186,7 @@ def eta_ablation(profile, folder=None):
     collapsed = table[table.average_acc < 20].sort_values("eta")  # would hide all the rest
     table = table.drop(collapsed.index)
     grpo = tables.table1(profile, folder).set_index(["size", "label"])
-    at = (profile.ablation_size, "GRPO")
+    at = (profile.ablation_unit, "GRPO")
     panels = (("average_acc", "accuracy, %"), ("average_ent", "entropy, bits a token"), ("kl_end", "inter-mode KL at the end, nats"))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(10.4, 3.1))
@@ -195,6 +211,7 @@ def eta_ablation(profile, folder=None):
                      for row in collapsed.itertuples()]
             axes[2].set_title("not drawn, collapsed:\n" + "\n".join(lines), fontsize=7)
         figure.tight_layout()
+        _say(figure, profile, profile.replicates())
     return figure
 
 
@@ -219,6 +236,7 @@ def part_ablation(profile, folder=None):
             axis.set(xlabel=name)
         axes[0].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)
         figure.tight_layout()
+        _say(figure, profile, profile.replicates())
     return figure
 
 
@@ -297,6 +315,7 @@ def prompt_generalization(profile, folder=None, methods=("original", "grpo", "po
             axis.set(title=_named(profile, size), xlabel="change of entropy, bits a token")
         _legend(axes, axes[0, -1])
         figure.tight_layout()
+        _say(figure, profile, _over(profile))
     return figure
 
 
@@ -370,11 +389,16 @@ def checks(profile, folder=None, elsewhere=False):
             handles |= dict(zip(*reversed(axis.get_legend_handles_labels())))
         figure.legend(handles.values(), handles.keys(), fontsize=8, loc="upper left", ncols=1)
         figure.tight_layout()
+        claims = table.groupby("replicates").claim.unique().sort_values(key=lambda found: found.map(len), ascending=False)
+        _say(figure, profile, "; ".join(f"{over}: {', '.join(found)}" for over, found in claims.items()))
     return figure
 
 
 def worlds(profile, folder=None):
-    """What training changes in each world: see tables.worlds. Dots are mean differences, bars their 95% intervals."""
+    """What training changes in each world: see tables.worlds. Dots are mean differences, bars their 95% intervals.
+
+    The legend names what the intervals are over.
+    """
     table = tables.worlds(profile, folder)
     table["world"] += " " + table["size"]
     names, places = list(table.world.unique()), {name: -k for k, name in enumerate(table.difference.unique())}
@@ -386,7 +410,7 @@ def worlds(profile, folder=None):
             for k, (name, (colour, mark)) in enumerate(zip(names, styles)):
                 own = table[table.world == name]
                 axis.errorbar(own[measure], own.difference.map(places) + 0.35 - 0.14 * k, xerr=own[f"{measure}_ci"], fmt=mark, ms=4.5, lw=1,
-                              color=colour, label=f"{name}, {own.pairs.min()} pairs")
+                              color=colour, label=f"{name}, {own.pairs.min()} {own.replicates.iloc[0]}")
             axis.axvline(0, color="black", lw=0.8)
             axis.set(xlabel=what)
         axes[0].set_yticks(list(places.values()), list(places), fontsize=8)
@@ -455,6 +479,7 @@ def creative(profile, folder=None):
                                              [profile.method(m).label for m in profile.methods], fontsize=8)
                 axes[row, column].set(xlabel=f"{name}, 0 to 100", title=_named(profile, size) if row == 0 else "")
         figure.tight_layout()
+        _say(figure, profile, _over(profile))
     return figure
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pslib import creative, evaluate, methods, runs, stats, tasks
+from pslib import creative, evaluate, methods, records, runs, stats, tasks
 from pslib.evidence import analyses
 from pslib.stats import mean_interval
 
@@ -28,6 +28,7 @@ def per_seed(profile, folder=None):
     Columns size, method, label, mode, seed, run, and MEASURES (suite by suite and their plain average).
     """
     root, rows = Path(folder or profile.folder) / "runs", []
+    records.check(profile, folder)
     for name, size, seed in profile.grid:
         method, run = profile.method(name), runs.run_id(name, size, seed)
         path = root / run / "evaluation.csv"
@@ -49,7 +50,8 @@ def per_seed(profile, folder=None):
 def table1(profile, folder=None):
     """Table 1, ours: a row a size and method, for each measure its mean over seeds and the 95% interval's half-width.
 
-    Columns size, label, seeds, runs, and for each of MEASURES the mean and `<measure>_ci`; NaN where there is no run.
+    Columns size, label, seeds, replicates (what the seeds are), runs, and for each of MEASURES the mean and `<measure>_ci`; NaN where
+    there is no run.
     """
     found, rows = per_seed(profile, folder), []
     for size in profile.table_sizes:
@@ -58,7 +60,7 @@ def table1(profile, folder=None):
             for mode in method.sampling:
                 own = found[(found["size"] == size) & (found.method == name) & (found["mode"] == mode)]
                 row = {"size": size, "label": method.label + (HE if mode == "he" else ""),
-                       "seeds": len(own), "runs": " ".join(own.run)}
+                       "seeds": len(own), "replicates": profile.replicates(name), "runs": " ".join(own.run)}
                 for measure in MEASURES:
                     row[measure], row[f"{measure}_ci"] = mean_interval(own[measure])
                 rows.append(row)
@@ -95,7 +97,7 @@ def as_shown(table):
             shown[f"{headings.get(suite, 'average')} {unit}"] = [
                 _cell(row, f"{suite}_{what}", digits) for row in table.to_dict("records")]
     if ours:
-        shown["seeds"] = table.seeds
+        shown["seeds"], shown["replicates"] = table.seeds, table.replicates
     return shown
 
 
@@ -126,8 +128,9 @@ def best_of_n_shown(table):
     """Best-of-n accuracy for n of 1, 8 and 64: a row a size and method, a column a way of sampling and n."""
     cells = shown(table[table.n.isin((1, 8, 64))]).astype({"n": str})
     cells["what"] = cells.sampling + ", n = " + cells.n
-    wide = cells.pivot(index=["size", "label", "seeds"], columns="what", values="accuracy")
-    rows = pd.MultiIndex.from_frame(cells[["size", "label", "seeds"]]).unique()
+    row = ["size", "label", "seeds", "replicates"]
+    wide = cells.pivot(index=row, columns="what", values="accuracy")
+    rows = pd.MultiIndex.from_frame(cells[row]).unique()
     return wide.reindex(columns=cells.what.unique()).reindex(rows).reset_index()
 
 
@@ -169,6 +172,7 @@ def effects(profile, folder=None):
             rows.append({
                 "model": size, "comparison": claim, "unit": "points" if digits == 1 else "bits",
                 "ours": _cell({"d": mean, "d_ci": half}, "d", digits), "seeds": len(differences),
+                "replicates": profile.replicates(),
                 "reported 1.7B / 4B / 8B": " / ".join(f"{v:+.2f}" for v in theirs),
             })
     return pd.DataFrame(rows)
@@ -195,16 +199,16 @@ def beside(ours, committed, reported, model="Qwen3-1.7B"):
 def table2(profile, folder=None):
     """Table 2's rule-based half, ours: how diverse stories are, in each mode of every method, over seeds.
 
-    Columns size, label, seeds, and div_2gram, div_bleu4 (0 to 100), told (the share that are stories), entropy_bits, tokens with
-    their `_ci`. A method that has one mode was asked under the high-entropy prompt too, to tell what the prompt alone does.
+    Columns size, label, seeds, replicates (what the seeds are), and div_2gram, div_bleu4 (0 to 100), told (the share that are
+    stories), entropy_bits, tokens with their `_ci`. A method that has one mode was asked under the high-entropy prompt too, to tell what the prompt alone does.
     """
     found = analyses.collect(profile, "stories", folder)
     if found.empty:
-        return pd.DataFrame(columns=["size", "label", "seeds"])
+        return pd.DataFrame(columns=["size", "label", "seeds", "replicates"])
     found["label"] += found["mode"].map({"normal": "", "he": HE})
     measures = ["div_2gram", "div_bleu4", "told", "entropy_bits", "tokens"]
-    runs_ = found.groupby(["size", "label", "seed"], sort=False)[measures].mean().reset_index()
-    return analyses.over_seeds(runs_, ["size", "label"], measures)
+    runs_ = found.groupby(["size", "method", "label", "seed"], sort=False)[measures].mean().reset_index()
+    return analyses.with_replicates(analyses.over_seeds(runs_, ["size", "method", "label"], measures), profile).drop(columns="method")
 
 
 def reported_table2():
@@ -215,8 +219,8 @@ def reported_table2():
 def by_question(profile, folder=None, one="policy_split"):
     """Accuracy of a method's normal mode against every other method's, paired by question and seed, all suites together.
 
-    A row a size and other method: difference in points with its 95% interval for new seeds and new questions (see
-    stats.paired_by_question), p, and p_holm over the size's rows.
+    A row a size and other method: difference in points with its 95% interval for new questions and new replicates of what the
+    column names (see stats.paired_by_question), p, and p_holm over the size's rows.
     """
     found, rows = analyses.collect(profile, "evaluation", folder), []
     for size in profile.table_sizes:
@@ -227,8 +231,9 @@ def by_question(profile, folder=None, one="policy_split"):
                 e = stats.paired_by_question(*pair)
                 rows.append({"size": size, "first": profile.method(one).label, "second": profile.method(other).label,
                              "points": 100 * e.difference, "low": 100 * e.low, "high": 100 * e.high, "p": e.p,
-                             "seeds": e.seeds, "questions": e.questions})
-    table = pd.DataFrame(rows, columns=["size", "first", "second", "points", "low", "high", "p", "seeds", "questions"])
+                             "seeds": e.seeds, "questions": e.questions, "replicates": f"questions, {profile.replicates()}"})
+    columns = ["size", "first", "second", "points", "low", "high", "p", "seeds", "questions", "replicates"]
+    table = pd.DataFrame(rows, columns=columns)
     table["p_holm"] = table.groupby("size", sort=False).p.transform(lambda p: stats.holm(p.to_numpy()))
     return table
 
@@ -241,9 +246,9 @@ def ablations(profile, folder=None):
     95% intervals.
     """
     found = per_seed(profile, folder)
-    found = found[found["size"] == profile.ablation_size]
+    found = found[found["size"] == profile.ablation_unit]
     ends = pd.concat([analyses.start_and_end(profile, folder, variants) for variants in (False, True)])
-    ends = ends[ends["size"] == profile.ablation_size] if len(ends) else ends
+    ends = ends[ends["size"] == profile.ablation_unit] if len(ends) else ends
     names = ("policy_split", "policy_split_released", *profile.variants)
     etas = {name: profile.method(name).coefficients["eta"] for name in names}
     plain = {etas[name]: name for name in names if profile.method(name).same_but("eta", methods.METHODS["policy_split"])}
@@ -255,7 +260,7 @@ def ablations(profile, folder=None):
             other = found[(found.method == reference) & (found["mode"] == ("normal" if reference == "grpo" else mode))]
             other = other.set_index("seed")
             row = {"variant": name, "label": profile.method(name).label, "mode": mode, "seeds": len(own),
-                   "eta": etas[name], "reference": reference}
+                   "replicates": profile.replicates(name), "eta": etas[name], "reference": reference}
             for measure in ("average_acc", "average_ent"):
                 row[measure], row[f"{measure}_ci"] = mean_interval(own[measure])
                 change = (own[measure] - other[measure]).dropna()
@@ -271,7 +276,7 @@ def ablations_shown(table):
     rows = table.to_dict("records")
     return pd.DataFrame({
         "variant": table.variant, "what": table.label, "mode": table["mode"], "seeds": table.seeds,
-        "acc %": [_cell(row, "average_acc", 1) for row in rows], "bits": [_cell(row, "average_ent", 3) for row in rows],
+        "replicates": table.replicates, "acc %": [_cell(row, "average_acc", 1) for row in rows], "bits": [_cell(row, "average_ent", 3) for row in rows],
         "KL at the end, nats": [_cell(row, "kl_end", 4) for row in rows], "against": table.reference,
         "acc change, points": [_cell(row, "average_acc_change", 1) for row in rows],
         "bits change": [_cell(row, "average_ent_change", 3) for row in rows]})
@@ -305,9 +310,9 @@ def parting(profile, folder=None):
     """How far the modes part in PARTING's runs, made beside this profile's: Policy Split's inter-mode KL in nats, over base models.
 
     Columns profile, what, base_models, the KL's mean at start, end and peak (see analyses.start_and_end) with half-widths `_ci`,
-    least and most (of the ends), parted (how many have a peak above PARTED), p: of the peaks against those of the first row, exact
-    two-sided Mann-Whitney; distance between the modes' derivations at the end, with its half-width, and chance (see
-    analyses.behaviour).
+    least and most (of the ends), parted (how many have a peak above PARTED), p: of the peaks against those of the first row, and
+    test: which one, with the least p that so many base models allow; distance between the modes' derivations at
+    the end, with its half-width, and chance (see analyses.behaviour).
     """
     columns, rows, first = [f"kl_{when}" for when in ("start", "end", "peak")], [], None
     for (name, method), what in PARTING.items():
@@ -315,24 +320,43 @@ def parting(profile, folder=None):
         found, did = (table[table.method == method] for table in (analyses.start_and_end(*there), analyses.behaviour(*there)))
         found = found.rename(columns=lambda column: column.replace("kl_he_from_normal", "kl"))
         if len(found):
+            peaks = there[0], found.set_index("seed").kl_peak
+            apart = {"p": math.nan, "test": ""} if first is None else _peaks_apart(first, peaks)
             means = analyses.over_seeds(found, ["method"], columns).iloc[0].drop("method").rename({"seeds": "base_models"})
             rows.append({"profile": name, "what": what, **means, "least": found.kl_end.min(), "most": found.kl_end.max(),
                          "parted": (found.kl_peak > PARTED).sum(),
-                         "p": math.nan if first is None else stats.unpaired_p(first, found.kl_peak),
+                         **apart,
                          **dict(zip(("distance", "distance_ci"), mean_interval(did.get("distance", [])))),
                          "chance": mean_interval(did.get("chance", []))[0]})
-            first = found.kl_peak if first is None else first
+            first = first or peaks
     both = [part for column in columns for part in (column, f"{column}_ci")]
-    return pd.DataFrame(rows, columns=["profile", "what", "base_models", *both, "least", "most", "parted", "p", "distance", "distance_ci",
-                                       "chance"])
+    return pd.DataFrame(rows, columns=["profile", "what", "base_models", *both, "least", "most", "parted", "p", "test", "distance",
+                                       "distance_ci", "chance"])
+
+
+def _peaks_apart(one, other):
+    """Exact two-sided p that the peaks of two profiles' runs differ, and by which test: {p, test}.
+
+    one, other: a profile and its peaks by base model. Paired where the profiles have the same base models and seeds.
+    """
+    (profile, peaks), (other_profile, other_peaks) = one, other
+    if all(getattr(profile, part) == getattr(other_profile, part) for part in ("base", "sizes", "seeds")):
+        differences = (peaks - other_peaks).dropna()
+        least = stats.least_sign_flip(len(differences))
+        return {"p": stats.sign_flip(differences),
+                "test": f"sign flip, paired by base model (least p {least:.2g})"}
+    least = stats.least_unpaired(len(peaks), len(other_peaks))
+    return {"p": stats.unpaired_p(peaks, other_peaks),
+            "test": f"Mann-Whitney, other base models (least p {least:.2g})"}
 
 
 def worlds(profile, folder=None, others=("control", "stories", "bases")):
     """What methods change in several worlds, size by size: paired differences with 95% intervals.
 
     GRPO against the original and each mode of Policy Split, in both forms, against GRPO; paired by seed, and by base model where
-    a profile has several of a size. Columns world, size, difference, pairs, then with half-widths `_ci`: points, longer (points
-    on the suite of longer sums than any trained on) and bits. others: profiles that were run beside this one; left out where not.
+    a profile has several of a size. Columns world, size, difference, pairs, replicates (what the pairs are), then with
+    half-widths `_ci`: points, longer (points on the suite of longer sums than any trained on) and bits. others: profiles that
+    were run beside this one; left out where not.
     """
     folder, rows = Path(folder or profile.folder), []
     for each in (profile, *map(runs.load_profile, others)):
@@ -343,9 +367,11 @@ def worlds(profile, folder=None, others=("control", "stories", "bases")):
                 own = found[(found.method == one) & (found["mode"] == mode)]
                 against = found[(found.method == base) & (found["mode"] == "normal")]
                 if len(own) and len(against):
-                    row = {"world": each.name, "size": size, "difference": f"{own.label.iloc[0]} - {against.label.iloc[0]}"}
+                    row = {"world": each.name, "size": size, "difference": f"{own.label.iloc[0]} - {against.label.iloc[0]}",
+                           "replicates": each.replicates()}
                     for measure, name in (("average_acc", "points"), ("long_acc", "longer"), ("average_ent", "bits")):
                         difference = (own[measure] - against[measure]).dropna()
                         row["pairs"], (row[name], row[f"{name}_ci"]) = len(difference), mean_interval(difference)
                     rows.append(row)
-    return pd.DataFrame(rows, columns=["world", "size", "difference", "pairs", "points", "points_ci", "longer", "longer_ci", "bits", "bits_ci"])
+    return pd.DataFrame(rows, columns=["world", "size", "difference", "pairs", "replicates", "points", "points_ci", "longer",
+                                       "longer_ci", "bits", "bits_ci"])

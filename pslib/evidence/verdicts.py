@@ -1,8 +1,9 @@
 """Verdicts: the paper's ten claims, each as checks that this project's runs can confirm or refute.
 
-A check is a difference, or a value, that its claim says is positive, negative or below a bound, with one number a seed. Its
-own verdict follows from its 95% interval over seeds alone (`stats.verdict`), with Holm's correction over its family: what
-the correction takes away is "not separated". Each claim has two families: checks that say what the claim says, which decide,
+A check is a difference, or a value, that its claim says is positive, negative or below a bound, with one number a replicate:
+a seed of one base model, or a base model (see runs.Profile.replicates). An interval over seeds of one base model speaks for
+that base model alone. The check's own verdict follows from its 95% interval (`stats.verdict`), with Holm's correction over its
+family: what the correction takes away is "not separated". Where no p follows from the data the interval alone decides. Each claim has two families: checks that say what the claim says, which decide,
 and checks beside it (BESIDE), which tell more or would pass without the claim being true. A claim says that all of its
 deciding checks hold: it is confirmed if all do, partly confirmed if some do, refuted if at least one is refuted and none
 confirmed, and not separated if none is told either way.
@@ -26,7 +27,8 @@ STORIES = 0.9  # the share of a mode's responses to story prompts that must be s
 BOUND_KL = tables.PARTED  # nats: what "hardly moves" is taken to mean, a third of the way from the paper's 0.01 to its 0.22 in logs
 CEILING = 98.0  # percent: where the normal mode already solves more, nothing can be seen to find more
 BUDGETS = (8, 4)  # responses: the paper's, and what is asked where the normal mode solves nearly all with that
-REPETITIONS = 7  # of a pair in benchmarks/bench.py: the range of seven holds their median with 98%
+REPETITIONS = 7  # of a pair in benchmarks/bench.py
+PAIRS = "pairs of steps on one machine"  # what the repetitions of a benchmark differ in
 STEPS = "Policy Split step against GRPO step, {}"  # its case there
 BESIDE = "beside"
 BASELINES = ("grpo", "forking", "clip_cov", "entropy_driven", "entropy_regularization", "entropy_advantage")
@@ -35,7 +37,8 @@ BASELINES = ("grpo", "forking", "clip_cov", "entropy_driven", "entropy_regulariz
 @cache
 def claims():
     """The paper's claims as data: {id: {claim, reported, where}}."""
-    return yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))
+    found = yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))
+    return {name: claim for name, claim in found.items() if name not in ("predictions", "estimates")}
 
 
 class Evidence:
@@ -62,6 +65,8 @@ class Evidence:
 
 
 def _c1(e, size):
+    if e.profile.replicates("original") != runs.BASE_MODELS:
+        return  # seeds only sample the same untrained model again, and the claim is about models
     for prompt, name in (("trained", "the shortened prompt"), ("high_entropy", "the full prompt")):
         kl = e.table(analyses.prompt_generalization, size, method="original", prompt=prompt).kl_from_normal
         yield f"{BOUND_KL} less the KL under {name}", "nats", BOUND_KL - kl, "positive"
@@ -103,7 +108,7 @@ def _c4(e, size, method="policy_split"):
 
 
 def _c5(e, size):
-    if size != e.profile.ablation_size:
+    if size != e.profile.ablation_unit:
         return
     best = e.of(size, "policy_split")
     for name in e.profile.variants:
@@ -118,7 +123,7 @@ def _c5(e, size):
 
 
 def _c6(e, size):
-    if size == e.profile.ablation_size:
+    if size == e.profile.ablation_unit:
         for mode in ("normal", "he"):
             yield (f"sharing makes the {mode} mode more accurate (eta 1)", "points",
                    e.of(size, "eta_1", mode) - e.of(size, "unshared", mode), "positive")
@@ -159,12 +164,13 @@ def _c9(e, size):
 
 
 def _c10(e, size):
+    # The range of seven pairs holds their median with 98%, so it stands for the interval; no p follows from a range.
     for path in sorted((runs.ROOT / "results" / "benchmarks").glob("*cores.csv")):
         found = analyses.read(path).set_index("case")
         if (case := STEPS.format(size.upper())) in found.index:
-            ratio = found.loc[case]  # the range of its repetitions is the interval, as in a sign test of them against 1.4
+            ratio = found.loc[case]
             effect = stats.Effect(1.4 - ratio.ratio, 1.4 - ratio.ratio_max, 1.4 - ratio.ratio_min, np.nan, np.nan, np.nan,
-                                  0.5 ** (REPETITIONS - 1), REPETITIONS)
+                                  np.nan, REPETITIONS)
             yield f"a step takes at most 1.4 times GRPO's ({path.stem})", "times", effect, "positive"
     split, grpo = (e.table(analyses.cost, size, method=name) for name in ("policy_split", "grpo"))
     if len(split) and len(grpo):
@@ -181,11 +187,12 @@ CHECKS = {"C1": _c1, "C2": _c2, "C3": _c3, "C4": _c4, "C5": _c5, "C6": _c6, "C7"
 
 
 def checks(profile, folder=None):
-    """Every check of every claim at every size that was run: a row each, from one difference a seed.
+    """Every check of every claim at every size that was run: a row each, from one difference a replicate.
 
-    Columns claim, profile, size, check, decides, unit, direction (of the claim), seeds, mean, low and high (95% t interval),
-    bootstrap_low and bootstrap_high, d_z (mean over standard deviation), p and p_holm (over the family), detectable (the smallest
-    true difference that so many seeds find 80% of the time at p < 0.05 / m, m checks in the family), verdict.
+    Columns claim, profile, size, check, decides, unit, direction (of the claim), seeds (how many replicates) and replicates (what
+    they are), mean, low and high (95% t interval), bootstrap_low and bootstrap_high, d_z (mean over standard deviation), p and
+    p_holm (over the family; blank where the data have none), detectable (the smallest true difference that so many replicates find
+    80% of the time at p < 0.05 / m, m checks in the family), verdict.
     """
     here, rows = Evidence(profile, folder), []
 
@@ -202,19 +209,23 @@ def checks(profile, folder=None):
             evidence = "tested_in" in facts and beside(facts["tested_in"]) or here
         for size in evidence.sizes if evidence else ():
             for check, unit, by_seed, direction, *mark in function(evidence, size):
-                effect = by_seed if isinstance(by_seed, stats.Effect) else _against_0(by_seed)
+                if isinstance(by_seed, stats.Effect):
+                    effect, replicates = by_seed, PAIRS
+                else:
+                    effect, replicates = _against_0(by_seed), evidence.profile.replicates()
                 if effect.seeds >= 2:
                     rows.append({"claim": claim, "profile": evidence.profile.name, "size": size, "check": check,
-                                 "decides": not mark, "unit": unit, "direction": direction, **effect._asdict()})
+                                 "decides": not mark, "unit": unit, "direction": direction, **effect._asdict(),
+                                 "replicates": replicates})
     if not rows:
         return pd.DataFrame(columns=["claim", "profile", "size", "check", "decides", "unit", "verdict"])
     table = pd.DataFrame(rows).rename(columns={"difference": "mean"})
     family = table.groupby(["claim", "decides"]).p
     table["p_holm"] = family.transform(lambda p: stats.holm(p.to_numpy()))
-    table["detectable"] = [stats.detectable(sd, n, 1 - 0.05 / max(m, 1)) for sd, n, m in
+    table["detectable"] = [stats.smallest_detectable(sd, n, alpha=0.05 / max(m, 1)) for sd, n, m in
                            zip((table["mean"] / table.d_z).abs(), table.seeds, family.transform("count"))]
     told = [stats.verdict(row.low, row.high, row.direction) for row in table.itertuples()]
-    table["verdict"] = np.where(table.p_holm < 0.05, told, "not separated")
+    table["verdict"] = np.where(table.p_holm >= 0.05, "not separated", told)
     return table
 
 
@@ -226,8 +237,8 @@ def _against_0(by_seed):
 def verdicts(profile, folder=None):
     """A row a claim: what the paper reports, what was measured here, with what power, the verdict, and why.
 
-    measured: the claim's first check at each size, its mean ± half-width of the 95% interval; detects: see `checks`. checks
-    and the three counts are of the deciding ones. Verdict "not testable here" where there is none. why: from why.yaml of the
+    measured: the claim's first check at each size, over what its replicates are, its mean ± half-width of the 95% interval, and
+    their number n; detects: see `checks`. checks and the three counts are of the deciding ones. Verdict "not testable here" where there is none. why: from why.yaml of the
     results, blank without.
     """
     found, rows = checks(profile, folder), []
@@ -245,16 +256,19 @@ def verdicts(profile, folder=None):
         else:
             told = "refuted" if count["refuted"] else "not separated"
         first = own[own.check == own.check.iloc[0]] if len(own) else own
-        measured = [tables.with_half(r.mean, (r.high - r.low) / 2, "+") + f" (detects {r.detectable:.2g})" * (r.detectable > 0)
-                    + f" at {size}" for size, r in zip(first["size"], first.itertuples())]
+        measured = []
+        for size, r in zip(first["size"], first.itertuples()):
+            detects = f", detects {r.detectable:.2g}" if r.detectable > 0 else ""
+            measured.append(f"{tables.with_half(r.mean, (r.high - r.low) / 2, '+')} (n = {r.seeds}{detects}) at {size}")
         rows.append({"id": claim, **{key: facts[key] for key in ("claim", "reported", "where")},
-                     "measured": f"{first.check.iloc[0]}, {first.unit.iloc[0]}: {'; '.join(measured)}" if measured else "",
+                     "measured": (f"{first.check.iloc[0]}, {first.unit.iloc[0]}, over {first.replicates.iloc[0]}: "
+                                  f"{'; '.join(measured)}") if measured else "",
                      "checks": len(own), **count, "verdict": told, "why": why.get(claim, "")})
     return pd.DataFrame(rows)
 
 
 # What a claim's second name says, as the head of a column
-FORMS = {"": "eq. 3, five seeds", "released": "released bonus, five seeds", "bases": "eq. 3, base models",
+FORMS = {"": "eq. 3, seeds of one base model", "released": "released bonus, seeds of one base model", "bases": "eq. 3, base models",
          "bases released": "released bonus, base models", "eta 2": "eq. 3 with eta 2, base models"}
 
 

@@ -7,6 +7,7 @@ from string import Template
 
 import pandas as pd
 import yaml
+from transformers import AutoTokenizer
 
 from pslib import chain, checkpoint, evaluate, modes, runs
 
@@ -15,7 +16,7 @@ def _listed(given):
     return ", ".join(f"{name} {value}" for name, value in given.items()) or "none"
 
 
-def card(profile, method, size, seed):
+def card(profile, method, size, seed, both):
     """The model card of a finished run, as Markdown, from the run's own files."""
     folder, recipe, nano = runs.run_folder(profile, method, size, seed), profile.method(method), profile.model == "nano"
     manifest, params = json.loads((folder / "manifest.json").read_text()), yaml.safe_load((folder / "params.yaml").read_text())
@@ -26,7 +27,7 @@ def card(profile, method, size, seed):
     return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
         origin="" if nano or Path(start).exists() else f"base_model: {start}\n", label=recipe.label, size=size, seed=seed,
         coefficients=_listed(params["coefficients"]), trained=" and ".join(recipe.training), profile=profile.name,
-        commit=(manifest["commit"] or "unknown") + " with uncommitted changes" * manifest["dirty"], he=profile.modes[1].system,
+        commit=(manifest["commit"] or "unknown") + " with uncommitted changes" * manifest["dirty"], he=both[1].system,
         base="a model made from nothing in the nano world" if nano else manifest["inputs"]["base"],
         data="sums of the nano world" if nano else manifest["inputs"]["data"], train=_listed(params["train"]),
         last=_listed({name: f"{value:.4g}" for name, value in metrics.iloc[-1].items()}),
@@ -47,10 +48,16 @@ def export(profile, method, size, seed, out):
     if out.exists():
         raise ValueError(f"{out} is there already; name a folder that is not")
     source, temporary = chain.trained_folder(profile, method, size, seed), out.with_name(f".{out.name}.tmp")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    both = profile.modes_of(size, tokenizer)
+    trained = yaml.safe_load((source.parent / "params.yaml").read_text()).get("inputs", {}).get("prompts")
+    if trained and trained != modes.rendered(tokenizer, both):
+        raise ValueError(f"{source.parent} was trained under other prompts than the profile's modes give now; put the prompts "
+                         "back before exporting it")
     try:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
-        checkpoint.write(temporary / "modes.json", json.dumps({mode.name: mode.system for mode in profile.modes}, indent=1))
-        checkpoint.write(temporary / "README.md", card(profile, method, size, seed))
+        checkpoint.write(temporary / "modes.json", json.dumps({mode.name: mode.system for mode in both}, indent=1))
+        checkpoint.write(temporary / "README.md", card(profile, method, size, seed, both))
         chain.put(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

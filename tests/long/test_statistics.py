@@ -42,5 +42,5 @@ def test_methods_that_are_equal_are_seldom_told_apart(seeds, questions, by_seed,
 
 
 def test_a_detectable_difference_is_detected_with_its_power():
-    values = np.random.default_rng(0).normal(stats.detectable(1, 5), 1, (20000, 5))
+    values = np.random.default_rng(0).normal(stats.smallest_detectable(1, 5), 1, (20000, 5))
     assert np.mean([stats.mean_interval(row)[0] > stats.mean_interval(row)[1] for row in values]) == pytest.approx(0.8, abs=0.01)

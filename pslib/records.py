@@ -1,0 +1,264 @@
+"""Records: what each step of the chain was made from, written before it computes and checked by every later reader.
+
+A record is a YAML file beside a step's results: the step's settings and, under `inputs`, what the settings only name:
+hashes of the questions, the weights, the tokenizer, the chat template and the model's configuration, the ids that end a
+response, and the text of every mode's prompt. A step is taken for done, or goes on, only where its record says what would
+be recorded now. Results from before inputs were recorded are compared by their settings alone.
+"""
+
+import hashlib
+import json
+from dataclasses import MISSING, asdict, fields
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+
+from pslib import checkpoint, evaluate, methods, modes, nano, runs, train
+from pslib.policy import stop_ids
+
+# Settings that are no more, with the value that meant nothing: a record may hold that value.
+REMOVED = {}
+# What a model's configuration says of the library and the process, and not of the model.
+_INCIDENTAL = {"transformers_version", "dtype", "torch_dtype"}
+
+
+def digest(*parts):
+    """The first 16 digits of the SHA-256 of texts and bytes, in order."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part.encode() if isinstance(part, str) else part)
+    return whole.hexdigest()[:16]
+
+
+def files_digest(folder):
+    """One hash over the model and tokenizer files of a Hugging Face folder."""
+    kept = (".safetensors", ".json", ".jinja")
+    paths = [path for path in sorted(Path(folder).glob("*")) if path.suffix in kept]
+    return digest(*(part for path in paths for part in (path.name, path.read_bytes())))
+
+
+def of_questions(questions):
+    """The hash of some questions: every column of every row, in order."""
+    return digest(*(json.dumps(row, sort_keys=True, default=str) for row in questions))
+
+
+def of_weights(model):
+    """The hash of a model's weights, whatever file they came from."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        own = checkpoint.whole(tensor.detach()).cpu().contiguous()
+        whole.update(f"{name} {own.dtype} {tuple(own.shape)} ".encode())
+        whole.update(own.reshape(-1).view(dtype=torch.uint8).numpy().tobytes())
+    return whole.hexdigest()[:16]
+
+
+def of_tokenizer(tokenizer):
+    """The hash of what a tokenizer does to a text; how it last padded is left out."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        content = tokenizer.get_vocab()
+    else:
+        content = {key: value for key, value in json.loads(backend.to_str()).items() if key not in ("padding", "truncation")}
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return digest(json.dumps([content, special], sort_keys=True, default=str))
+
+
+def of_model(model, tokenizer, both):
+    """What a step's record says of its model: hashes, the ids that end a response, and each mode's prompt as text."""
+    config = {key: value for key, value in model.config.to_dict().items()
+              if key not in _INCIDENTAL and not key.startswith("_")}
+    return {"weights": of_weights(model), "config": digest(json.dumps(config, sort_keys=True, default=str)),
+            "tokenizer": of_tokenizer(tokenizer), "chat_template": digest(str(tokenizer.chat_template)),
+            "stops": [int(stop) for stop in stop_ids(model, tokenizer)], "prompts": modes.rendered(tokenizer, both)}
+
+
+def training_settings(profile, method, size, seed, split="train"):
+    """All that a profile says of a training run."""
+    return {"method": method, "size": size, "seed": seed, "split": split,
+            "coefficients": dict(profile.method(method).coefficients), "train": asdict(profile.train),
+            **_asking(profile, size)}
+
+
+def evaluation_settings(profile, size, split="test"):
+    """All that a profile says of an evaluation, beside the model that is asked."""
+    return {"split": split, "evaluate": asdict(profile.evaluate), **_asking(profile, size)}
+
+
+def _asking(profile, size):
+    """Which model a profile starts from, and how questions are put to it."""
+    own = {"base": of_base(profile)} if profile.base else {}
+    return {"he_prompt": profile.he_prompt, "model": profile.model.replace("{size}", size), **own, "data": profile.data,
+            "enable_thinking": profile.enable_thinking, "wording": profile.wording, "terms": profile.terms,
+            "engine": profile.engine}
+
+
+def probe_settings(profile, size):
+    """All that a profile says of what is asked of a model beside the suites, but of which methods' models."""
+    wanted = {name: value for name, value in asdict(profile.probe).items() if name != "methods"}
+    return {"probe": wanted, **evaluation_settings(profile, size)}
+
+
+def base_record(profile, size):
+    """The record of a nano base model: what the profile says of its training, and the hash of its world's definition."""
+    world = nano.WORLDS[profile.base.world]
+    return {"size": size, **of_base(profile), "inputs": {"world": digest(json.dumps(asdict(world), sort_keys=True))}}
+
+
+def of_base(profile):
+    """How a profile's base model is trained, as the arguments of base.train; where it is kept is left out."""
+    return {name: value for name, value in asdict(profile.base).items() if name != "shared"}
+
+
+def _flat(record, prefix=""):
+    """A record as {dotted name: value}."""
+    out = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def _defaults_of(cls):
+    found = {}
+    for field in fields(cls):
+        if field.default is not MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not MISSING:
+            found[field.name] = field.default_factory()
+    return found
+
+
+def _defaults(method):
+    """What a record that does not name a setting is taken to say of it."""
+    return _flat({**_defaults_of(runs.Profile), "train": _defaults_of(train.Settings), "model": "nano",
+                  "evaluate": _defaults_of(evaluate.Settings), "base": _defaults_of(runs.BaseSettings),
+                  "coefficients": dict(methods.get(method).coefficients) if method in methods.known() else {}})
+
+
+def changes(recorded, wanted):
+    """What differs between a record and what would be recorded now, each as a text; inputs only where both name them."""
+    inputs, now = recorded.get("inputs"), wanted.get("inputs")
+    out, defaults = [], {**_defaults(recorded.get("method")), **REMOVED}
+    old, new = (_flat({key: value for key, value in record.items() if key != "inputs"}) for record in (recorded, wanted))
+    for name in [*new, *(name for name in old if name not in new)]:
+        was, becomes = (record.get(name, defaults.get(name)) for record in (old, new))
+        if was != becomes:
+            out.append(f"{name} ({was!r} then, {becomes!r} now)")
+    if inputs and now:
+        old, new = _flat(inputs), _flat(now)
+        for name in sorted(new):
+            if name in old and old[name] != new[name]:
+                out.append(f"the {_WORDS.get(name.split('.')[0], name)}" + (
+                    f" of {name.split('.', 1)[1]}" if "." in name else ""))
+    return out
+
+
+_WORDS = {"weights": "base model's weights", "config": "model's configuration", "chat_template": "chat template",
+          "stops": "tokens that end a response", "prompts": "prompt text", "model": "trained model",
+          "corpus": "corpus of the base model"}
+
+
+def load(path):
+    """A record, or None where there is none."""
+    return yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader) if path.exists() else None
+
+
+def same(path, wanted):
+    """The record at a path, or None where there is none; ValueError names what it says otherwise than `wanted`."""
+    recorded = load(path)
+    if recorded:
+        _refuse(path, changes(recorded, wanted))
+    return recorded
+
+
+def begin(path, wanted):
+    """Write a step's record before the step begins; one that is there already must say the same."""
+    if same(path, wanted) is None:
+        checkpoint.write(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
+
+
+def untouched(folder):
+    """Check that the model of a finished step is the one that its manifest names; ValueError if it is not."""
+    made = json.loads((folder / "manifest.json").read_text())["inputs"].get("model")
+    if made != files_digest(folder / "model"):
+        raise ValueError(f"{folder / 'model'} is not the model that was made there (its manifest.json names another hash); "
+                         "bring its files back, or remove that folder to make it again")
+
+
+def whole_curve(folder, steps):
+    """Check that a run's metrics.csv has a row for each of its first `steps` steps; ValueError if it has not."""
+    if rows_missing(folder / "metrics.csv", steps):
+        raise ValueError(f"{folder / 'metrics.csv'} lacks some of the run's first {steps} steps; bring the file back, or remove "
+                         "the run and train it again")
+
+
+def rows_missing(path, steps):
+    """Whether a metrics.csv lacks one of the rows of steps 1 to `steps`."""
+    return not path.exists() or pd.read_csv(path, usecols=["step"]).step.tolist()[:steps] != list(range(1, steps + 1))
+
+
+@lru_cache(maxsize=8192)
+def _load_once(path, stamp):
+    return load(path)
+
+
+@lru_cache(maxsize=8192)
+def _rows_missing_once(path, stamp, steps):
+    return rows_missing(path, steps)
+
+
+def _read(path):
+    return _load_once(path, path.stat().st_mtime_ns) if path.exists() else None
+
+
+def check(profile, folder=None):
+    """Check that all results of a profile's runs in a folder belong together and to the profile as it is.
+
+    ValueError, in one sentence, where a run was made with other settings, where its curve lacks steps, where an
+    evaluation is of another model than the run's, or where runs of one size differ in questions or base model.
+    """
+    root, seen = Path(folder or profile.folder) / "runs", {}
+    for method, size, seed in profile.grid:
+        own = root / runs.run_id(method, size, seed)
+        trained, asked = _read(own / "params.yaml"), _read(own / "evaluation.yaml")
+        if trained:
+            _check_training(profile, own, trained, (method, size, seed))
+        if asked:
+            _refuse(own / "evaluation.yaml", changes(asked, evaluation_settings(profile, size)))
+            made = _read(own / "manifest.json")
+            if made and asked["inputs"].get("model") not in (None, made["inputs"]["model"]):
+                raise ValueError(f"{own / 'evaluation.csv'} is of another model than the one that this run trained; remove "
+                                 "it and evaluate again")
+        for record, kind in ((trained, "trained"), (asked, "evaluated")):
+            for name in ("weights", "questions", "prompts") if record and record.get("inputs") else ():
+                if name == "weights" and kind == "evaluated":
+                    continue  # of a trained model, checked above
+                first = seen.setdefault((kind, size, name), (record["inputs"].get(name), own))
+                if first[0] != record["inputs"].get(name):
+                    raise ValueError(f"{own} and {first[1]} differ in their {_WORDS.get(name, name)}, so they cannot stand in "
+                                     "one table; move one of them away")
+
+
+def _check_training(profile, own, trained, which):
+    _refuse(own / "params.yaml", changes(trained, training_settings(profile, *which)))
+    metrics, steps = own / "metrics.csv", profile.train.steps
+    if (own / "manifest.json").exists():
+        if not metrics.exists() or _rows_missing_once(metrics, metrics.stat().st_mtime_ns, steps):
+            whole_curve(own, steps)
+
+
+def _refuse(path, differing):
+    if differing:
+        raise ValueError(f"{path.parent} was made with other settings or inputs: {', '.join(differing)}; put this back, or "
+                         "move that folder away, before going on")
+
+
+def inputs_recorded(folder):
+    """Whether a run's record says what the run was made from."""
+    recorded = _read(Path(folder) / "params.yaml")
+    return bool(recorded and recorded.get("inputs"))

@@ -2,10 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 
 from pslib import evaluate, strength
+from pslib.study import signed_response
 
 SYNTHETIC = ["x=-1", "x=-0.5", "x=0", "x=0.5", "x=1"]
 GOOD = {"none": 0.35, "high_entropy": 0.36, "rewritten_high_entropy": 0.37, "low_entropy": 0.30,
@@ -109,3 +112,29 @@ def test_a_base_model_is_measured_under_every_prompt(monkeypatch):
 
 def test_the_search_uses_neither_the_pilot_s_base_models_nor_those_of_the_results():
     assert not set(strength.SEEDS) & {*range(3), *range(11, 19)} and len(strength.SEEDS) == 8
+
+
+# --- what is shown of it --------------------------------------------------------------------------------------------
+def test_means_by_prompt_are_those_of_the_search():
+    found = pd.concat([
+        table(0.0, lambda seed: dict.fromkeys(GOOD, 0.4)),
+        table(2.0, lambda seed: {**GOOD, "high_entropy": 0.33 if seed == 3 else 0.37}, {"neutral": 0.7}),
+    ], ignore_index=True)
+    shown = signed_response.by_prompt(found).set_index(["strength", "prompt"])
+    assert shown.index.get_level_values("prompt").tolist()[:5] == [
+        "none", "high_entropy", "rewritten_high_entropy", "neutral", "low_entropy"]
+    assert shown["more than normal"].loc[2.0].tolist() == pytest.approx([0, 0.015, 0.02, 0, -0.05])
+    assert shown.raised.loc[2.0].tolist() == [0, 7, 8, 0, 0] and shown.raised.loc[0.0].sum() == 0
+    assert shown.accuracy[2.0, "neutral"] == 70 and shown.kl[0.0, "none"] == 0.01
+    assert shown.entropy[0.0, "low_entropy"] == 0.4
+
+
+def test_the_figure_has_a_dot_and_a_line_for_each_base_model():
+    found = pd.concat([table(value, lambda seed: GOOD) for value in (0.0, 1.0)], ignore_index=True)
+    drawing = signed_response.figure(found)
+    left, right = drawing.axes
+    dots = [len(marks.get_offsets()) for marks in left.collections if isinstance(marks, PathCollection)]
+    assert dots == [8] * 8 and len(right.lines) == 2 * 9
+    assert right.lines[-1].get_ydata() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert [text.get_text() for text in left.get_xticklabels()] == list(signed_response.LABELS.values())
+    plt.close(drawing)

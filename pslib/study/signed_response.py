@@ -1,0 +1,84 @@
+"""How base models respond to prompts that mean something: the search for a strength, shown."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from pslib import nano, runs, strength
+from pslib.evidence.figures import STYLE
+
+GREY, BLUE = "#7f7f7f", "#1f77b4"
+# The prompts in the order of the figure, and their labels
+LABELS = {
+    "high_entropy": "high-entropy", "rewritten_high_entropy": "rewritten", "neutral": "neutral",
+    "low_entropy": "low-entropy",
+}
+
+
+def search(folder=None):
+    """The search's table, as `strength.measure` describes it; by default the committed one."""
+    return pd.read_csv((folder or runs.ROOT / "results" / strength.WORLD) / "strength.csv")
+
+
+def by_prompt(found):
+    """Means over base models: a row for each strength and prompt, the normal mode's first.
+
+    Columns: accuracy (%), entropy (bits a token), more than normal (bits a token), raised (on how
+    many base models entropy is above the normal mode's) and kl (nats a token).
+    """
+    normal = found[found.prompt == "none"].set_index(["strength", "base"]).entropy_bits
+    units = pd.MultiIndex.from_frame(found[["strength", "base"]])
+    rows = found.assign(
+        accuracy=100 * found.accuracy, more=found.entropy_bits.to_numpy() - normal[units].to_numpy()
+    )
+    means = rows.groupby(["strength", "prompt"]).agg(
+        accuracy=("accuracy", "mean"), entropy=("entropy_bits", "mean"), more=("more", "mean"),
+        raised=("more", lambda more: int((more > 0).sum())), kl=("kl", "mean"),
+    )
+    order = pd.MultiIndex.from_product([sorted(set(found.strength)), ["none", *LABELS]])
+    digits = {"accuracy": 1, "entropy": 3, "more": 3, "kl": 4}
+    table = means.loc[order].round(digits).rename(columns={"more": "more than normal"})
+    return table.rename_axis(["strength", "prompt"]).reset_index()
+
+
+def figure(found):
+    """Left: entropy under each prompt minus the normal mode's. Right: entropy over x.
+
+    A dot or a thin line is a base model; a bar or a thick line is their mean. Shown are the control
+    and the strength that `nano.WORLDS` has, or the largest measured where that one is missing.
+    """
+    measured = sorted(set(found.strength))
+    chosen = nano.WORLDS[strength.WORLD].strength
+    if chosen not in measured:
+        chosen = measured[-1]
+    with plt.rc_context(STYLE):
+        drawing, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.2))
+        for value, place, colour, marker in ((0.0, -0.18, GREY, "s"), (chosen, 0.18, BLUE, "o")):
+            own = found[found.strength == value]
+            own = own.pivot(index="base", columns="prompt", values="entropy_bits")
+            _dots(left, own, place, colour, marker)
+            label = f"strength {value:g}" if value else "strength 0 (control)"
+            _lines(right, own, colour, marker, label)
+        left.axhline(0, color="black", lw=0.8)
+        left.set_xticks(range(len(LABELS)), LABELS.values())
+        left.set(xlabel="system prompt", ylabel="entropy minus no prompt, bits a token")
+        right.set(xlabel="x of synthetic prompts", ylabel="entropy, bits a token")
+        right.legend(loc="upper left")
+        drawing.tight_layout()
+    return drawing
+
+
+def _dots(axis, entropy, place, colour, marker):
+    """A dot for each base model and prompt, and a bar for their mean; entropy: base x prompt."""
+    for k, name in enumerate(LABELS):
+        more = entropy[name] - entropy["none"]
+        spread = k + place + np.linspace(-0.09, 0.09, len(more))
+        axis.scatter(spread, more, s=16, marker=marker, color=colour, alpha=0.7, linewidths=0)
+        axis.hlines(more.mean(), k + place - 0.14, k + place + 0.14, color=colour, lw=2)
+
+
+def _lines(axis, entropy, colour, marker, label):
+    """A line over x for each base model, and one for their mean; entropy: base x prompt."""
+    lines = entropy[[f"x={x:g}" for x in strength.XS]]
+    axis.plot(strength.XS, lines.T, color=colour, lw=0.6, alpha=0.5)
+    axis.plot(strength.XS, lines.mean(), color=colour, lw=2.2, marker=marker, label=label)

@@ -14,7 +14,7 @@ meets three conditions is taken:
 The search stops there, so larger candidates stay unmeasured. Strength 0, the control, is always
 measured. The KL from the normal mode is recorded and never selected on. All questions are tuning
 questions. All prompts of the paper are given in full. `python -m pslib.strength` runs the search,
-and goes on with one that was stopped.
+and goes on with one that was stopped, or with what results/understood holds of it.
 """
 
 import random
@@ -135,6 +135,15 @@ def search(pool, folder):
     return found
 
 
+def _begun(folder):
+    """A search's folder, with what the checkout carries of the search where this machine has none of it."""
+    for name in ("strength.csv", "strength.yaml"):
+        carried = runs.ROOT / "results" / WORLD / name
+        if carried.exists() and not (folder / name).exists():
+            checkpoint.write(folder / name, carried.read_bytes())
+    return folder
+
+
 if __name__ == "__main__":
     with ProcessPoolExecutor(2, get_context("spawn")) as workers:
-        print(conditions(search(workers, runs.results_root() / "local" / WORLD)).to_markdown())
+        print(conditions(search(workers, _begun(runs.results_root() / "local" / WORLD))).to_markdown())

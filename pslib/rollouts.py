@@ -56,23 +56,36 @@ def unfinished(rollouts, stops):
     return ~torch.isin(rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1), torch.tensor(stops))
 
 
+# Every field of a GenerationConfig that shapes a distribution and has a value that leaves it alone. The library's own default,
+# which it would take for a field that is left unset, may be another: top_k of 50.
+_NEUTRAL = {
+    "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "diversity_penalty": 0.0, "length_penalty": 1.0,
+    "early_stopping": False, "min_length": 0, "min_new_tokens": 0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0, "guidance_scale": 1.0, "renormalize_logits": False, "remove_invalid_values": False,
+    "token_healing": False, "return_dict_in_generate": False,
+}
+
+
 def _drawing(model, tokenizer, decoding):
     """A generation config that draws from the policy itself at the given settings, and ends at every stop id."""
-    drawing = {"do_sample": False} if decoding.temperature == 0 else {
-        # top_k must be set: when sampling, generate takes 50 although the config shows none.
-        "do_sample": True, "temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p}
+    drawing = {"do_sample": False}
+    if decoding.temperature:
+        drawing = {"do_sample": True, "temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p}
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return GenerationConfig(max_new_tokens=decoding.max_new_tokens, eos_token_id=stop_ids(model, tokenizer), pad_token_id=pad,
-                            **drawing)
+                            **_NEUTRAL, **drawing)
 
 
 @contextmanager
-def _plain_generation(model):
-    """The model without its checkpoint's generation config, from which `generate` fills what a given one leaves unset.
+def _configured(model, wanted):
+    """Give a model, also one inside a wrapper, a generation config while the block runs.
 
-    Penalties, suppressed tokens, beams and the like would make it draw from another policy than the one that is trained.
+    From the checkpoint's own, `generate` would fill what the given one leaves unset (suppressed tokens, min_p and the like,
+    which only None leaves out), and draw from another policy than the one that is trained.
     """
-    own, model.generation_config = model.generation_config, GenerationConfig()
+    model = unwrapped(model)
+    own, model.generation_config = model.generation_config, wanted
     try:
         yield
     finally:
@@ -98,7 +111,8 @@ class GenerateEngine:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :], seen[row, width - len(prompt) :] = torch.tensor(prompt), 1
         device, wanted = self.model.device, _drawing(self.model, self.tokenizer, decoding)
-        with torch.random.fork_rng(), _plain_generation(self.model):  # generate draws from the global generator: seed it, then restore
+        # generate draws from the global generator: seed it, then restore
+        with torch.random.fork_rng(), _configured(self.model, wanted):
             torch.manual_seed(int(seeds[0]))
             out = self.model.generate(ids.to(device), attention_mask=seen.to(device), generation_config=wanted)
         tokens = out[:, width:].cpu()
@@ -133,7 +147,7 @@ class ContinuousEngine:
         rows, attention = [prompt for prompt in prompts for _ in range(copies)], self.model.config._attn_implementation
         self.model.set_attn_implementation("sdpa")  # it refuses those that it does not know
         try:
-            with torch.random.fork_rng(), _plain_generation(self.model):  # it seeds the global generator
+            with torch.random.fork_rng(), _configured(self.model, wanted):  # it seeds the global generator
                 out = self.model.generate_batch(rows, wanted, ContinuousBatchingConfig(seed=int(seeds[0]) % 2**32, **room))
         finally:
             self.model.set_attn_implementation(attention)
@@ -149,6 +163,10 @@ class VllmEngine:
 
     vLLM has requirements of its own: `make .venv/vllm/ready` builds an environment with both.
     """
+
+    # What else shapes a distribution, set so that it does nothing.
+    NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0, "min_tokens": 0,
+               "logit_bias": None, "bad_words": None, "allowed_token_ids": None, "ignore_eos": False}
 
     def __init__(self, model, tokenizer):
         for name, value in {"ENABLE_V1_MULTIPROCESSING": "0", "CPU_OMP_THREADS_BIND": "nobind", "CPU_KVCACHE_SPACE": "1"}.items():
@@ -173,12 +191,18 @@ class VllmEngine:
                     gpu_memory_utilization=0.4)  # the rest is for training
 
     def generate(self, prompts, copies, decoding, seeds):
-        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,); temperature up to 2."""
+        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,).
+
+        Temperatures go up to 2. ValueError below 0.01, which vLLM takes for 0.01.
+        """
+        if 0 < decoding.temperature < 0.01:
+            raise ValueError(f"vllm draws at temperatures of 0 or from 0.01; got {decoding.temperature}; set the profile's "
+                             "engine to generate")
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(self.model.state_dict().items())})
         self.llm.reset_prefix_cache()  # keys and values of the weights before
         wanted = [self.vllm.SamplingParams(
             n=copies, temperature=decoding.temperature, top_k=decoding.top_k, top_p=decoding.top_p, seed=int(seed),
-            max_tokens=decoding.max_new_tokens, stop_token_ids=self.stops, detokenize=False) for seed in seeds]
+            max_tokens=decoding.max_new_tokens, stop_token_ids=self.stops, detokenize=False, **self.NEUTRAL) for seed in seeds]
         with torch.random.fork_rng():
             out = self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], wanted, use_tqdm=False)
         return _padded([list(one.token_ids) for request in out for one in sorted(request.outputs, key=lambda one: one.index)])

@@ -60,6 +60,22 @@ def test_tokens_are_drawn_with_the_stated_probabilities(settings, expected):
         assert chisquare(counts[inside].double(), 20000 * expected[inside]).pvalue > 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.7, 1.0), (1.0, 0.9)])
+def test_logits_in_half_precision_are_drawn_from_without_bias(dtype, temperature, top_p):
+    # summed up in bfloat16, probabilities below a 256th of the sum so far are lost
+    logits = (0.7 * torch.randn(400, generator=torch.Generator().manual_seed(0))).to(dtype)
+    drawn = decode.sample_from(logits.repeat(20000, 1), temperature, 0, top_p, uniform(1, 20000))
+    exact = torch.softmax(logits.double() / temperature, -1)
+    ranked, order = exact.sort(descending=True)
+    exact[order[ranked.cumsum(0) - ranked > top_p]] = 0.0
+    found = drawn.bincount(minlength=400)
+    assert (found[exact == 0] == 0).all()
+    inside = exact > 0
+    expected = 20000 * exact[inside] / exact.sum()
+    assert expected.min() > 0.5 and chisquare(found[inside].double(), expected).pvalue > 0.01
+
+
 def test_temperature_zero_takes_the_likeliest_token_and_needs_no_draws():
     assert decode.sample_from(torch.stack([LOGITS, -LOGITS]), 0, 0, 1.0, None).tolist() == [0, 1]
 

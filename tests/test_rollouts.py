@@ -1,9 +1,12 @@
 """Rollouts: who drew what for which question, both engines, and ids that are never tokenised again."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from scipy.stats import chisquare
+from transformers import GenerationConfig, WatermarkingConfig
 
 from conftest import LowRank, Wrapped
 
@@ -217,6 +220,142 @@ def test_generate_samples_from_the_whole_vocabulary(model, tokenizer):
     # with transformers' own default, top_k = 50, no more than 50 first tokens could appear
     drawn = GenerateEngine(model, tokenizer).generate([[3, 4, 5]], 600, Decoding(50.0, 0, 1.0, 1), [0])
     assert len(set(drawn[0][:, 0].tolist())) > 100
+
+
+# --- what is drawn is the policy, whatever the checkpoint's generation_config says ----------------------------------------
+# Each bends the distribution, ends a response early or late, or changes what `generate` returns.
+HOSTILE = {
+    "repetition_penalty": 1.3, "suppress_tokens": [50, 60, 70], "begin_suppress_tokens": [*range(6, 100)], "min_p": 0.9,
+    "typical_p": 0.5, "epsilon_cutoff": 0.02, "eta_cutoff": 0.9, "top_h": 0.5, "top_k": 5, "top_p": 0.5, "temperature": 0.5,
+    "bad_words_ids": [[50], [60, 70]], "no_repeat_ngram_size": 1, "min_new_tokens": 6, "min_length": 20, "num_beams": 3,
+    "num_return_sequences": 2, "sequence_bias": [[[50], 9.0]], "forced_bos_token_id": 70, "forced_eos_token_id": 70,
+    "exponential_decay_length_penalty": [1, 3.0], "guidance_scale": 3.0, "renormalize_logits": True,
+    "remove_invalid_values": True, "max_time": 1e-9, "max_length": 4, "prompt_lookup_num_tokens": 2,
+    "return_dict_in_generate": True, "output_scores": True, "do_sample": False,
+    "watermarking_config": WatermarkingConfig(bias=9.0, greenlist_ratio=0.25),
+}
+TOGETHER = ("repetition_penalty", "suppress_tokens", "begin_suppress_tokens", "min_p", "typical_p", "no_repeat_ngram_size",
+            "min_new_tokens", "sequence_bias", "top_k", "bad_words_ids")
+
+
+def bent(model, *names):
+    """Put some of HOSTILE into a model's generation_config, beside the ids that end a response."""
+    ends = {name: getattr(model.generation_config, name) for name in ("eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(**ends)
+    for name in names:  # set one by one: together some would be refused, and a checkpoint's are not asked
+        setattr(model.generation_config, name, HOSTILE[name])
+
+
+def fit(model, prompt, drawn, temperature):
+    """The p-value of a chi-square test: how often each token was drawn, against the sum of its exact probabilities.
+
+    Every token of every response counts, each with the distribution after the tokens before it.
+    """
+    tokens, lengths = drawn
+    with torch.no_grad():
+        whole = torch.cat((torch.tensor([prompt]).expand(len(tokens), -1), tokens), 1)
+        logits = model(input_ids=whole).logits[:, len(prompt) - 1 : -1].double()
+    counted = torch.arange(tokens.shape[1]) < lengths[:, None]
+    expected = torch.softmax(logits / temperature, -1)[counted].sum(0)
+    found = tokens[counted].bincount(minlength=len(expected)).double()
+    rare = expected < 5
+    if rare.any():
+        expected, found = (torch.cat((t[~rare], t[rare].sum(0, keepdim=True))) for t in (expected, found))
+    return chisquare(found, expected * (found.sum() / expected.sum())).pvalue
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_field_of_the_checkpoints_generation_config_changes_what_generate_draws(name, model, tokenizer):
+    def draw(decoding):
+        return as_lists(GenerateEngine(model, tokenizer).generate([[8, 9, 10, 11], [9, 8]], 20, decoding, [0]))
+
+    plain = [draw(decoding) for decoding in (SAMPLED, GREEDY)]
+    bent(model, name)
+    config = model.generation_config
+    assert [draw(decoding) for decoding in (SAMPLED, GREEDY)] == plain
+    assert model.generation_config is config  # and it is there again
+
+
+def test_a_wrapped_models_own_generation_config_changes_nothing_either(model, tokenizer):
+    def draw():
+        return as_lists(GenerateEngine(wrapped, tokenizer).generate([[8, 9, 10, 11], [9, 8]], 20, SAMPLED, [0]))
+
+    wrapped = Wrapped(model)
+    plain = draw()
+    bent(model, *TOGETHER)
+    config = model.generation_config
+    assert draw() == plain and model.generation_config is config
+    assert "generation_config" not in vars(wrapped)  # nor has the wrapper got one that would hide the model's
+
+
+@pytest.mark.parametrize("engine", [GenerateEngine, DecoderEngine])
+def test_draws_fit_the_exact_softmax_under_a_hostile_generation_config(engine, model, tokenizer):
+    bent(model, *TOGETHER)
+    for temperature in (1.0, 0.6):
+        drawn = engine(model, tokenizer).generate([[8, 9, 10, 11]], 3000, Decoding(temperature, 0, 1.0, 3), [3])
+        assert fit(model, [8, 9, 10, 11], drawn, temperature) > 0.001
+
+
+@pytest.mark.parametrize("engine", [GenerateEngine, DecoderEngine])
+def test_a_response_ends_at_the_tokenizers_end_token_too(engine, model, tokenizer):
+    free = as_lists(GenerateEngine(model, tokenizer).generate([[8, 9, 10, 11]], 1, GREEDY, [0]))[0]
+    place = next(t for t in range(2, 12) if free[t] not in free[:t])
+    model.generation_config.eos_token_id = next(token for token in range(6, 200) if token not in free)
+    calls = []
+    model.register_forward_hook(lambda *given: calls.append(1))
+    ending = SimpleNamespace(pad_token_id=tokenizer.pad_token_id, eos_token_id=free[place])
+    tokens, lengths = engine(model, ending).generate([[8, 9, 10, 11]], 1, GREEDY, [0])
+    assert tokens.tolist() == [free[: place + 1]] and lengths.tolist() == [place + 1]
+    assert len(calls) <= place + 1  # and nothing was computed beyond it
+
+
+def test_continuous_batching_is_given_nothing_that_bends_the_distribution(model, tokenizer, monkeypatch):
+    # that its draws fit the exact softmax is tested where tests may take longer
+    seen = []
+
+    def generate_batch(rows, wanted, settings):
+        seen.append((wanted, model.generation_config))
+        return {k: SimpleNamespace(error=None, generated_tokens=[7]) for k in range(len(rows))}
+
+    monkeypatch.setattr(model, "generate_batch", generate_batch)
+    bent(model, *HOSTILE)
+    stops, config = policy.stop_ids(model, tokenizer), model.generation_config
+    rollouts.ContinuousEngine(model, tokenizer).generate([[8, 9]], 1, SAMPLED, [0])
+    (wanted, its_own), = seen
+    assert not model._get_logits_processor(wanted) and wanted.eos_token_id == stops and wanted.max_new_tokens == 6
+    assert its_own is wanted and model.generation_config is config
+
+
+def test_vllm_is_told_every_setting_that_shapes_a_distribution(model, tokenizer, monkeypatch):
+    made, asked = [], []
+
+    class LLM:
+        def __init__(self, folder, **settings):
+            made.append(settings)
+
+        def collective_rpc(self, *args, **kwargs):
+            pass
+
+        def reset_prefix_cache(self):
+            pass
+
+        def generate(self, prompts, wanted, **settings):
+            answer = SimpleNamespace(index=0, token_ids=[7, 1])
+            return [SimpleNamespace(outputs=[answer]) for _ in prompts]
+
+    fake = SimpleNamespace(LLM=LLM, SamplingParams=lambda **settings: asked.append(settings))
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    bent(model, *TOGETHER)
+    engine = rollouts.VllmEngine(model, tokenizer)
+    engine.generate([[8, 9]], 1, Decoding(0.6, 0, 1.0, 3), [5])
+    assert made[0]["generation_config"] == "vllm"  # and not the checkpoint's
+    neutral = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0, "min_tokens": 0,
+               "logit_bias": None, "bad_words": None, "allowed_token_ids": None, "ignore_eos": False}
+    own = {"temperature": 0.6, "top_k": 0, "top_p": 1.0, "n": 1, "max_tokens": 3, "seed": 5,
+           "stop_token_ids": policy.stop_ids(model, tokenizer)}
+    assert {key: value for key, value in asked[0].items() if key != "detokenize"} == neutral | own
+    with pytest.raises(ValueError, match="vllm draws at temperatures of 0 or from 0.01; got 0.001"):
+        engine.generate([[8, 9]], 1, Decoding(0.001, 0, 1.0, 3), [5])
 
 
 def test_the_fast_decoder_is_chosen_for_small_qwen3_models_only(model, tokenizer, monkeypatch):

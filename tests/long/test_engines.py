@@ -5,9 +5,11 @@ Where vLLM is not installed its cases are skipped: `make test-vllm` runs this fi
 
 import copy
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
+from test_rollouts import TOGETHER, bent, fit
 
 from pslib import base, evaluate, methods, modes, policy, rewards, rollouts, tasks, train
 from pslib.rollouts import Decoding, GenerateEngine
@@ -77,6 +79,32 @@ def test_first_tokens_are_drawn_with_the_models_probabilities(chosen, tokenizer,
             assert ((found - 250 * p).abs() <= 5 * (250 * p * (1 - p)).sqrt() + 2).all()
     rare = p.sort().values[:-50].sum()  # what a top-k of an engine's own would leave out: transformers' default is 50
     assert rare > 0.1 and abs(found[p.argsort()[:-50]].sum() - 250 * rare) < 5 * (250 * rare * (1 - rare)).sqrt()
+
+
+def test_draws_fit_the_exact_softmax_under_a_hostile_generation_config(chosen, tokenizer, prompts):
+    # the repetition penalty of common checkpoints, larger, and the rest that would bend these draws
+    model, engine = chosen
+    before = copy.deepcopy(model.generation_config)
+    bent(model, *TOGETHER)
+    try:
+        for temperature in (1.0, 0.6):
+            drawn = engine.generate(prompts[:1], 500, Decoding(temperature, 0, 1.0, 3), [3])
+            assert fit(model, prompts[0], drawn, temperature) > 0.001
+    finally:
+        model.generation_config = before
+
+
+def test_a_response_ends_at_the_tokenizers_end_token_too(wide, tokenizer, prompts):
+    before = copy.deepcopy(wide.generation_config)
+    free = responses(GenerateEngine(wide, tokenizer).generate(prompts[:1], 1, GREEDY, [0]))[0]
+    place = next(t for t in range(2, 24) if free[t] not in free[:t])
+    wide.generation_config.eos_token_id = next(token for token in range(6, 200) if token not in free)
+    ending = SimpleNamespace(pad_token_id=tokenizer.pad_token_id, eos_token_id=free[place])
+    try:
+        drawn = rollouts.ContinuousEngine(wide, ending).generate(prompts[:1], 1, GREEDY, [0])
+    finally:
+        wide.generation_config = before
+    assert responses(drawn) == [free[: place + 1]]
 
 
 def test_draws_leave_the_global_generator_and_the_attention_alone(chosen, prompts):

@@ -156,7 +156,8 @@ def bonus_of_base(profile, size):
     model, tokenizer, _ = make_base(profile, size)
     generator = torch.Generator().manual_seed(profile.base.seed)
     questions = profile.questions("train", profile.train.questions, "tuning")
-    table = probe.bonus(model, tokenizer, profile.modes_of(size, tokenizer), profile.evaluate, questions, profile.train.group_size,
+    settings = replace(profile.evaluate, temperature=profile.train.temperature, top_k=0, top_p=1.0)  # as a training step draws
+    table = probe.bonus(model, tokenizer, profile.modes_of(size, tokenizer), settings, questions, profile.train.group_size,
                         generator).round(5)
     if profile.model == "nano":
         checkpoint.write(runs.measured_folder(profile, size) / "bonus.csv", table.to_csv(index=False))

@@ -55,7 +55,7 @@ class Probe:
 
 
 @torch.no_grad()
-def score(model, prompts, group_ids, tokens, lengths, rows=128):
+def score(model, prompts, group_ids, tokens, lengths, rows=128, temperature=1.0):
     """Log-probs and entropies (N, T) in nats of responses under prompts, `rows` at a time and without gradients.
 
     prompts: Q lists of ids; group_ids (N,): which of them each response answers.
@@ -65,7 +65,7 @@ def score(model, prompts, group_ids, tokens, lengths, rows=128):
     logp, entropy = torch.zeros(len(tokens), width), torch.zeros(len(tokens), width)
     for first in range(0, len(tokens), rows):
         part = slice(first, first + rows)
-        out = policy(pack(prompts, group_ids[part], tokens[part], lengths[part]).to(model.device))
+        out = policy(pack(prompts, group_ids[part], tokens[part], lengths[part]).to(model.device), temperature)
         for whole, piece in zip((logp, entropy), out):
             whole[part, : piece.shape[1]] = piece.cpu()
     return logp, entropy

@@ -159,7 +159,8 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
     prompts = {mode.name: render_all(tokenizer, mode, questions, settings.decoding, model.config.max_position_embeddings)
                for mode in both}
     drawn = sample(engine_for(model, tokenizer), tokenizer, questions, prompts, group_size, settings.decoding, generator)
-    logp = {name: evaluate.score(model, prompts[name], drawn.group_ids, drawn.tokens, drawn.lengths)[0] for name in prompts}
+    logp = {name: evaluate.score(model, prompts[name], drawn.group_ids, drawn.tokens, drawn.lengths,
+                                 temperature=settings.temperature)[0] for name in prompts}
     a = advantages.group_relative(drawn.rewards, drawn.group_ids)
     b = advantages.standardize_in_group(advantages.exploration_signal(logp["he"], logp["normal"]), drawn.mask, drawn.group_ids)
     added = {variant: advantages.high_entropy(a, b, 0.03, 2.0, variant) - a[:, None] for variant in ("paper", "released")}

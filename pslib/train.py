@@ -7,6 +7,8 @@ Where this differs from what one may expect:
   its ratio starts at 1 too, with no correction for who drew it.
 - The policy is softmax(z / temperature), from which the responses are drawn: log-probs, entropies, bonus, gradient and
   metrics are all at that temperature.
+- The policy is the one that samples: log-probs, entropies, bonus and gradient are of softmax(z / temperature). At another
+  temperature than 1 its entropies here are therefore not those of an evaluation, which reports them at temperature 1.
 - The loss is a mean over the valid tokens of the whole batch, whatever the micro-batches.
 - A dead group (all rewards equal) has no gradient but in methods that say `learns_from_dead` (an entropy term in the loss, or a
   bonus without a clip), so it is not differentiated, which changes no weight. It is scored where the method needs statistics of the whole batch, and every

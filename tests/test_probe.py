@@ -80,6 +80,19 @@ def test_the_bonus_of_each_token_is_that_of_the_equations(model, tokenizer, both
     assert (table.advantage != 0).all() and abs(table.bonus.mean()) < 0.5
 
 
+def test_the_bonus_is_of_the_policy_at_the_temperature_that_it_was_drawn_with(model, tokenizer, both, monkeypatch):
+    seen, score = [], evaluate.score
+
+    def spy(*given, temperature=1.0):
+        seen.append(temperature)
+        return score(*given, temperature=temperature)
+
+    monkeypatch.setattr(evaluate, "score", spy)
+    cold = replace(SETTINGS, temperature=0.6)
+    probe.bonus(model, tokenizer, both, cold, tasks.load("train", 4, "tuning"), 4, generator())
+    assert seen == [0.6, 0.6]
+
+
 def test_characters_are_of_the_plan_the_sums_the_box_or_the_wording():
     kinds = nano.kinds_of("Well, halves: 7+8=15. In all 15 \\boxed{15}")
     text = "Well, halves: 7+8=15. In all 15 \\boxed{15}"

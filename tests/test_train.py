@@ -76,10 +76,10 @@ def rendered(tokenizer, he):
     return {mode.name: [modes.render(tokenizer, mode, q["question"]) for q in POOL[:2]] for mode in (modes.NORMAL, he)}
 
 
-def distributions(model, prompt, response):
+def distributions(model, prompt, response, temperature=1.0):
     """log pi(. | prompt, response so far) at every token of a response, one row on its own."""
     logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits.double(), -1)
+    return torch.log_softmax(logits.double() / temperature, -1)
 
 
 # --- rollout sharing, eq. 10 ----------------------------------------------------------------------------------------
@@ -131,14 +131,14 @@ def test_grpo_trains_each_response_once_under_its_own_prompt(model, tokenizer, s
 
 
 # --- the loss, straight from the equations --------------------------------------------------------------------------
-def plain_loss(model, prompts_of, rollouts, method):
+def plain_loss(model, prompts_of, rollouts, method, temperature=1.0):
     """Eq. 7, 8 and 10 one response and one token at a time, with nothing of the library but the rendered prompts."""
     c = method.coefficients
     responses = [row[:n] for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())]
     reward, group = rollouts.rewards.tolist(), rollouts.group_ids.tolist()
 
     def log_probs(mode, i):  # log pi_mode(o_t | q, o_<t), the prompt put before the response's ids
-        every = distributions(model, prompts_of[mode][group[i]], responses[i])
+        every = distributions(model, prompts_of[mode][group[i]], responses[i], temperature)
         return [every[t, token] for t, token in enumerate(responses[i])]
 
     everyone = range(len(responses))
@@ -167,17 +167,33 @@ def plain_loss(model, prompts_of, rollouts, method):
     return loss
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("name, coefficients", [("grpo", {}), ("policy_split", {"eta": 1.5, "alpha": 0.3})])
-def test_the_gradient_is_that_of_the_equations_written_out(name, coefficients, model64, tokenizer, he, start):
+def test_the_gradient_is_that_of_the_equations_written_out(name, coefficients, temperature, model64, tokenizer, he, start):
     method = methods.get(name, **coefficients)
-    metrics, rollouts, ours = gradients(start(model64, method))
+    metrics, rollouts, ours = gradients(start(model64, method, temperature=temperature))
     twin = copy.deepcopy(model64)
-    loss = plain_loss(twin, rendered(tokenizer, he), rollouts, method)
+    loss = plain_loss(twin, rendered(tokenizer, he), rollouts, method, temperature)
     loss.backward()
     assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-6)
     close(ours, {key: weight.grad for key, weight in twin.named_parameters()}, 1e-5)
     norm = math.sqrt(sum((weight.grad**2).sum().item() for weight in twin.parameters()))
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_a_steps_entropies_and_kl_are_those_of_the_policy_at_the_sampling_temperature(model64, tokenizer, he, start):
+    state, prompts = start(model64, "policy_split", temperature=0.6), rendered(tokenizer, he)
+    metrics, rollouts, _ = gradients(state)
+    own, moved = {"normal": [], "he": []}, []
+    for r, mode in enumerate(rollouts.modes):
+        response, group = rollouts.tokens[r, : rollouts.lengths[r]].tolist(), int(rollouts.group_ids[r])
+        every = {name: distributions(model64, prompts[name][group], response, 0.6).detach() for name in own}
+        own[mode].append(-(every[mode].exp() * every[mode]).sum(-1))
+        if mode == "he":
+            moved.append((every["he"] - every["normal"])[range(len(response)), response])
+    for mode, entropies in own.items():
+        assert metrics[f"entropy_bits_{mode}"] == pytest.approx(float(torch.cat(entropies).mean()) / math.log(2), rel=1e-6)
+    assert metrics["kl_he_from_normal"] == pytest.approx(float(torch.cat(moved).mean()), rel=1e-6)
 
 
 def test_entropy_regularization_adds_the_gradient_of_the_mean_entropy(model64, tokenizer, he, start):

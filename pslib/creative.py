@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU
 
+from pslib import ranges
+
 RUBRICS = {
     "creativity": "how inventive the ideas are, and what is made of them",
     "originality": "how far the story stays from stock plots, stock characters and stock phrases",
@@ -86,6 +88,7 @@ class JudgeSettings:
     seconds: float = 120.0  # for one answer
 
     def __post_init__(self):
+        ranges.check(vars(self), {"attempts": ranges.COUNT, "wait": ranges.FROM_ZERO, "seconds": ranges.POSITIVE}, "judge")
         if bool(self.url) != bool(self.models):
             given, missing = ("PSLIB_JUDGE_URL", "PSLIB_JUDGE_MODELS")[:: 1 if self.url else -1]
             raise ValueError(f"a judge needs both: {given} is set and {missing} is not; set it, or unset {given}")
@@ -93,8 +96,6 @@ class JudgeSettings:
             raise ValueError("PSLIB_JUDGE_URL must begin with http:// or https://, for instance http://localhost:8000/v1")
         if not (self.key.isascii() and self.key.isprintable()):
             raise ValueError("PSLIB_JUDGE_KEY holds a line break or a character outside ASCII; copy the key again")
-        if self.attempts < 1:
-            raise ValueError(f"a judge must be asked at least once; attempts is {self.attempts}")
 
     @classmethod
     def from_environment(cls):

@@ -27,7 +27,7 @@ class Settings:
 
     def __post_init__(self):
         ranges.check(vars(self), {
-            "questions": ranges.COUNT, "samples": ranges.COUNT, "temperature": ranges.FROM_ZERO, "top_k": ranges.FROM_ZERO,
+            "questions": ranges.COUNT, "samples": ranges.COUNT, "temperature": ranges.FROM_ZERO, "top_k": ranges.COUNT_OR_NONE,
             "top_p": ranges.POSITIVE_SHARE, "max_new_tokens": ranges.COUNT}, "evaluation")
 
     @property
@@ -50,7 +50,7 @@ class Probe:
 
     def __post_init__(self):
         ranges.check(vars(self), {
-            **dict.fromkeys(("best_of_n", "prompts", "stories", "asked"), ranges.FROM_ZERO),
+            **dict.fromkeys(("best_of_n", "prompts", "stories", "asked"), ranges.COUNT_OR_NONE),
             **dict.fromkeys(("samples", "asked_samples"), ranges.COUNT)}, "probe")
 
 

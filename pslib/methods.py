@@ -71,9 +71,9 @@ def _clip_cov(logp, adv, entropy, mask, c, generator):
     return losses.clip_cov_mask(logp, logp, adv, mask, c["ratio"], c["lower"], c["upper"], generator)
 
 
-_RANGES = {"eta": ranges.FROM_ZERO, "kappa": ranges.COUNT, "alpha": ranges.SHARE, "eta_normal": ranges.ANY,
+_RANGES = {"eta": ranges.FROM_ZERO, "kappa": ranges.FROM_ONE, "alpha": ranges.SHARE, "eta_normal": ranges.ANY,
            "keep": ranges.POSITIVE_SHARE, "ratio": ranges.SHARE, "lower": ranges.ANY, "upper": ranges.ANY,
-           "floor": ranges.FROM_ZERO, "coef": ranges.FROM_ZERO}
+           "floor": ranges.POSITIVE, "coef": ranges.FROM_ZERO}
 
 
 @dataclass(frozen=True)

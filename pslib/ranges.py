@@ -2,18 +2,22 @@
 
 from dataclasses import dataclass
 from math import inf
+from numbers import Integral, Real
 
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers from low to high, without an end that is named as open."""
+    """The finite numbers from low to high, without an end that is named as open; with `whole` the whole ones alone."""
 
     low: float = -inf
     high: float = inf
     open_low: bool = False
     open_high: bool = False
+    whole: bool = False
 
     def __contains__(self, value):
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+            return False
         if not -inf < value < inf:  # false for NaN too
             return False
         above = value > self.low if self.open_low else value >= self.low
@@ -21,16 +25,20 @@ class Range:
         return above and below
 
     def __str__(self):
-        parts = [] if max(self.low, -self.high) > -inf else ["finite"]
+        parts = []
         if self.low > -inf:
             parts.append(f"{'above' if self.open_low else 'at least'} {self.low:g}")
         if self.high < inf:
             parts.append(f"{'below' if self.open_high else 'at most'} {self.high:g}")
-        return "a finite number" if parts == ["finite"] else "a finite number " + " and ".join(parts)
+        kind = "a whole number" if self.whole else "a finite number"
+        return f"{kind} {' and '.join(parts)}".rstrip()
 
 
 ANY = Range()
-COUNT = Range(low=1)
+COUNT = Range(low=1, whole=True)
+COUNT_OR_NONE = Range(low=0, whole=True)
+SEED = Range(low=0, high=2**63, open_high=True, whole=True)  # what a torch.Generator takes and a run's folder can be called
+FROM_ONE = Range(low=1)
 FROM_ZERO = Range(low=0)
 POSITIVE = Range(low=0, open_low=True)
 SHARE = Range(low=0, high=1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from pslib import decode, modes, rewards
+from pslib import decode, modes, ranges, rewards
 from pslib.policy import stop_ids, unwrapped
 
 
@@ -26,6 +26,10 @@ class Decoding:
     top_k: int
     top_p: float
     max_new_tokens: int
+
+    def __post_init__(self):
+        ranges.check(vars(self), {"temperature": ranges.FROM_ZERO, "top_k": ranges.COUNT_OR_NONE, "top_p": ranges.POSITIVE_SHARE,
+                                  "max_new_tokens": ranges.COUNT}, "decoding")
 
 
 @dataclass

@@ -35,7 +35,7 @@ class BaseSettings:
     shared: bool = False  # kept once for all profiles of the world, with committed weights, see base_folder
 
     def __post_init__(self):
-        allowed = {"steps": ranges.COUNT, "batch_size": ranges.COUNT, "seed": ranges.FROM_ZERO}
+        allowed = {"steps": ranges.COUNT, "batch_size": ranges.COUNT, "seed": ranges.SEED}
         ranges.check(vars(self), allowed, "base model")
 
 
@@ -159,6 +159,9 @@ def results_root():
     return Path(os.environ.get("PSLIB_RESULTS") or ROOT / "results").absolute()
 
 
+# What a step may ask of a cluster in numbers; see notebooks/Snakefile.
+RESOURCES = {**dict.fromkeys(("threads", "mem_mb", "runtime", "nodes", "tasks"), ranges.COUNT),
+             **dict.fromkeys(("gpu", "tasks_per_gpu"), ranges.COUNT_OR_NONE)}
 _TYPES = {int: (int,), float: (int, float), str: (str,), list: (list,), dict: (dict,), bool: (bool,)}
 
 
@@ -253,6 +256,11 @@ def load_profile(name):
     for seed in profile.seeds if profile.seeds != ["base"] or profile.model != "nano" else ():
         if type(seed) is not int:
             raise ValueError(f"profile {name}: seeds must be whole numbers, or [base] for nano models; got {seed!r}")
+        ranges.check({"seed": seed}, {"seed": ranges.SEED}, f"profile {name}")
+    for step, asked in profile.resources.items():
+        if not isinstance(asked, dict):
+            raise ValueError(f"profile {name}, resources of {step} must be a mapping like {{mem_mb: 2000}}; got {asked!r}")
+        ranges.check(asked, RESOURCES, f"profile {name}, resources of {step}")
     if profile.ablation_size and profile.ablation_size not in profile.sizes:
         raise ValueError(f"profile {name}: ablation_size must be one of its sizes, {', '.join(profile.sizes)}; got "
                          f"{profile.ablation_size!r}")

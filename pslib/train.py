@@ -78,10 +78,10 @@ class Settings:
     def __post_init__(self):
         counts = ("steps", "questions", "group_size", "pool", "max_new_tokens", "save_every", "measure_every", "micro_tokens")
         ranges.check(vars(self), {
-            **dict.fromkeys(counts, ranges.COUNT), "learning_rate": ranges.POSITIVE, "warmup": ranges.FROM_ZERO,
+            **dict.fromkeys(counts, ranges.COUNT), "learning_rate": ranges.POSITIVE, "warmup": ranges.COUNT_OR_NONE,
             "weight_decay": ranges.FROM_ZERO, "grad_clip_norm": ranges.POSITIVE, "clip_eps": ranges.BETWEEN,
-            "temperature": ranges.POSITIVE, "graph_tokens": ranges.FROM_ZERO, "max_entropy_bits": ranges.FROM_ZERO,
-            "min_accuracy": ranges.ANY, "stop_beyond": ranges.FROM_ZERO}, "training")
+            "temperature": ranges.POSITIVE, "graph_tokens": ranges.COUNT_OR_NONE, "max_entropy_bits": ranges.FROM_ZERO,
+            "min_accuracy": ranges.ANY, "stop_beyond": ranges.COUNT_OR_NONE}, "training")
 
 
 class Distributed:

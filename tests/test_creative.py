@@ -166,7 +166,7 @@ def test_the_environment_names_judges(monkeypatch):
     ({"models": ("wise",)}, "PSLIB_JUDGE_URL is not"),
     ({"url": "localhost/v1", "models": ("wise",)}, "http://"),
     ({"key": "a\nb"}, "line break"),
-    ({"attempts": 0}, "at least once"),
+    ({"attempts": 0}, "attempts must be a whole number at least 1; got 0"),
 ])
 def test_half_a_configuration_is_an_error(fields, message):
     with pytest.raises(ValueError, match=message):

@@ -220,6 +220,7 @@ _FRACTION = re.compile(
     re.ASCII,
 )
 _MONEY = re.compile(r"\\?\$\s*")
+_BRACKETS = (("(", ")"), ("[", "]"), ("\\{", "\\}"))
 
 
 def _number(text):
@@ -242,6 +243,14 @@ def _number(text):
         value = int(found["whole"] or 0) + Fraction(top, bottom)
         return -value if found["sign"] == "-" else value
     return None
+
+
+def _unbracketed(text):
+    """What is in brackets around the whole of a text; "" without them, and for what may be a pair, as (1,234)."""
+    for opening, closing in _BRACKETS:
+        if text.startswith(opening) and "," not in text and _closed(text, len(opening) - 1, closing[-1]):
+            return text[len(opening) : -len(closing)]
+    return ""
 
 
 def _integer(text):
@@ -268,8 +277,8 @@ def value(text):
             text = text[1:].lstrip()
         elif money := _MONEY.match(text):
             text = bare(text[money.end() :])
-        elif "," not in text and (text[0] == "(" and _closed(text, 0, ")") or text[0] == "[" and _closed(text, 0, "]")):
-            text = bare(text[1:-1])  # with a comma it may be a pair, as (1,234)
+        elif inside := _unbracketed(text):
+            text = bare(inside)
         else:
             return None
     return None
@@ -302,6 +311,7 @@ _ANOTHER = re.compile(
     r"|.*\b[A-Z][.:)].*|.*[,/&]\s*[A-Z]\W*",
     re.DOTALL,
 )
+_IN_FONT = re.compile(rf"{_FONT}\s*\{{([^{{}}]*)\}}")
 _PRIMED = re.compile(
     r"([A-Za-z])(?:_\{?(\w+)\}?)?('+|\^\s*\\prime(?![A-Za-z])|\^\s*\{(?:\s*\\prime)+\s*\})"
 )
@@ -324,6 +334,12 @@ def choice(text):
 def squeezed(text):
     """A bare answer to compare as text: no spaces but between digits, no braces around one index."""
     return re.sub(r"([_^])\{(\w)\}", r"\1\2", re.sub(r"(?<!\d) | (?!\d)", "", text))
+
+
+def words(text):
+    """The words in fonts in a bare answer, but for those between the parts of a list; a set."""
+    inside = " ".join(_IN_FONT.findall(text)).lower()
+    return set(re.findall("[a-z]+", inside)) - {"or", "and"}
 
 
 def primed(text):

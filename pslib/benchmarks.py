@@ -26,12 +26,13 @@ class Benchmark:
     options: str = ""
     wrong: tuple = ()
     config: str | None = None
+    worked_out: bool = False  # whether what comes to a number is as right as the number: see rewards.grade
 
 
 _WRONG = tuple(f"Incorrect Answer {k}" for k in (1, 2, 3))
 BENCHMARKS = {
-    "deepmath": Benchmark("train", "question", "final_answer"),
-    "math500": Benchmark("test", "problem", "answer"),
+    "deepmath": Benchmark("train", "question", "final_answer", worked_out=True),
+    "math500": Benchmark("test", "problem", "answer", worked_out=True),
     "aime24": Benchmark("train", "problem", "answer"),
     "aime25": Benchmark("test", "problem", "answer"),
     "gpqa_diamond": Benchmark("train", "Question", "Correct Answer", wrong=_WRONG, config="gpqa_diamond"),
@@ -53,7 +54,8 @@ def check(data, where):
 
 
 def load(data, suite, count, split="test", seed=0):
-    """Up to `count` questions of a suite, drawn by seed -> Dataset with id (data set and row), question, answer.
+    """Up to `count` questions of a suite, drawn by seed -> Dataset with id (data set and row), question, answer, and
+    worked_out where a data set of the suite asks for worked-out answers.
 
     Splits train and tuning share out the data sets of the suite `train`, four rows of five and the fifth, so tuning sees no
     test question. info.description says what was read: name=source@revision, and a hash of the questions.
@@ -69,6 +71,8 @@ def load(data, suite, count, split="test", seed=0):
     fifth = len(pool) // 5
     pool = {"train": pool[fifth:], "tuning": pool[:fifth]}.get(split, pool)
     rows = [_row(name, table[row], row, seed) for name, table, row in pool[:count]]
+    if any(BENCHMARKS[name].worked_out for name, _, _ in pool):
+        rows = [{**row, "worked_out": BENCHMARKS[name].worked_out} for (name, _, _), row in zip(pool, rows)]
     said = f"{', '.join(read)}; {len(rows)} rows {hashlib.sha256(repr(rows).encode()).hexdigest()[:16]}"
     return datasets.Dataset.from_list(rows, info=datasets.DatasetInfo(description=said))
 

@@ -8,7 +8,7 @@ import torch
 
 from pslib import nano, ranges
 from pslib.policy import Policy, pack, stop_ids
-from pslib.rollouts import Decoding, engine_for, exact, render_all, sample, unfinished
+from pslib.rollouts import Decoding, engine_for, exact, must_finish, render_all, sample, unfinished
 
 BITS = 1 / math.log(2)
 COLUMNS = ["suite", "mode", "question_id", "sample", "correct", "tokens", "entropy_bits", "derivation", "unfinished"]
@@ -81,7 +81,7 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite="", rew
     rows = list(questions)
     prompts = render_all(tokenizer, mode, rows, settings.decoding, model.config.max_position_embeddings)
     rollouts = sample(engine_for(model, tokenizer), tokenizer, rows, {mode.name: prompts}, settings.samples,
-                      settings.decoding, generator, reward)
+                      settings.decoding, generator, reward, must_finish([mode]))
     groups, finite = rollouts.group_ids.tolist(), torch.isfinite(rollouts.rewards).tolist()
     if not all(finite):
         bad = dict.fromkeys(name for name, good in zip(rollouts.question_ids, finite, strict=True) if not good)

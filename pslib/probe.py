@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from pslib import advantages, creative, evaluate, modes, nano, runs
-from pslib.rollouts import engine_for, render_all, sample
+from pslib.rollouts import engine_for, must_finish, render_all, sample
 from pslib.stats import mean_interval
 
 # Under which names the prompts are asked: the trained one is the profile's, those of these that it is not were never trained.
@@ -158,7 +158,8 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
     questions = list(questions)
     prompts = {mode.name: render_all(tokenizer, mode, questions, settings.decoding, model.config.max_position_embeddings)
                for mode in both}
-    drawn = sample(engine_for(model, tokenizer), tokenizer, questions, prompts, group_size, settings.decoding, generator)
+    drawn = sample(engine_for(model, tokenizer), tokenizer, questions, prompts, group_size, settings.decoding, generator,
+                   thinking=must_finish(both))
     logp = {name: evaluate.score(model, prompts[name], drawn.group_ids, drawn.tokens, drawn.lengths,
                                  temperature=settings.temperature)[0] for name in prompts}
     a = advantages.group_relative(drawn.rewards, drawn.group_ids)

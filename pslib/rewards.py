@@ -1,11 +1,13 @@
 """Rewards: the text of a response -> 1.0 if its last boxed answer is right, else 0.0.
 
-What is read here was written by a model that is paid for passing, so as little as possible is done with it. Answers are
-compared as text, then as exact numbers. Where the reference is a number nothing is worked out: a question copied into the
-box (`2^{10}`, `7+8`) is no answer to it. Other references (`2\\sqrt{3}`, `(1, 2]`, `x=1`) go to math-verify, in a process
-of its own: each comparison in a fork with a second of CPU time and 512 MB, in which text can become code only if it is a
-number, and which can write, start or reach nothing. Words are compared as text; so is whatever is not ASCII or
-leaves an integral, sum, product or limit to be worked out.
+What is read here was written by a model that is paid for passing, so as little as possible is done with it. First an
+answer's dress is taken off (see `dress`). Then answers are compared as text, then as exact numbers. Where the reference is
+a number nothing is worked out: a question copied into the box (`2^{10}`, `7+8`) is no answer to it, unless a task asks for
+worked-out answers. A power of ten is notation and no question. Other references (`2\\sqrt{3}`, `(1, 2]`, `x=1`) go to
+math-verify, in a process of its own: each comparison in a fork with a second of CPU time and 512 MB, in which text can
+become code only if it is a number, and which can write, start or reach nothing. There, too, numbers are exact: what
+rounding alone makes equal is wrong. Words are compared as text; so is whatever is not ASCII without its dress, leaves an
+integral, sum, product or limit to be worked out, or has what math-verify reads over (a number's base, about-equal signs).
 
 This file is also that process's program: only there is math-verify imported.
 """
@@ -19,87 +21,107 @@ import signal
 import subprocess
 import sys
 import threading
-from fractions import Fraction
 from functools import lru_cache
+
+if __name__ != "__main__":  # the process that compares answers has no use for it, and does not see the package
+    from pslib import dress
 
 LONGEST_ANSWER = 200  # characters; a longer one is wrong, unread
 CPU_SECONDS, SECONDS, BYTES = 1.0, 1.5, 2**29  # for one comparison; CPU time, so that a busy machine changes no reward
+FIGURES = 500  # in which constants that are no fractions must agree
 
-_NUMBER = re.compile(r"([+-]?)(?=\.?\d)(\d{0,40})(?:\.(\d{1,40})|/(\d{1,40}))?", re.ASCII)
-_FRACTION = re.compile(r"([+-]?)\\[dt]?frac(?:\{([+-]?\d{1,40})\}\{(\d{1,40})\}|(\d)(\d))", re.ASCII)
-# What a number may wear: x = before it; %, a unit in \text{} or a degree sign after it; dollar signs.
-_DRESSED = re.compile(r"(?:\\?[A-Za-z]+(?:_\w)?\s*=)?\s*(?P<sign>[+-]?)\s*(?:\\?\$)?(?P<number>.*?)"
-                      r"(?:\s|~|\\[ ,;:!])*(?:(?P<percent>\\?%)|\\(?:text|mathrm|mbox)\s*\{[^{}\\\d]*\}(?:\^\{?\d\}?)?"
-                      r"|\^\{?\\circ\}?|\\degree)?", re.ASCII)
-# The letter of a choice, and what it may wear.
-_LETTER = re.compile(r"(?:\\(?:text|math)(?:bf|rm|it)?\s*\{)?\s*\(?\s*([A-Z])\s*\)?\s*[.:]?\s*\}?")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z0-9 ]*")
-_READABLE = re.compile(r"(?!.*\\(?:i*int|oint|sum|prod|lim)(?![A-Za-z]))[ -~]+")
+_OPENS = re.compile(r"\\boxed\s{0,9}\{")
+# What a box that waits for its answer holds: spaces, dots, fonts around nothing.
+_EMPTY = re.compile(
+    r"(?:[\s$~{}_?…]|\.{2,}|\\[ ,;:!]|\\(?:q?quad|[lc]?dots|(?:text|math)[a-z]*)(?![A-Za-z]))*"
+)
+_INTEGER = re.compile(r"[+-]?\d{1,40}", re.ASCII)
+_WORDS = re.compile(r"[A-Za-z][A-Za-z0-9 ]*|[A-Za-z]{2,}(?:[ '-]+[A-Za-z]{2,})+")
+# What math-verify may read. It would not see these, each of which makes a difference:
+_READABLE = re.compile(
+    r"(?!.*\\(?:i*int|oint|sum|prod|lim)(?![A-Za-z]))"  # work that is left to do
+    r"(?!.*\\(?:approx|sim|simeq|doteq|cong)(?![A-Za-z]))"  # that a number is rounded
+    r"(?!.*[\d)\]]\s*\}?\s*_)"  # the base of a number
+    r"(?!.*\d \d)"  # where one number ends and the next begins
+    r"(?!.*(?=[\d.]{17})\d*\.\d)"  # decimals that no float holds
+    r"[ -~]+"
+)
 
 
 def boxed(text):
-    """The content of the last \\boxed{...} whose braces match, or None."""
-    at = text.rfind("\\boxed{")
+    """The content of the last \\boxed{...} whose braces match, or None. Empty boxes count only where all are empty."""
+    found, at = None, text.rfind("\\boxed")
     while at >= 0:
-        depth, start = 0, at + len("\\boxed")
-        longest = start + LONGEST_ANSWER + 2
-        for place in range(start, min(len(text), longest)):
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
-            if depth == 0:
+        if opens := _OPENS.match(text, at):
+            depth, start = 0, opens.end() - 1
+            longest = start + LONGEST_ANSWER + 2
+            for place in range(start, min(len(text), longest)):
+                depth += {"{": 1, "}": -1}.get(text[place], 0)
+                if depth == 0:
+                    break
+            if depth == 0 and not _EMPTY.fullmatch(text, start + 1, place):
                 return text[start + 1 : place]
-        if len(text) >= longest:
-            return None  # too long to be an answer, and not to be replaced by an earlier one
-        at = text.rfind("\\boxed{", 0, at)
-    return None
+            if depth == 0:
+                found = ""
+            elif len(text) >= longest:
+                return None  # too long to be an answer, and not to be replaced by an earlier one
+        at = text.rfind("\\boxed", 0, at)
+    return found
 
 
-def _bare(text):
-    text = " ".join(text.split())
-    return text[1:-1].strip() if len(text) > 1 and text[:1] == text[-1:] == "$" else text
-
-
-def _number(text):
-    text = text.replace("{,}", ",")
-    if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", text, re.ASCII):
-        text = text.replace(",", "")
-    if fraction := _FRACTION.fullmatch(text):
-        sign, top, bottom, digit, other = fraction.groups()
-        text = f"{sign}{top or digit}/{bottom or other}"
-    found = _NUMBER.fullmatch(text)
-    if not found or (found[4] and int(found[4]) == 0):
-        return None
-    sign, whole, decimals, denominator = found.groups()
-    value = Fraction(int(whole + (decimals or "")), 10 ** len(decimals or "")) / int(denominator or 1)
-    return -value if sign == "-" else value
-
-
-def _is_number(given, value):
-    found = _DRESSED.fullmatch(given)
-    number = _number(found["sign"] + found["number"]) if found else None
-    return number is not None and (number == value or bool(found["percent"]) and number == 100 * value)
-
-
-def grade(text, answer):
+def grade(text, answer, worked_out=False, thinking=False):
     """1.0 if the last boxed answer of a response equals `answer`, else 0.0; an answer over 200 characters is wrong, unread.
 
-    A comparison takes at most 1.5 s once math-verify's process runs, whatever is in either.
+    worked_out: whether `2^{10}` is right where `answer` is 1024; without it nothing that is left to be worked out is right
+    where `answer` is a number. thinking: whether the model thinks first, so that a response without a closing `</think>`
+    is unfinished and gives 0.0. A comparison takes at most 1.5 s once math-verify's process runs, whatever is in either.
 
     RuntimeError if math-verify is needed and its process cannot be kept alive.
     """
-    given, answer = _bare(boxed(text) or ""), _bare(answer)
+    if thinking and text.rfind("</think>") <= text.rfind("<think>"):
+        return 0.0
+    given, answer = (boxed(text) or "").strip(), answer.strip()
     if not given or len(answer) > LONGEST_ANSWER:
         return 0.0
     if given == answer:
         return 1.0
-    wanted = _number(answer)
+    if _INTEGER.fullmatch(given) and _INTEGER.fullmatch(answer):
+        return float(int(given) == int(answer))
+    return float(_right(dress.bare(given), dress.bare(answer), worked_out))
+
+
+def _right(given, answer, worked_out):
+    """Whether an answer without dress is right."""
+    if "=" not in answer:
+        given = dress.without_name(given)
+    if not given or not answer:
+        return False
+    wanted, number = dress.value(answer), dress.value(given)
+    if wanted is not None and number is not None:
+        return dress.same(wanted, number)
     if wanted is not None:
-        return float(_is_number(given, wanted))
-    if letter := _LETTER.fullmatch(answer):
-        found = _LETTER.fullmatch(given)
-        return float(bool(found) and found[1] == letter[1])
-    if all(_WORDS.fullmatch(side) or _number(side) is not None for side in (given, answer)):
-        return float(given.lower() == answer.lower())  # yes and Yes; a lone letter is a choice, or a name, and stays what it is
-    return float(bool(_READABLE.fullmatch(given) and _READABLE.fullmatch(answer)) and _equal(answer, given))
+        return worked_out and _worth(answer, given)
+    if letter := dress.LETTER.fullmatch(answer):
+        return dress.choice(given) == letter[1]
+    if dress.squeezed(given) == dress.squeezed(answer):
+        return True
+    if dress.squeezed(answer) in ("\\infty", "-\\infty") and not worked_out:
+        return False  # of 2\infty, too, something is left to be worked out
+    if _WORDS.fullmatch(answer) and (_WORDS.fullmatch(given) or number is not None):
+        return given.lower() == answer.lower()  # yes and Yes; a lone letter is a choice, or a name, and stays what it is
+    before, percent = dress.without_unit(given)
+    if before and not percent and not re.search(r"\\(?:text|math)", given):  # of units in \text{} math-verify knows itself
+        given = before
+    return _worth(answer, given)
+
+
+def _worth(answer, given):
+    """Whether math-verify may read two answers and finds them equal."""
+    said, wanted = dress.words(given), dress.words(answer)
+    if said and wanted and said != wanted:  # x \text{ is odd}: math-verify would not see the words
+        return False
+    answer, given = (dress.primed(side.replace("{,}", "")) for side in (answer, given))
+    return bool(_READABLE.fullmatch(given) and _READABLE.fullmatch(answer)) and _equal(answer, given)
 
 
 # --- math-verify, at arm's length -----------------------------------------------------------------------------------
@@ -195,9 +217,37 @@ def _confine():
     sys.addaudithook(refuse)
 
 
+def _make_exact():
+    """Let math-verify compare numbers exactly: it rounds to 6 decimals and 15 figures, so that 0.3333333 is 1/3 to it."""
+    from math_verify import grader
+    from sympy import Float, MatrixBase, Rational
+
+    numeric, symbolic = grader.sympy_numeric_eq, grader.sympy_symbolic_eq
+
+    def exact(side):
+        return side.xreplace({decimal: Rational(repr(float(decimal))) for decimal in side.atoms(Float)})
+
+    def numeric_eq(answer, given, *rounding):
+        answer, given = exact(answer), exact(given)
+        sides = (answer, given)
+        if any(isinstance(side, MatrixBase) or grader.is_atomic_or_pct_atomic(side, grader.Number) for side in sides):
+            return numeric(answer, given, *rounding)  # without decimals it rounds nothing
+        if any(side.free_symbols for side in sides):
+            return False  # what cancels is for symbolic_eq to see
+        x, y = (side.evalf(FIGURES + 20) for side in sides)
+        return bool(x == y or abs(x - y) < abs(x) * Rational(1, 10**FIGURES))
+
+    def symbolic_eq(answer, given):
+        return symbolic(exact(answer), exact(given))
+
+    grader.sympy_numeric_eq, grader.sympy_symbolic_eq = numeric_eq, symbolic_eq
+
+
 def _serve():
     """Answer each line of stdin, a JSON pair, with the byte 1 or 0; ends when stdin does, and so with its parent."""
     from math_verify import LatexExtractionConfig, parse, verify
+
+    _make_exact()
 
     def equal(answer, given):
         # Timeouts of its own would need SIGALRM. LaTeX alone: sympy's own parser, which is eval, is not for such text.

@@ -10,6 +10,7 @@ import os
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
@@ -264,9 +265,18 @@ def check_room(model, tokenizer, both, questions, max_new_tokens):
         render_all(tokenizer, mode, long, decoding, context)
 
 
-def exact(text, row):
-    """The reward unless another is given: 1.0 if the response ends in the answer of its question, else 0.0."""
-    return rewards.grade(text, row["answer"])
+def exact(text, row, thinking=False):
+    """The reward unless another is given: 1.0 if the response ends in the answer of its question, else 0.0.
+
+    A question whose column worked_out is true also takes what comes to its answer. thinking: see rewards.grade.
+    """
+    asked = {"worked_out": bool(row.get("worked_out")), "thinking": thinking}
+    return rewards.grade(text, row["answer"], **{name: True for name, wanted in asked.items() if wanted})
+
+
+def must_finish(modes):
+    """The names of the modes whose thinking is on: a response there is right only if its thinking has an end, as in the paper."""
+    return [mode.name for mode in modes if mode.thinking]
 
 
 def _reward(reward, text, row):
@@ -280,11 +290,12 @@ def _reward(reward, text, row):
         raise ValueError(f"the reward of a response to the question {row['id']} must be a number; got {value!r}") from error
 
 
-def sample(engine, tokenizer, questions, prompts, group_size, decoding, generator, reward=exact):
+def sample(engine, tokenizer, questions, prompts, group_size, decoding, generator, reward=exact, thinking=()):
     """Draw group_size responses to each question, in equal parts from each mode, and grade them.
 
     questions: Q rows with id, and answer for the reward `exact`; prompts: {mode name: Q prompts} of the modes that sample;
-    reward: (text, row) -> float, row being the whole question. -> Rollouts with R = Q group_size. Policy Split draws G/2
+    reward: (text, row) -> float, row being the whole question; thinking: names of the modes in which `exact` gives nothing for
+    a response whose thinking has no end (see `must_finish`). -> Rollouts with R = Q group_size. Policy Split draws G/2
     in each mode (eq. 10), so G must be even there. The generator gives each mode and question a seed of its own.
     ValueError for a reward that is no number; whether it is finite is for the caller to check.
     """
@@ -297,9 +308,11 @@ def sample(engine, tokenizer, questions, prompts, group_size, decoding, generato
     group_ids = torch.arange(len(questions)).repeat_interleave(copies).repeat(len(prompts))
     texts = tokenizer.batch_decode([t[:n] for t, n in zip(tokens.tolist(), lengths.tolist())], skip_special_tokens=True)
     rows = [questions[g] for g in group_ids.tolist()]
+    drawn_in = [name for name in prompts for _ in range(len(questions) * copies)]
+    in_mode = {name: partial(exact, thinking=True) if reward is exact and name in thinking else reward for name in prompts}
     return Rollouts(
         question_ids=[q["id"] for q in rows], group_ids=group_ids,
-        modes=[name for name in prompts for _ in range(len(questions) * copies)],
+        modes=drawn_in,
         tokens=tokens, lengths=lengths, texts=texts,
-        rewards=torch.tensor([_reward(reward, text, row) for text, row in zip(texts, rows)]),
+        rewards=torch.tensor([_reward(in_mode[name], text, row) for name, text, row in zip(drawn_in, texts, rows)]),
     )

@@ -42,7 +42,7 @@ from pslib import policy as scoring
 from pslib.methods import Scored
 from pslib.modes import rendered
 from pslib.policy import Policy, pack, stop_ids
-from pslib.rollouts import Decoding, check_room, engine_for, exact, render_all, sample, unfinished
+from pslib.rollouts import Decoding, check_room, engine_for, exact, must_finish, render_all, sample, unfinished
 
 BITS = 1 / math.log(2)
 
@@ -247,7 +247,8 @@ class Run:
         try:
             rollouts = sample(Distributed(engine_for(self.whole(), self.tokenizer), self.accelerator), self.tokenizer, questions,
                               {name: prompts[name] for name in self.method.sampling}, self.settings.group_size,
-                              self.decoding, self.generators["sampling"], self.reward)
+                              self.decoding, self.generators["sampling"], self.reward,
+                              must_finish(self.modes.values()))
         except Exception:  # a reward function may end in any way
             self._undo()
             raise

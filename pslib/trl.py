@@ -49,9 +49,14 @@ FIXED = {
 }
 
 
-def exact_answer(completions, answer, **columns):
-    """A reward function for TRL: is the boxed answer the one in the column `answer`? 1.0 or 0.0."""
-    return [rewards.grade(c[0]["content"], a) for c, a in zip(completions, answer, strict=True)]
+def exact_answer(completions, answer, worked_out=None, thinking=None, **columns):
+    """A reward function for TRL: is the boxed answer the one in the column `answer`? 1.0 or 0.0.
+
+    Columns worked_out and thinking, where a data set has them, say what `rewards.grade` takes.
+    """
+    no = [False] * len(completions)
+    rows = zip(completions, answer, worked_out or no, thinking or no, strict=True)
+    return [rewards.grade(c[0]["content"], a, bool(w), bool(t)) for c, a, w, t in rows]
 
 
 @dataclass
@@ -138,8 +143,10 @@ class PolicySplitTrainer(trl.GRPOTrainer):
             num_generations //= len(self.method.sampling)
         return super()._generate_single_turn(prompt_ids, images, fields, num_generations, **named)
 
-    def _calculate_rewards(self, *given):
-        self._rewards = super()._calculate_rewards(*given)  # (R, functions), of all processes
+    def _calculate_rewards(self, inputs, *given):
+        if (self.args.chat_template_kwargs or {}).get("enable_thinking"):
+            inputs = [{"thinking": True, **row} for row in inputs]  # a column, for `exact_answer`
+        self._rewards = super()._calculate_rewards(inputs, *given)  # (R, functions), of all processes
         return self._rewards
 
     def _generate_and_score_completions(self, inputs):

@@ -16,7 +16,7 @@ from IPython.display import HTML
 
 from pslib import evaluate, nano, policy, runs
 from pslib.evaluate import BITS
-from pslib.rollouts import Decoding, Rollouts, engine_for, render_all, sample
+from pslib.rollouts import Decoding, Rollouts, engine_for, must_finish, render_all, sample
 
 # What a token's colour can say: the heading, where one colour ends and the next begins, and a colour map whose
 # lightness falls steadily, so that it is read by those who do not see hues and in print.
@@ -98,7 +98,7 @@ def ask(model, tokenizer, modes, question, answer="", temperature=1.0, samples=4
     rows, decoding = [{"id": "asked", "question": question, "answer": answer}], Decoding(temperature, 0, 1.0, max_new_tokens)
     prompts = {mode.name: render_all(tokenizer, mode, rows, decoding, context) for mode in modes}
     drawn = sample(engine_for(model, tokenizer), tokenizer, rows, prompts, len(modes) * samples, decoding,
-                   torch.Generator().manual_seed(seed))
+                   torch.Generator().manual_seed(seed), thinking=must_finish(modes))
     scored = {name: evaluate.score(model, rendered, drawn.group_ids, drawn.tokens, drawn.lengths)
               for name, rendered in prompts.items()}
     normal, he = (prompts[mode.name][0] for mode in modes)

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from pslib import advantages, evaluate, losses, train
 from pslib.evidence.figures import COLOURS, STYLE
 from pslib.methods import Scored
-from pslib.rollouts import engine_for, render_all, sample
+from pslib.rollouts import engine_for, must_finish, render_all, sample
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # told apart by every kind of colour vision
 # variant of eq. 3 -> colour, line; the two that are methods keep their colour, and each line shows through the next
@@ -55,7 +55,7 @@ def draw(model, tokenizer, modes, questions, group_size, decoding, seed):
     prompts = {mode.name: render_all(tokenizer, mode, questions, decoding, model.config.max_position_embeddings)
                for mode in modes}
     rollouts = sample(engine_for(model, tokenizer), tokenizer, questions, prompts, group_size, decoding,
-                      torch.Generator().manual_seed(seed))
+                      torch.Generator().manual_seed(seed), thinking=must_finish(modes))
     scores = {name: evaluate.score(model, own, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
               for name, own in prompts.items()}
     logp, entropy = ({name: score[k] for name, score in scores.items()} for k in (0, 1))

@@ -1,22 +1,25 @@
 """Dress: all that an answer may wear and that tells nothing of whether it is right.
 
-`bare` takes it off: fonts, spaces, brackets' sizes, signs of Unicode, Markdown. `value` reads a number, in whatever of its
-spellings, exactly. `choice` reads the letter of an option. Nothing here works anything out: 7+8 is no number.
-Every pattern reads a text of 200 characters in milliseconds at most, whatever is in it.
+`bare` takes it off: fonts, spaces, sizes of brackets, signs of Unicode, Markdown. `value` reads a
+number exactly, in whatever spelling, with its units. `choice` reads the letter of an option.
+Nothing here works anything out: 7+8 is no number. Each pattern takes milliseconds at most for a
+text of 200 characters, whatever is in it.
 """
 
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
 LAYERS = 12  # so many things one in another are taken off; more are no dress
 
-# --- what is taken off, or written in LaTeX's way ----------------------------------------------------
+# --- what is taken off, or written in LaTeX's way -------------------------------------------------
 _SPACES = "\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000"
 _GREEK = dict(zip(
     "αβγδεζηθικλμνξπρσςτυφχψωΓΔΘΛΞΠΣΦΨΩ",
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma varsigma "
-    "tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(),
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma "
+    "varsigma tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi "
+    "Omega".split(),
     strict=True,
 ))
 _FRACTIONS = zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", "112131234151357", "233445555668888", strict=True)
@@ -44,8 +47,8 @@ _RAISED, _LOWERED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+"), re.co
 _ON_THE_LINE = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+-n" * 2)
 
 _FONT = (
-    r"\\(?:(?:text|math)(?:bf|it|md|normal|rm|sc|sf|sl|tt|up)?|boldsymbol|bm|pmb|mbox|hbox|fbox|emph"
-    r"|underline|ensuremath)"
+    r"\\(?:(?:text|math)(?:bf|it|md|normal|rm|sc|sf|sl|tt|up)?|boldsymbol|bm|pmb|mbox|hbox|fbox"
+    r"|emph|underline|ensuremath)"
 )
 _SWITCH = (
     r"(?:display|text|script|scriptscript)style|bf|rm|it|sf|tt|bfseries|tiny|small|normalsize|large"
@@ -77,8 +80,11 @@ _REPLACED = [(re.compile(pattern, re.ASCII), left) for pattern, left in (
     # a font around a number, a constant or a letter in brackets; braces around a number
     (_FONT + r"\s*\{\s*([+-]?[\d.,]*\d)\s*\}", r"{\1}"),
     (_FONT + r"\s*\{\s*([+-]?)\s*((?:\\infty|infinity|\\pi|pi)\s*)\}", r"\1\2 "),
+    (r"(?<!\d)" + _FONT + r"\s+(?=[+-]?\d)", ""),
     (r"([(\[])\s*" + _FONT + r"\s*\{\s*([A-Z])\s*\}\s*(?=[)\]])", r"\1\2"),
     (r"(^|[=\s(+$\-{])\{([+-]?[\d.,]*\d)\}(?![\d{])", r"\1\2"),
+    # the answer is
+    (r"^(?i:(?:the )?(?:final |correct |right )?answer(?: is|:| is:)\s+)", ""),
     # infinity, pi and roots in words
     (_NO_LETTER_BEFORE + r"(?:positive|plus)\s+infinity", r"\\infty "),
     (_NO_LETTER_BEFORE + r"(?:negative|minus)\s+infinity", r"-\\infty "),
@@ -118,7 +124,7 @@ def bare(text):
 
 
 def _unwrapped(text):
-    """An answer without the outermost thing that stands around the whole of it, or without its full stop."""
+    """An answer without the outermost thing around the whole of it, or without its full stop."""
     for opening, closing in _AROUND:
         longer = len(text) > len(opening) + len(closing)
         if longer and text.startswith(opening) and text.endswith(closing):
@@ -140,83 +146,118 @@ def _closed(text, start, closing):
     return False
 
 
-# --- a name before an answer, a unit after it --------------------------------------------------------
-# f(x) =, x_{1} =, \angle ABC =: a name, and no other left side, since an equation may hold the question.
-_NAME = re.compile(
+# --- a name before an answer, a unit after it -----------------------------------------------------
+# f(x) =, x_{1} =, m+n =, \angle ABC =: names. Other left sides stay: they may be the question.
+_ONE_NAME = (
+    r"(?!\\?(?:gcd|lcm|log|ln|exp|sin|cos|tan|max|min|det|sqrt|binom)\s*[({\\\d])"
     r"(?:m?\\(?:angle|triangle)\s*)?"
     rf"(?:(?:{_FONT}|\\overline|\\bar|\\hat|\\vec|\\operatorname)\s*\{{[A-Za-z ]+\}}"
     r"|\\?[A-Za-z]+(?: [a-z]+)*)"
     r"(?:'|\s*_\s*(?:\{[^{}]*\}|\w)|\s*\^\s*\{(?:\s*\\prime)+\s*\}|\s*\^\s*\\prime|\^\{-1\})*"
-    r"(?:\s*\((?:[^()]|\([^()]*\))*\))?\s*:?=(?!=)\s*",
-    re.ASCII,
+    r"(?:\s*\((?:[^()]|\([^()]*\))*\))?"
 )
-# Units that may follow a number as plain words, also with -s or -es, and of one letter with a space.
+_NAME = re.compile(rf"(?P<name>{_ONE_NAME}(?:\s*[+-]\s*{_ONE_NAME})*)\s*:?=(?!=)\s*", re.ASCII)
+# Units that may follow a number as plain words, spellings of one and the same joined by slashes.
 _UNITS = """
-mm cm dm km ft yd mi in inch inches foot feet yard mile meter metre millimeter millimetre centimeter
-centimetre kilometer kilometre ml cl dl liter litre milliliter millilitre gal gallon quart pint cup mg
-kg gram kilogram milligram ton tonne lb lbs pound oz ounce ms sec second min minute hr hrs hour day week
-month year degree deg radian rad Hz kHz MHz hertz Pa kPa pascal atm joule kJ watt kW volt ohm ampere amp
-newton mol mole mph kph km/h m/s eV keV MeV GeV cal kcal calorie kelvin celsius fahrenheit dollar cent
-euro USD EUR unit square cubic sq cu per way people person student point piece coin marble ball
+mm/millimeter/millimetre cm/centimeter/centimetre dm km/kilometer/kilometre m/meter/metre
+ft/foot/feet in/inch yd/yard mi/mile ml/milliliter/millilitre cl dl L/l/liter/litre gal/gallon quart
+pint cup mg/milligram g/gram kg/kilogram ton tonne lb/pound oz/ounce ms s/sec/second min/minute h/hr/hour day
+week month year degree/deg rad/radian Hz/hertz kHz MHz Pa/pascal kPa atm J/joule kJ W/watt kW
+V/volt ohm A/amp/ampere N/newton mol/mole mph kph eV keV MeV GeV cal/calorie kcal K/kelvin C/celsius
+F/fahrenheit dollar/USD cent euro/EUR unit way sq cu per old T H
 """.split()
-_LETTER_UNITS = "mgshLlNJWVAKCFTH"
-# In \text{} any word is a unit, but for these, which change a number or leave it open.
+_MEANS = {spelling: unit.split("/")[0] for unit in _UNITS for spelling in unit.split("/")}
+_LETTER_UNITS = "".join(unit for unit in _MEANS if len(unit) == 1)
+# A longer word is a unit too, and in \text{} any word. Not these: they change a number, or leave it
+# open.
 _NO_UNIT = re.compile(
-    r"(?i)\b(?:[mbtr]illions?|hundreds?|thousands?|dozens?|half|halves|thirds?|quarters?|tenths?|or|and"
-    r"|not|to|times|plus|minus|over|mod|base|squared|cubed|factorial|more|less|greater|least|most"
-    r"|about|pi|infinity|approx\w*|around|nearly|almost|roughly|sqrt|root|sin|cos|tan|log|ln|exp|if"
+    r"(?i)\b(?:[mbtr]illions?|hundreds?|thousands?|dozens?|half|halves|thirds?|quarters?|or|and"
+    r"|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)ths?|zero|below|negative|wrong"
+    r"|incorrect|false|not|to|times|plus|minus|over|mod|base|squared|cubed|factorial|more|less|greater|least"
+    r"|most|about|pi|infinity|approx\w*|around|nearly|almost|roughly|sqrt|root|sin|cos|tan|log|ln|exp|if"
     r"|when|choose)\b"
 )
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
-_WORD = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
+_WORD = "|".join(sorted((unit for unit in _MEANS if len(unit) > 1), key=len, reverse=True))
 _UNIT = re.compile(
     r"\s*(?:"
     r"(?P<percent>\\?%|(?:\\text\s*\{)?\s*(?:\\?%|per\s?cent)\s*\}?)|\\?\$"
-    r"|\^\s*\{?\s*\\circ\s*\}?\s*[CF]?|\\degree(?:\s*[CF])?"
+    r"|(?P<degree>\^\s*\{?\s*\\circ\s*\}?\s*[CF]?|\\degree(?:\s*[CF])?)"
     rf"|(?:\\cdot|/|\*)?\s*{_FONT}\s*\{{"
     rf"(?P<text>[^{{}}\\\d]*(?:\^\d|\$\^\d\$)?[^{{}}\\\d]*)\}}{_POWER}"
-    rf"|(?:(?<=[\s\d\}}])|/\s*|\\cdot\s*)(?:{_WORD})(?:e?s)?\.?{_POWER}"
-    rf"|(?:(?<=\s)|(?<=[A-Za-z])/)[{_LETTER_UNITS}]{_POWER}"
+    rf"|(?:(?<=[\s\d\}}])|/\s*|\\cdot\s*)(?P<short>{_WORD})(?:e?s)?\.?{_POWER}"
+    rf"|(?:(?<=\s)|(?<=[A-Za-z])/)(?P<letter>[{_LETTER_UNITS}]){_POWER}"
+    r"|(?<=\s)(?P<long>(?=[a-z]*[aeiouy])[a-z]{4,})"
     r")\s*$",
     re.ASCII,
 )
 
 
-def without_name(text):
-    """What stands after `x =` or `f(2) =`; all of a bare answer where no such name stands first."""
+def name(text):
+    """The name that a bare answer begins with, as f(2) of `f(2) = 5`; "" without one."""
     named = _NAME.match(text)
-    return bare(text[named.end() :]) if named else text
+    return squeezed(named["name"]) if named else ""
+
+
+def names_one(text):
+    """Whether a bare answer begins with one name and an equals sign, unlike x+y = 5."""
+    return bool(re.match(rf"{_ONE_NAME}\s*:?=", text, re.ASCII))
+
+
+def without_name(text):
+    """What stands after `x =` or `x = y =` in a bare answer; all of it where no name is first."""
+    for _ in range(LAYERS):
+        named = _NAME.match(text)
+        if not named:
+            break
+        text = bare(text[named.end() :])
+    return text
 
 
 def without_unit(text):
-    """What stands before the unit of a bare answer, "" without one, and whether it is a percent sign."""
+    """(what stands before the last unit of a bare answer, the unit); ("", "") without one.
+
+    A unit is "%", or what _MEANS knows it as with its power, or "?" where that does not know it.
+    """
     unit = _UNIT.search(text)
     if not unit:
-        return "", False
-    word = (unit["text"] or "").strip()
+        return "", ""
+    word = (unit["text"] or unit["short"] or unit["letter"] or unit["long"] or "").strip()
     letter = len(word) == 1 and word.isalpha() and word not in _LETTER_UNITS
     if letter or _NO_UNIT.search(word):
-        return "", False
-    return bare(text[: unit.start()]), bool(unit["percent"])
+        return "", ""
+    singular = (word, word.removesuffix("s"), word.removesuffix("es"))
+    known = next((_MEANS[one] for one in singular if one in _MEANS), None)
+    if unit["percent"]:
+        known = "%"
+    elif unit["degree"]:
+        known = _MEANS[unit["degree"][-1]] if unit["degree"][-1] in "CF" else "degree"
+    elif known:
+        known += re.sub(r"[^\d-]", "", unit[0].rpartition("^")[2]) if "^" in unit[0] else ""
+    return bare(text[: unit.start()]), known or "?"
 
 
-# --- numbers -----------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,|\{,\}| )\d{3}(?:\1\d{3})*(?:\.\d+)?", re.ASCII)
 _DECIMAL = re.compile(r"([+-]?)(?=\.?\d)(\d{0,40})(?:\.(\d{0,40}))?", re.ASCII)
+# 0.1\overline{6}
+_REPEATING = re.compile(r"([+-]?)(\d{0,9})\.(\d{0,9})\\(?:overline|bar)\s*\{(\d{1,9})\}", re.ASCII)
 # 1.5 \times 10^{3}, 10^3, 1.5e3: the power of ten is part of how a number is written.
 _SCIENTIFIC = re.compile(
-    r"(?:(?P<front>[+-]?[\d.]+)\s*(?:\\times|\\cdot|\\ast|\*|x)\s*|(?P<sign>[+-]?))10\s*(?:\^|\*\*)\s*"
-    r"(?:\{\s*(?P<braced>[+-]?\s?\d{1,3})\s*\}|\((?P<bracketed>[+-]?\d{1,3})\)|(?P<open>[+-]?\d{1,3}))"
+    r"(?:(?P<front>[+-]?[\d.]+)\s*(?:\\times|\\cdot|\\ast|\*|x)\s*|(?P<sign>[+-]?))"
+    r"10\s*(?:\^|\*\*)\s*(?:\{\s*(?P<braced>[+-]?\s?\d{1,3})\s*\}"
+    r"|\((?P<bracketed>[+-]?\d{1,3})\)|(?P<open>[+-]?\d{1,3}))"
     r"|(?P<figures>[+-]?[\d.]+)[eE](?P<exponent>[+-]?\d{1,3})",
     re.ASCII,
 )
-# 1/2, (1)/(2), 1 \over 2, \frac{1}{2}, \frac12, and mixed numbers, which have a whole number before it
+# 1/2, (1)/(2), 1 \over 2, \frac{1}{2}, \frac12, and mixed numbers: one of them after a whole number
 _WHOLE = r"[+-]?\s?\d{1,40}"
 _FRACTION = re.compile(
     r"(?P<sign>[+-]?)\s*(?:(?P<whole>\d{1,40})(?:\s+(?=\d)|\s*(?=\\frac)))?(?:"
     rf"\\frac(?:\{{\s*(?P<top>{_WHOLE})\s*\}}|(?P<top_digit>\d))"
     rf"(?:\{{\s*(?P<bottom>{_WHOLE})\s*\}}|(?P<bottom_digit>\d))"
-    rf"|(?P<left>{_WHOLE}|\({_WHOLE}\))\s*(?:/|\\over(?![A-Za-z]))\s*(?P<right>{_WHOLE}|\({_WHOLE}\)))",
+    rf"|(?P<left>\d{{1,40}}|\({_WHOLE}\))\s*(?:/|\\over(?![A-Za-z]))\s*"
+    rf"(?P<right>{_WHOLE}|\({_WHOLE}\)))",
     re.ASCII,
 )
 _MONEY = re.compile(r"\\?\$\s*")
@@ -231,6 +272,11 @@ def _number(text):
         sign, whole, decimals = found[1], found[2], found[3] or ""
         value = Fraction(int(whole + decimals), 10 ** len(decimals))
         return -value if sign == "-" else value
+    if found := _REPEATING.fullmatch(text):
+        sign, whole, first, again = found.groups()
+        nines = 10 ** len(again) - 1
+        value = Fraction(int(f"0{whole}{first}{again}") - int(f"0{whole}{first}"), nines)
+        return (-value if sign == "-" else value) / 10 ** len(first)
     if found := _SCIENTIFIC.fullmatch(text):
         front = _number(found["front"] or found["figures"] or f"{found['sign']}1")
         power = found["braced"] or found["bracketed"] or found["open"] or found["exponent"]
@@ -246,9 +292,11 @@ def _number(text):
 
 
 def _unbracketed(text):
-    """What is in brackets around the whole of a text; "" without them, and for what may be a pair, as (1,234)."""
+    """What is in brackets around the whole of a text, "" without them; (1,234) may be a pair."""
+    if "," in text:
+        return ""
     for opening, closing in _BRACKETS:
-        if text.startswith(opening) and "," not in text and _closed(text, len(opening) - 1, closing[-1]):
+        if text.startswith(opening) and _closed(text, len(opening) - 1, closing[-1]):
             return text[len(opening) : -len(closing)]
     return ""
 
@@ -257,21 +305,37 @@ def _integer(text):
     return int(re.sub(r"[() ]", "", text))
 
 
+@dataclass(frozen=True)
+class Value:
+    """A number and the units behind it, the last one first."""
+
+    number: Fraction
+    units: tuple
+
+    def same(self, other):
+        """Whether two values are equal; one percent sign more may mean the hundredth."""
+        mine, theirs = self.units, other.units
+        if len(mine) == len(theirs) == 1 and mine != theirs and not {"?", "%"} & {*mine, *theirs}:
+            return False  # 5 cm and 5 m
+        scale = ("%" in theirs) - ("%" in mine)
+        return self.number in (other.number, other.number / Fraction(100) ** scale)
+
+
 @lru_cache(maxsize=2**14)
 def value(text):
-    """(exact value, whether a percent sign follows it) of a number in a bare answer; None for others.
+    """The Value of a number in a bare answer; None for what is no number.
 
-    A number may wear a sign, a currency, a unit, and brackets around it alone, also in each other.
+    A number may wear a sign, a currency, units, and brackets around it alone, also in each other.
     """
-    negative = signed = percent = False
+    negative, signed, units = False, False, ()
     for _ in range(LAYERS):
         if not text or (signed and text[0] in "+-"):
             return None
         if (number := _number(text)) is not None:
-            return (-number if negative else number), percent
-        before, is_percent = without_unit(text)
+            return Value(-number if negative else number, units)
+        before, unit = without_unit(text)
         if before:
-            text, percent = before, percent or is_percent
+            text, units = before, (*units, unit)
         elif text[0] in "+-" and not signed:
             signed, negative = True, text[0] == "-"
             text = text[1:].lstrip()
@@ -284,31 +348,22 @@ def value(text):
     return None
 
 
-def same(one, other):
-    """Whether two of `value`'s are equal; one with a percent sign, beside one without, may mean its hundredth."""
-    (x, x_percent), (y, y_percent) = one, other
-    if x_percent and not y_percent:
-        return y in (x, x / 100)
-    if y_percent and not x_percent:
-        return x in (y, y / 100)
-    return x == y
-
-
-# --- letters of options, texts -----------------------------------------------------------------------
+# --- letters of options, texts --------------------------------------------------------------------
 LETTER = re.compile(rf"(?:{_FONT}\s*\{{)?\s*\(?\s*([A-Z])\s*\)?\s*[.:]?\s*\}}?")
-# A letter that is set off from the option's text: C: 12, (C) 12, \textbf{C} 12; or has the word option before it.
+# A letter set off from the option's text: C: 12, (C) 12, \textbf{C} 12; or after the word option.
 _CHOSEN = re.compile(
     r"(?:(?i:(?:the )?(?:correct |right |final )?(?:option|choice|answer)(?: is)?)\s*:?\s*)?"
     rf"(?P<font>{_FONT}\s*\{{\s*)?"
     r"(?:(?P<enclosed>[(\[]\s*(?P<within>[A-Z])\s*[)\]])|(?P<letter>[A-Z])"
-    r"(?P<mark>\s*[).:]| - (?=[A-Za-z]{2})|(?(font)\s*\}(?:\s*[).:]|\s+(?=[\w$\\(]))))?)"
+    r"(?P<mark>\s*[).:]| - (?=[A-Za-z]{2})|(?(font)\s*\}(?:\s*[).:]|\s+(?=[\w$\\(]))| (?=\()))?)"
     r"(?P<rest>.*)",
     re.DOTALL,
 )
 # A text that chooses one more: D, (D), or D, D., ..., D
 _ANOTHER = re.compile(
+    r"(?!(?:[Bb]oth|[Ee]ither|[Nn]either|[Aa]ll|[Nn]one)\b)(?:"
     r"\W*[A-Z]\W*|.*[(\[]\s*[A-Z]\s*[)\]].*|.*\b(?:or|and|is|not|option|choice)\s+\W*[A-Z]\b.*"
-    r"|.*\b[A-Z][.:)].*|.*[,/&]\s*[A-Z]\W*",
+    r"|.*\b[A-Z][.:)].*|.*[,/&]\s*[A-Z]\W*)",
     re.DOTALL,
 )
 _IN_FONT = re.compile(rf"{_FONT}\s*\{{([^{{}}]*)\}}")
@@ -318,7 +373,7 @@ _PRIMED = re.compile(
 
 
 def choice(text):
-    """The letter that a bare answer chooses, alone or with the option's text; None of two, or of none."""
+    """The letter that a bare answer chooses, alone or with the option's text; None if none or two."""
     if alone := LETTER.fullmatch(text):
         return alone[1]
     chosen = _CHOSEN.match(text)
@@ -332,7 +387,7 @@ def choice(text):
 
 
 def squeezed(text):
-    """A bare answer to compare as text: no spaces but between digits, no braces around one index."""
+    """A bare answer to compare as text: spaces only between digits, no braces around an index."""
     return re.sub(r"([_^])\{(\w)\}", r"\1\2", re.sub(r"(?<!\d) | (?!\d)", "", text))
 
 
@@ -340,6 +395,12 @@ def words(text):
     """The words in fonts in a bare answer, but for those between the parts of a list; a set."""
     inside = " ".join(_IN_FONT.findall(text)).lower()
     return set(re.findall("[a-z]+", inside)) - {"or", "and"}
+
+
+def letters(text):
+    """The letters in a bare answer that are of no command, font or word; a set."""
+    symbols = re.sub(r"\\[A-Za-z]+|[A-Za-z]{3,}", "", _IN_FONT.sub("", text))
+    return set(re.findall("[A-Za-z]", symbols))
 
 
 def primed(text):

@@ -70,7 +70,7 @@ WORLDS = {
     "unheeded": World(_RARE, _PRACTICE, named=0.0, neutral=0.75),
     # The control: the common derivation is the most reliable one already.
     "common": World({"steps": 0.65, "pairs": 0.13, "halves": 0.07, "glance": 0.15}, _PRACTICE),
-    # Words of system prompts say how freely to answer. The strength stands in until the search for it has ended (see `strength`).
+    # Words of system prompts say how freely to answer.
     "understood": World(
         _RARE, _PRACTICE, named=0.3, neutral=0.0, told=0.5, mixed=0.5, strength=2.0
     ),

@@ -1,13 +1,15 @@
 """Rewards: the text of a response -> 1.0 if its last boxed answer is right, else 0.0.
 
-What is read here was written by a model that is paid for passing, so as little as possible is done with it. First an
-answer's dress is taken off (see `dress`). Then answers are compared as text, then as exact numbers. Where the reference is
-a number nothing is worked out: a question copied into the box (`2^{10}`, `7+8`) is no answer to it, unless a task asks for
-worked-out answers. A power of ten is notation and no question. Other references (`2\\sqrt{3}`, `(1, 2]`, `x=1`) go to
-math-verify, in a process of its own: each comparison in a fork with a second of CPU time and 512 MB, in which text can
-become code only if it is a number, and which can write, start or reach nothing. There, too, numbers are exact: what
-rounding alone makes equal is wrong. Words are compared as text; so is whatever is not ASCII without its dress, leaves an
-integral, sum, product or limit to be worked out, or has what math-verify reads over (a number's base, about-equal signs).
+What is read here was written by a model that is paid for passing, so as little as possible is done
+with it. First an answer's dress is taken off (see `dress`). Then answers are compared as text, then
+as exact numbers. Where the reference is a number nothing is worked out: a question copied into the
+box (`2^{10}`, `7+8`) is no answer to it, unless a task asks for worked-out answers. A power of ten
+is notation and no question. Other references (`2\\sqrt{3}`, `(1, 2]`, `x=1`) go to math-verify, in
+a process of its own: each comparison in a fork with a second of CPU time and 512 MB, in which text
+can become code only if it is a number, and which can write, start or reach nothing. There, too,
+numbers are exact: what rounding alone makes equal is wrong. Words are compared as text. So is
+whatever is not ASCII without its dress, leaves an integral, sum, product or limit to be worked out,
+or has what math-verify reads over, as the base of a number.
 
 This file is also that process's program: only there is math-verify imported.
 """
@@ -23,7 +25,7 @@ import sys
 import threading
 from functools import lru_cache
 
-if __name__ != "__main__":  # the process that compares answers has no use for it, and does not see the package
+if __name__ != "__main__":  # the process that compares answers needs no more than this file
     from pslib import dress
 
 LONGEST_ANSWER = 200  # characters; a longer one is wrong, unread
@@ -39,7 +41,7 @@ _INTEGER = re.compile(r"[+-]?\d{1,40}", re.ASCII)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z0-9 ]*|[A-Za-z]{2,}(?:[ '-]+[A-Za-z]{2,})+")
 # What math-verify may read. It would not see these, each of which makes a difference:
 _READABLE = re.compile(
-    r"(?!.*\\(?:i*int|oint|sum|prod|lim)(?![A-Za-z]))"  # work that is left to do
+    r"(?!.*\\(?:i*int|oint|sum|prod|lim|gcd|lcm)(?![A-Za-z]))"  # work that is left to do
     r"(?!.*\\(?:approx|sim|simeq|doteq|cong)(?![A-Za-z]))"  # that a number is rounded
     r"(?!.*[\d)\]]\s*\}?\s*_)"  # the base of a number
     r"(?!.*\d \d)"  # where one number ends and the next begins
@@ -49,7 +51,10 @@ _READABLE = re.compile(
 
 
 def boxed(text):
-    """The content of the last \\boxed{...} whose braces match, or None. Empty boxes count only where all are empty."""
+    """The content of the last \\boxed{...} whose braces match, or None.
+
+    An empty box is passed over, since it waits for an answer; "" where all are empty.
+    """
     found, at = None, text.rfind("\\boxed")
     while at >= 0:
         if opens := _OPENS.match(text, at):
@@ -70,11 +75,12 @@ def boxed(text):
 
 
 def grade(text, answer, worked_out=False, thinking=False):
-    """1.0 if the last boxed answer of a response equals `answer`, else 0.0; an answer over 200 characters is wrong, unread.
+    """1.0 if the last boxed answer of a response equals `answer`, else 0.0.
 
-    worked_out: whether `2^{10}` is right where `answer` is 1024; without it nothing that is left to be worked out is right
-    where `answer` is a number. thinking: whether the model thinks first, so that a response without a closing `</think>`
-    is unfinished and gives 0.0. A comparison takes at most 1.5 s once math-verify's process runs, whatever is in either.
+    worked_out: whether `2^{10}` is right where `answer` is 1024; without it, what is left to be
+    worked out is wrong where `answer` is a number. thinking: whether the model thinks first, so that a
+    response without a closing `</think>` is unfinished, and wrong. An answer over 200 characters is
+    wrong, unread. A comparison takes at most 1.5 s once math-verify's process runs.
 
     RuntimeError if math-verify is needed and its process cannot be kept alive.
     """
@@ -98,7 +104,7 @@ def _right(given, answer, worked_out):
         return False
     wanted, number = dress.value(answer), dress.value(given)
     if wanted is not None and number is not None:
-        return dress.same(wanted, number)
+        return wanted.same(number)
     if wanted is not None:
         return worked_out and _worth(answer, given)
     if letter := dress.LETTER.fullmatch(answer):
@@ -108,20 +114,26 @@ def _right(given, answer, worked_out):
     if dress.squeezed(answer) in ("\\infty", "-\\infty") and not worked_out:
         return False  # of 2\infty, too, something is left to be worked out
     if _WORDS.fullmatch(answer) and (_WORDS.fullmatch(given) or number is not None):
-        return given.lower() == answer.lower()  # yes and Yes; a lone letter is a choice, or a name, and stays what it is
-    before, percent = dress.without_unit(given)
-    if before and not percent and not re.search(r"\\(?:text|math)", given):  # of units in \text{} math-verify knows itself
-        given = before
+        return given.lower() == answer.lower()  # yes and Yes; a lone letter was compared above
+    before, unit = dress.without_unit(given)
+    if before and unit != "%" and not re.search(r"\\(?:text|math)", given):
+        given = before  # units in \text{} math-verify knows itself
     return _worth(answer, given)
 
 
 def _worth(answer, given):
     """Whether math-verify may read two answers and finds them equal."""
-    said, wanted = dress.words(given), dress.words(answer)
-    if said and wanted and said != wanted:  # x \text{ is odd}: math-verify would not see the words
-        return False
+    for unseen in (dress.words, dress.name):  # x \text{ is odd}, f(2) =
+        if unseen(given) and unseen(answer) and unseen(given) != unseen(answer):
+            return False
+    if "=" in answer and "=" not in given and not dress.names_one(answer):
+        return False  # 5 is not x+y=5
+    ours, theirs = dress.letters(given), dress.letters(answer)
+    if ours != theirs and {x.lower() for x in ours} == {x.lower() for x in theirs}:
+        return False  # \pi r^2 is not \pi R^2
     answer, given = (dress.primed(side.replace("{,}", "")) for side in (answer, given))
-    return bool(_READABLE.fullmatch(given) and _READABLE.fullmatch(answer)) and _equal(answer, given)
+    readable = _READABLE.fullmatch(given) and _READABLE.fullmatch(answer)
+    return bool(readable) and _equal(answer, given)
 
 
 # --- math-verify, at arm's length -----------------------------------------------------------------------------------

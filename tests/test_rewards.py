@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import answers
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pslib import nano, rewards
+from pslib import dress, nano, rewards, runs, tasks
+
+CASES = Path(__file__).parent / "cases" / "grading.csv"
 
 
 @pytest.mark.parametrize("text, content", [
@@ -26,6 +30,10 @@ from pslib import nano, rewards
     (r"\boxed{7} or \boxed{8", "7"),  # cut off: the last whole one
     ("\\boxed{4\n2}", "4\n2"),
     (r"\boxed{}", ""),
+    (r"\boxed {3}", "3"),
+    (r"\boxed{3}. Put it within \boxed{}.", "3"),  # an empty box waits for an answer
+    (r"\boxed{3} \boxed{\,} \boxed{\text{ }} \boxed{...}", "3"),
+    (r"\boxed{3} \boxed{} \boxed{4", "3"),
     (r"\boxed{", None),
     (r"\boxed{{1}", None),
     (r"boxed{1}", None),
@@ -53,13 +61,13 @@ def test_a_right_answer_is_graded_one(given_answer, answer):
 
 
 @pytest.mark.parametrize("given_answer, answer", [
-    ("41", "42"), ("-42", "42"), ("4 2", "42"), ("42.01", "42"), ("420", "42"), ("42 apples", "42"),
+    ("41", "42"), ("-42", "42"), ("4 2", "42"), ("42.01", "42"), ("420", "42"),
     ("", ""), ("  ", "0"), ("", "0"),
     ("1/3", "0.333333333333"),  # close is not equal
     ("1/0", "1"), ("0/0", "0"), ("1/0", "2/0"), (r"\frac{1}{0}", "1"), ("1/00", "1"), (r"\frac{0}{0}", "0"),
     ("9**9**9", "1"), ("9^{9^9}", "1"), ("__import__('os')", "1"), ("40+2", "42"),  # nothing is evaluated
     ("1" * 40 + "0", "1" * 40), ("\u0664\u0662", "42"),  # digits of another script
-    ("b", "B"), ("1e2", "100"), ("nan", "nan1"), ("inf", "1"), ("--1", "1"), ("1/-2", "-0.5"), ("1.5/2", "0.75"),
+    ("b", "B"), ("nan", "nan1"), ("inf", "1"), ("--1", "1"), ("1.5/2", "0.75"),
 ])
 def test_a_wrong_or_unreadable_answer_is_graded_zero(given_answer, answer):
     assert rewards.grade(f"It is \\boxed{{{given_answer}}}.", answer) == 0.0
@@ -151,7 +159,6 @@ def test_benign_answers_are_graded_as_math_verify_does():
     ("42", "40+2"), ("1024", "2^{10}"), ("4", "\\sqrt{16}"), ("15", "7\\frac{8}{1}"), ("15", "7+8=15"),
     ("\\frac{\\pi}{4}", "\\int_0^1\\frac{1}{1+x^2}dx"),  # nor an integral, sum, product or limit for any
     ("1/3", "0.333333"),  # numbers are exact
-    ("5", "(5)"),  # of what a number may wear, brackets are no part
     ("B", "b"), ("ab", "ba"),  # words are text, no products of letters
 ])
 def test_where_math_verify_says_right_and_this_grader_does_not(reference, answer):
@@ -241,7 +248,7 @@ def test_nano_answers_start_no_process(monkeypatch):
 def test_what_is_not_ascii_too_long_or_left_to_be_worked_out_is_not_handed_on(monkeypatch):
     monkeypatch.setattr(rewards, "_equal", lambda *sides: True)
     assert rewards.grade("\\boxed{1+x}", "x+1") == 1.0
-    for text in ("x=\u0663", "x+\u0661", "\u03c0", "x\x00", "x\ud800", "\\int_0^1 x dx", "\\sum_{n=1}^9 n", "\\lim x",
+    for text in ("x=\u0663", "x+\u0661", "\u0416", "x\x00", "x\ud800", "\\int_0^1 x dx", "\\sum_{n=1}^9 n", "\\lim x",
                  "\\iint x"):
         assert rewards.grade(f"\\boxed{{{text}}}", "x+1") == rewards.grade("\\boxed{x+1}", text) == 0.0
     assert rewards.grade("\\boxed{x+1}", "x+" + "1" * 199) == 0.0
@@ -342,3 +349,64 @@ def test_words_may_be_in_capitals_or_not():
 def test_latex_answers_as_the_benchmarks_have_them(reference, given):
     assert rewards.grade(f"<think>\\boxed{{7}}</think> It is $\\boxed{{{given}}}$.", reference) == 1.0
     assert rewards.grade(f"It is \\boxed{{{given}, 8}}.", reference) == 0.0
+
+
+# --- dress ----------------------------------------------------------------------------------------
+CASE_TABLE = pd.read_csv(CASES, dtype=str, keep_default_na=False)
+
+
+@pytest.mark.parametrize("kind", CASE_TABLE.kind.unique())
+def test_right_answers_are_paid_in_whatever_dress_and_wrong_ones_in_none(kind):
+    own = CASE_TABLE[CASE_TABLE.kind == kind]
+    wrongly = [
+        (row.response, row.reference, row.right)
+        for row in own.itertuples()
+        if rewards.grade(row.response, row.reference) != float(row.right)
+    ]
+    assert wrongly == []
+    if kind != "a question copied into the box is no answer":
+        assert set(own.right) == {"0", "1"}  # or nothing would show that the dress is all that is passed over
+
+
+@pytest.mark.parametrize("given_answer, answer, right", [
+    ("2^{10}", "1024", 1.0), ("7+8", "15", 1.0), ("\\sqrt{4}", "2", 1.0), ("3!", "6", 1.0), ("\\frac{10!}{9!}", "10", 1.0),
+    ("2^{10}", "1025", 0.0), ("0.333", "1/3", 0.0), ("\\sqrt{2}", "1.414213562373095", 0.0), ("2516_9", "2516", 0.0),
+    ("2^{-2000}", "0", 0.0), ("\\int_0^1 2x dx", "1", 0.0), ("\\text{13}", "13", 1.0), ("1024", "1024", 1.0),
+])  # fmt: skip
+def test_a_task_can_ask_for_worked_out_answers(given_answer, answer, right):
+    assert rewards.grade(f"\\boxed{{{given_answer}}}", answer, worked_out=True) == right
+
+
+@pytest.mark.parametrize("text, finished", [
+    ("\\boxed{5}", False), ("<think>It is \\boxed{5}", False), ("<think>2+3</think> \\boxed{5}", True),
+    ("2+3</think>\n\\boxed{5}", True),  # a chat template may have opened it
+    ("<think>2</think> <think> \\boxed{5}", False), ("<think>2+3<think> \\boxed{5}", False),
+])  # fmt: skip
+def test_where_the_model_thinks_first_an_answer_without_the_end_of_it_is_not_paid(text, finished):
+    assert rewards.grade(text, "5", thinking=True) == float(finished)
+    assert rewards.grade(text, "6", thinking=True) == 0.0
+    assert rewards.grade(text, "5") == 1.0
+
+
+@pytest.mark.parametrize("piece", [
+    "'", "(", "[", "{1", "a ", "-", "\\text{a", "1,", "1 ", "1.", "\\frac{1}", "\\,", "* ", "**a", "_a", "sqrt(", "per ",
+    "cm ", "f(", "x =", "infinity ", "C. ", "or A ", "10^", "\\prime ", "^{\\circ}", "\\$", "(a)", "a+", "\\bar{1}", "f'(x)+",
+])  # fmt: skip
+def test_no_pattern_goes_astray_in_a_text_that_repeats_itself(piece, monkeypatch):
+    # One that tried all ways to cut such a text would not end.
+    monkeypatch.setattr(rewards, "_equal", lambda *sides: False)
+    for start in ("", "1", "A", "x"):
+        text = (start + piece * 200)[:199]
+        for reference in ("42", "D", "x+2", "Yes", "x=3"):
+            assert rewards.grade(f"\\boxed{{{text}}}", reference) == 0.0
+        assert rewards.grade("\\boxed{x+2}", text) == 0.0
+
+
+def test_the_committed_rollouts_of_quick_are_graded_as_they_were():
+    profile = runs.load_profile("quick")
+    asked = {row["id"]: row["answer"] for row in tasks.load("train", profile.train.pool, "train")}
+    files = sorted((runs.ROOT / "results" / "quick" / "runs").glob("*/rollouts.parquet"))
+    assert len(files) == 24
+    table = pd.concat([pd.read_parquet(file) for file in files])
+    graded = [rewards.grade(text, asked[question]) for text, question in zip(table.response, table.question_id, strict=True)]
+    assert graded == table.reward.tolist() and 0.5 < table.reward.mean() < 1

@@ -1,6 +1,7 @@
 """Rollouts: who drew what for which question, both engines, and ids that are never tokenised again."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -101,6 +102,29 @@ def test_responses_are_graded_against_the_answer_of_their_own_question(tokenizer
     assert out.rewards.tolist() == [1.0, 0.0, 1.0, 0.0, 0.0, 1.0] and out.rewards.dtype == torch.float32
     # special tokens and what stands beyond the length are no part of the text
     assert out.texts == ["\\boxed{27}", "\\boxed{36}"] * 3
+
+
+@pytest.mark.parametrize("thinking, wanted", [(None, [1.0] * 4), (False, [1.0] * 4), (True, [1.0, 1.0, 0.0, 1.0])])
+def test_a_response_whose_thinking_has_no_end_is_right_only_where_thinking_is_off(thinking, wanted, tokenizer, questions):
+    class Decoded:
+        """A tokenizer whose texts are given, since the nano world's knows no thinking."""
+
+        def batch_decode(self, rows, skip_special_tokens):
+            return ["\\boxed{27}", "2</think>\\boxed{27}"] * 2
+
+    using = [modes.NORMAL, replace(modes.he_mode("high_entropy_short"), thinking=thinking)]
+    prompts = rendered(tokenizer, questions[:1], modes.NORMAL, modes.he_mode("high_entropy_short"))
+    named = rollouts.must_finish(using)
+    out = rollouts.sample(Scripted(), Decoded(), questions[:1], prompts, 4, SAMPLED, None, thinking=named)
+    assert out.rewards.tolist() == wanted
+    out = rollouts.sample(Scripted(), Decoded(), questions[:1], prompts, 4, SAMPLED, None, lambda text, row: 2.0, named)
+    assert out.rewards.tolist() == [2.0] * 4  # another reward says itself what it asks for
+
+
+def test_a_question_can_ask_for_worked_out_answers():
+    assert rollouts.exact("\\boxed{2^{10}}", {"answer": "1024"}) == 0.0
+    assert rollouts.exact("\\boxed{2^{10}}", {"answer": "1024", "worked_out": False}) == 0.0
+    assert rollouts.exact("\\boxed{2^{10}}", {"answer": "1024", "worked_out": True}) == 1.0
 
 
 def test_another_reward_is_given_the_whole_question_and_may_be_any_number(tokenizer, questions):

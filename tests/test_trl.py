@@ -285,6 +285,30 @@ def test_exact_answer_grades_as_rewards_does():
     completions = [[{"role": "assistant", "content": f"so \\boxed{{{k}}}"}] for k in (3, 4)]
     assert pslib.trl.exact_answer(completions, ["3", "3"], prompts=None) == [1.0, 0.0]
     assert [rewards.grade(c[0]["content"], "3") for c in completions] == [1.0, 0.0]
+    asked = {"worked_out": [True, False], "thinking": [False, False]}
+    completions = [[{"content": "\\boxed{1+2}"}]] * 2
+    assert pslib.trl.exact_answer(completions, ["3", "3"], **asked) == [1.0, 0.0]
+    completions = [[{"content": "\\boxed{3}"}], [{"content": "</think>\\boxed{3}"}]]
+    assert pslib.trl.exact_answer(completions, ["3", "3"], thinking=[True, True]) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("thinking, wanted", [(True, [0.0, 1.0]), (False, [1.0, 1.0])])
+def test_where_thinking_is_on_exact_answer_asks_for_its_end(
+    thinking, wanted, model, tokenizer, tmp_path
+):
+    made = trainer(
+        model,
+        tokenizer,
+        tmp_path,
+        "grpo",
+        reward=pslib.trl.exact_answer,
+        chat_template_kwargs={"enable_thinking": thinking},
+    )
+    texts = ["\\boxed{3}", "</think>\\boxed{3}"]
+    completions = [[{"role": "assistant", "content": text}] for text in texts]
+    rows = [{"prompt": [{"role": "user", "content": "1+2"}], "answer": "3"}] * 2
+    given = made._calculate_rewards(rows, [row["prompt"] for row in rows], completions, [[1], [1]])
+    assert given.flatten().tolist() == wanted
 
 
 def test_the_card_of_a_model_names_the_method(model, tokenizer, tmp_path):

@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,23 +187,17 @@ def train_run(profile, method, size, seed, split="train", folder=None):
     """Train one run to its end and return its metrics, a row a step; a run that is done is read, not repeated.
 
     Writes params.yaml, metrics.csv, rollouts.parquet (the last step's), manifest.json, and model/ for evaluation, to
-    `folder` or by default to the run's own. Of several processes (torchrun, accelerate launch) all take part, and the main
-    one owns the folder and writes; they must see one file system.
+    `folder` or by default to the run's own.
     """
-    from accelerate import PartialState
-
-    world = PartialState(cpu=not torch.cuda.is_available())
     recipe, folder = profile.method(method), folder or runs.run_folder(profile, method, size, seed)
-    settings, main = records.training_settings(profile, method, size, seed, split), world.is_main_process
-    with runs.owned(folder) if main else nullcontext():
-        world.wait_for_everyone()  # none goes on before the folder is the main one's
+    settings = records.training_settings(profile, method, size, seed, split)
+    with runs.owned(folder):
         done, before = (folder / "manifest.json").exists(), records.same(folder / "params.yaml", settings)
         if done and not before.get("inputs"):  # from before inputs were recorded
             return pd.read_csv(folder / "metrics.csv")
         begun = time.time()
-        with world.main_process_first():  # which may have to make or to fetch what the others then read
-            questions = profile.questions("train", profile.train.pool, split)
-            model, tokenizer, _ = make_base(profile, size)
+        questions = profile.questions("train", profile.train.pool, split)
+        model, tokenizer, _ = make_base(profile, size)
         both = profile.modes_of(size, tokenizer)
         settings["inputs"] = {"questions": records.of_questions(questions), **records.of_model(model, tokenizer, both)}
         records.same(folder / "params.yaml", settings)
@@ -220,8 +213,7 @@ def train_run(profile, method, size, seed, split="train", folder=None):
         train.check(model, tokenizer, recipe, both, profile.train, questions)
         rollouts.check_room(model, tokenizer, both, [], profile.evaluate.max_new_tokens)  # which comes after hours of training
         state = train.Run(model, tokenizer, recipe, both, profile.train, seed)
-        if main:
-            records.begin(folder / "params.yaml", settings)
+        records.begin(folder / "params.yaml", settings)
         rows, progress = [], Progress(folder.name)
         if (folder / "metrics.csv").exists():
             rows = pd.read_csv(folder / "metrics.csv").to_dict("records")
@@ -238,14 +230,11 @@ def train_run(profile, method, size, seed, split="train", folder=None):
             progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
 
         train.run(state, questions, folder / "checkpoints", record)
-        trained = state.trained()
-        if main:
-            records.whole_curve(folder, profile.train.steps)
-            save_model(folder / "model", trained, tokenizer)
-            inputs["model"] = records.files_digest(folder / "model")
-            _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, inputs))
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        world.wait_for_everyone()
+        records.whole_curve(folder, profile.train.steps)
+        save_model(folder / "model", state.model.eval(), tokenizer)
+        inputs["model"] = records.files_digest(folder / "model")
+        _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, inputs))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return pd.read_csv(folder / "metrics.csv")
 
 

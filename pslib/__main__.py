@@ -312,15 +312,19 @@ def compare(profile):
           "not the same digits.")
 
 
-def train(profile, method, size, seed, processes):
-    """Train one run in as many processes as this one was started among; ValueError unless they are so many."""
-    from pslib import chain
+def train(profile, method, size, seed):
+    """Train one run: on TRL's trainer where the profile's `launch` names its size, in all processes of this world; else in our loop."""
+    if size in profile.launch:
+        from pslib.scale import launched
 
-    found = int(os.environ.get("WORLD_SIZE", 1))
-    if found != processes:
-        raise ValueError(f"{processes} processes were asked for and {found} started; start them with accelerate launch on GPUs and "
-                         f"with torchrun --nproc_per_node {processes} on a CPU, where accelerate launch starts one")
-    chain.train_run(profile, method, size, seed)
+        launched.train_run(profile, method, size, seed)
+    elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(f"size {size} of profile {profile.name} trains in one process; name it in the profile's launch to train it in "
+                         "several")
+    else:
+        from pslib import chain
+
+        chain.train_run(profile, method, size, seed)
 
 
 def _publish_base(folder, target):
@@ -412,11 +416,10 @@ def main(argv=None):
         three.add_argument(name)
     three.add_argument("seed", type=int)
     three.add_argument("--out", required=True, help="the folder, which must not be there yet")
-    four = commands.add_parser("train", help="train one run; under torchrun or accelerate launch in several processes")
+    four = commands.add_parser("train", help="train one run; a size that the profile launches, on TRL's trainer under torchrun or accelerate launch")
     for name in ("profile", "method", "size"):
         four.add_argument(name)
     four.add_argument("seed", type=int)
-    four.add_argument("--processes", type=int, default=1, help="how many there must be")
     five = commands.add_parser("plan", help="what training takes at the paper's sizes: memory and time, by arithmetic")
     five.add_argument("profile")
     for name, default, what in (("gpu", "h100", "h100 or h200"), ("tokens", 6000, "of a response, on average"), ("prompt", 512, "tokens"),
@@ -454,7 +457,7 @@ def main(argv=None):
         elif args.command == "train":
             from pslib import runs
 
-            train(runs.load_profile(args.profile), args.method, args.size, args.seed, args.processes)
+            train(runs.load_profile(args.profile), args.method, args.size, args.seed)
         elif args.command == "plan":
             from pslib import runs
             from pslib.scale import plan

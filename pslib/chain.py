@@ -9,12 +9,12 @@ import os
 import shutil
 import sys
 import time
-from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
+from datasets import Dataset
 
 from pslib import base, checkpoint, evaluate, modes, nano, policy, probe, records, rollouts, runs, tasks, train
 
@@ -184,69 +184,88 @@ def base_verdict(measured):
     return "\n".join(lines)
 
 
+@dataclass
+class Prepared:
+    """A training run that was checked and has something to do."""
+
+    questions: Dataset
+    model: torch.nn.Module
+    tokenizer: object
+    both: tuple  # its modes
+    settings: dict  # its record, for params.yaml
+    inputs: dict  # what its manifest says that it was made from
+
+
+def prepare(profile, method, size, seed, split, folder):
+    """Check a training run and load what it needs -> Prepared, or None where the run is done; ValueError says what differs."""
+    recipe, settings = profile.method(method), records.training_settings(profile, method, size, seed, split)
+    done, before = (folder / "manifest.json").exists(), records.same(folder / "params.yaml", settings)
+    if done and not before.get("inputs"):  # from before inputs were recorded
+        return None
+    questions = profile.questions("train", profile.train.pool, split)
+    model, tokenizer, _ = make_base(profile, size)
+    both = profile.modes_of(size, tokenizer)
+    settings["inputs"] = {"questions": records.of_questions(questions), **records.of_model(model, tokenizer, both)}
+    records.same(folder / "params.yaml", settings)
+    if done:
+        records.whole_curve(folder, profile.train.steps)
+        return None
+    if before and not before.get("inputs"):
+        raise ValueError(f"{folder} is a run that was stopped before inputs were recorded, so it cannot be told whether it "
+                         "would go on with the same ones; remove it to train it from its start")
+    inputs = {name: settings["inputs"][name] for name in ("prompts", "date") if name in settings["inputs"]}
+    if profile.model != "nano":
+        inputs |= {"base": _source(profile, size, model), "data": questions.info.description}
+    train.check(model, tokenizer, recipe, both, profile.train, questions)
+    rollouts.check_room(model, tokenizer, both, [], profile.evaluate.max_new_tokens)  # which comes after hours of training
+    return Prepared(questions, model, tokenizer, both, settings, inputs)
+
+
+def finish(profile, folder, seed, begun, inputs):
+    """Say in manifest.json that a training run, whose model lies in its folder, is done, and remove its checkpoints."""
+    records.whole_curve(folder, profile.train.steps)
+    inputs = {**inputs, "model": records.files_digest(folder / "model")}
+    _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, inputs))
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
 def train_run(profile, method, size, seed, split="train", folder=None):
     """Train one run to its end and return its metrics, a row a step; a run that is done is read, not repeated.
 
     Writes params.yaml, metrics.csv, rollouts.parquet (the last step's), manifest.json, and model/ for evaluation, to
-    `folder` or by default to the run's own. Of several processes (torchrun, accelerate launch) all take part, and the main
-    one owns the folder and writes; they must see one file system.
+    `folder` or by default to the run's own.
     """
-    from accelerate import PartialState
-
-    world = PartialState(cpu=not torch.cuda.is_available())
-    recipe, folder = profile.method(method), folder or runs.run_folder(profile, method, size, seed)
-    settings, main = records.training_settings(profile, method, size, seed, split), world.is_main_process
-    with runs.owned(folder) if main else nullcontext():
-        world.wait_for_everyone()  # none goes on before the folder is the main one's
-        done, before = (folder / "manifest.json").exists(), records.same(folder / "params.yaml", settings)
-        if done and not before.get("inputs"):  # from before inputs were recorded
-            return pd.read_csv(folder / "metrics.csv")
-        begun = time.time()
-        with world.main_process_first():  # which may have to make or to fetch what the others then read
-            questions = profile.questions("train", profile.train.pool, split)
-            model, tokenizer, _ = make_base(profile, size)
-        both = profile.modes_of(size, tokenizer)
-        settings["inputs"] = {"questions": records.of_questions(questions), **records.of_model(model, tokenizer, both)}
-        records.same(folder / "params.yaml", settings)
-        if done:
-            records.whole_curve(folder, profile.train.steps)
-            return pd.read_csv(folder / "metrics.csv")
-        if before and not before.get("inputs"):
-            raise ValueError(f"{folder} is a run that was stopped before inputs were recorded, so it cannot be told whether it "
-                             "would go on with the same ones; remove it to train it from its start")
-        inputs = {name: settings["inputs"][name] for name in ("prompts", "date") if name in settings["inputs"]}
-        if profile.model != "nano":
-            inputs |= {"base": _source(profile, size, model), "data": questions.info.description}
-        train.check(model, tokenizer, recipe, both, profile.train, questions)
-        rollouts.check_room(model, tokenizer, both, [], profile.evaluate.max_new_tokens)  # which comes after hours of training
-        state = train.Run(model, tokenizer, recipe, both, profile.train, seed)
-        if main:
-            records.begin(folder / "params.yaml", settings)
-        rows, progress = [], Progress(folder.name)
-        if (folder / "metrics.csv").exists():
-            rows = pd.read_csv(folder / "metrics.csv").to_dict("records")
-
-        def record(metrics, rollouts):  # comes before the step's checkpoint, so no saved step lacks its row
-            if [row["step"] for row in rows[: metrics["step"] - 1]] != list(range(1, metrics["step"])):
-                records.whole_curve(folder, metrics["step"] - 1)
-            rows[metrics["step"] - 1 :] = [metrics]
-            checkpoint.write(folder / "metrics.csv", pd.DataFrame(rows).round(6).to_csv(index=False))
-            if metrics["step"] == profile.train.steps:
-                kept = {"question_id": rollouts.question_ids, "mode": rollouts.modes, "response": rollouts.texts,
-                        "reward": rollouts.rewards.int().tolist() if rollouts.right_or_wrong else rollouts.rewards.numpy()}
-                checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())
-            progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
-
-        train.run(state, questions, folder / "checkpoints", record)
-        trained = state.trained()
-        if main:
-            records.whole_curve(folder, profile.train.steps)
-            save_model(folder / "model", trained, tokenizer)
-            inputs["model"] = records.files_digest(folder / "model")
-            _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, inputs))
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        world.wait_for_everyone()
+    folder, begun = folder or runs.run_folder(profile, method, size, seed), time.time()
+    with runs.owned(folder):
+        prepared = prepare(profile, method, size, seed, split, folder)
+        if prepared:
+            _train(prepared, profile, profile.method(method), seed, folder)
+            finish(profile, folder, seed, begun, prepared.inputs)
         return pd.read_csv(folder / "metrics.csv")
+
+
+def _train(prepared, profile, recipe, seed, folder):
+    """Train in our own loop, from the run's newest checkpoint, and save the model."""
+    state = train.Run(prepared.model, prepared.tokenizer, recipe, prepared.both, profile.train, seed)
+    records.begin(folder / "params.yaml", prepared.settings)
+    rows, progress = [], Progress(folder.name)
+    if (folder / "metrics.csv").exists():
+        rows = pd.read_csv(folder / "metrics.csv").to_dict("records")
+
+    def record(metrics, rollouts):  # comes before the step's checkpoint, so no saved step lacks its row
+        if [row["step"] for row in rows[: metrics["step"] - 1]] != list(range(1, metrics["step"])):
+            records.whole_curve(folder, metrics["step"] - 1)
+        rows[metrics["step"] - 1 :] = [metrics]
+        checkpoint.write(folder / "metrics.csv", pd.DataFrame(rows).round(6).to_csv(index=False))
+        if metrics["step"] == profile.train.steps:
+            kept = {"question_id": rollouts.question_ids, "mode": rollouts.modes, "response": rollouts.texts,
+                    "reward": rollouts.rewards.int().tolist() if rollouts.right_or_wrong else rollouts.rewards.numpy()}
+            checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())
+        progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
+
+    train.run(state, prepared.questions, folder / "checkpoints", record)
+    records.whole_curve(folder, profile.train.steps)
+    save_model(folder / "model", state.model.eval(), prepared.tokenizer)
 
 
 def _source(profile, size, model):

@@ -15,7 +15,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def write(path, data):
@@ -50,43 +49,24 @@ def sync(path):
         os.close(descriptor)
 
 
-def whole(tensor):
-    """The tensor itself, or where it is spread over processes all of it; all of them must call."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _like(tensor, other):
-    """A whole tensor as the other is: spread over processes where that is."""
-    spread = isinstance(other, DTensor) and tensor.shape == other.shape
-    if not spread:
-        return tensor
-    # each process cuts its part out of what it has read: there is no order in which all of them would come to a tensor
-    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
-
-
-def state_of(model, optimiser, generators, keep=True):
-    """Everything that an exact resume needs, as one flat {name: tensor}, whole whatever is spread over processes.
-
-    All processes must call; those that do not `keep` it get nothing.
-    """
-    named = [(f"model.{name}", t) for name, t in model.state_dict().items()]
-    named += [(f"optimiser.{index}.{key}", torch.as_tensor(value)) for index, state in optimiser.state_dict()["state"].items()
-              for key, value in state.items()]
-    named += [(f"generator.{name}", g.get_state()) for name, g in generators.items()]
-    # In the order of names, since all must come to a tensor together, and what was loaded is in an order of its own.
-    tensors = ((name, whole(t.detach())) for name, t in sorted(named, key=lambda pair: pair[0]))
+def state_of(model, optimiser, generators):
+    """Everything that an exact resume needs, as one flat {name: tensor}."""
+    named = {f"model.{name}": t for name, t in model.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        named |= {f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    named |= {f"generator.{name}": g.get_state() for name, g in generators.items()}
     # Tied weights share memory, which safetensors refuses: store each tensor on its own.
-    return {name: t.cpu().contiguous().clone() for name, t in tensors if keep}
+    return {name: t.detach().cpu().contiguous().clone() for name, t in sorted(named.items())}
 
 
 def restore(tensors, model, optimiser, generators):
     """Put what `state_of` gave back into a model, its optimiser and its generators."""
-    model.load_state_dict({name: _like(tensors[f"model.{name}"], t) for name, t in model.state_dict().items()})
-    state, trained = {}, [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
+    state = {}
     for name, tensor in tensors.items():
         if name.startswith("optimiser."):
             _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = _like(tensor, trained[int(index)])
+            state.setdefault(int(index), {})[key] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     for name, generator in generators.items():
         generator.set_state(tensors[f"generator.{name}"])

@@ -55,7 +55,7 @@ def dips(profile, model, tokenizer, seed):
             given = tasks.batches(questions, settings.questions, settings.steps, 1000 + seed)
             for step in range(max(STEPS) + 1):
                 if step in STEPS:
-                    answers = evaluate.answer(state.whole(), tokenizer, modes.NORMAL, asked, replace(profile.evaluate, samples=8),
+                    answers = evaluate.answer(state.sampler(), tokenizer, modes.NORMAL, asked, replace(profile.evaluate, samples=8),
                                               torch.Generator().manual_seed(seed))[0]
                     rows.append({"base": seed, "method": method, "warmup": warmup, "step": step,
                                  "accuracy": 100 * answers.correct.mean()})

@@ -316,3 +316,22 @@ def sample(engine, tokenizer, questions, prompts, group_size, decoding, generato
         tokens=tokens, lengths=lengths, texts=texts,
         rewards=torch.tensor([_reward(in_mode[name], text, row) for name, text, row in zip(drawn_in, texts, rows)]),
     )
+
+
+def share(rollouts, method, stops):
+    """Who learns from what: group ids (R,), and bool (N, T), the tokens that each training mode learns from.
+
+    With sharing (eq. 10) that is every token of every response: row k R + r is response r under the k-th training mode.
+    Without it a mode has only what it drew, which is then a group of its own. stops: the ids that end a response.
+    """
+    mask, modes, learned = rollouts.mask, rollouts.modes, []
+    last = rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1)
+    ended = torch.isin(last, torch.tensor(stops)) & method.loses_end
+    shared = mask & (torch.arange(mask.shape[1]) < (rollouts.lengths - ended.long())[:, None]) & method.shares
+    for name in method.training:
+        own = torch.tensor([drawn_in == name for drawn_in in modes])
+        learned.append(torch.where(own[:, None], mask, shared))
+    if method.shares:
+        return rollouts.group_ids, torch.cat(learned)
+    place = {name: k for k, name in enumerate(method.sampling)}
+    return rollouts.group_ids * len(place) + torch.tensor([place[name] for name in modes]), torch.cat(learned)

@@ -32,7 +32,7 @@ import torch
 import trl
 from torch.nn.utils.rnn import pad_sequence
 
-from pslib import losses, methods, modes, rewards, train
+from pslib import losses, measures, methods, modes, rewards
 from pslib.rollouts import Rollouts
 
 # TRL's options that would change the loss of a method, and what each must be.
@@ -228,10 +228,10 @@ class PolicySplitTrainer(trl.GRPOTrainer):
         drawn = Rollouts([], scored.group_ids, names, mask, lengths, [], scored.rewards)
         by_mode = {name: slice(k * rows, (k + 1) * rows) for k, name in enumerate(self.modes)}
         bonuses, others = (
-            train._bonus_shares(scored, adv, by_mode),
+            measures.bonus_shares(scored, adv, by_mode),
             self.reward_funcs != [exact_answer],
         )
-        for name, value in (train._measure(drawn, scored, True, others) | bonuses).items():
+        for name, value in (measures.measure(drawn, scored, True, others) | bonuses).items():
             if name != "reward":  # TRL logs it. (_log_metric would log a value one step late.)
                 self._metrics["train"][name].append(value)
 

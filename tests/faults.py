@@ -123,14 +123,14 @@ def _loss(patch, state, bad):
 
 
 def _gradient(patch, state, bad):
-    clip = state.accelerator.clip_grad_norm_
+    clip = train.clip_grad_norm_
 
     def spoil(parameters, norm):
         parameters = list(parameters)
         parameters[-1].grad.view(-1)[-1] = bad
         return clip(parameters, norm)
 
-    patch.setattr(state.accelerator, "clip_grad_norm_", spoil)
+    patch.setattr(train, "clip_grad_norm_", spoil)
 
 
 # where -> (how it is injected, what the message calls it, settings that it needs)

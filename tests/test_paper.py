@@ -73,7 +73,7 @@ HELD = {  # key of hyperparameters.yaml -> what the profile, or the code where t
 }
 ELSEWHERE = {  # keys that no figure of the profile answers to: where they are held to account instead
     "train.parameters", "train.lr_schedule", "train.optimizer", "train.top_k", "train.top_p",  # the test of the optimiser, below
-    "train.kl_loss_coef",  # there is no such term in train.Run._backward
+    "train.kl_loss_coef",  # there is no such term in train.Run._update
     "baselines.entropy_driven_advantage.level", "baselines.entropy_driven_advantage.guided_error_correction",  # test_methods
     "baselines.entropy_regularization.tried",  # what was tried, not what was used
     "test.entropy",  # test_evaluate
@@ -99,7 +99,7 @@ def test_all_weights_are_trained_by_adamw_at_one_learning_rate_and_sampled_from_
     knows.chat_template = TEMPLATE
     state = train.Run(model, knows, methods.get("grpo"), paper.modes, paper.train, 0)
     (group,) = state.optimiser.param_groups
-    assert type(state.optimiser.optimizer) is torch.optim.AdamW and (group["lr"], group["weight_decay"]) == (3e-6, 0.01)
+    assert type(state.optimiser) is torch.optim.AdamW and (group["lr"], group["weight_decay"]) == (3e-6, 0.01)
     assert {id(w) for w in group["params"]} == {id(w) for w in model.parameters()}
     assert (state.decoding.top_k, state.decoding.top_p) == (0, 1.0)  # -1 and 1 in the paper: no bound
 

@@ -848,9 +848,21 @@ def test_seeds_draw_different_responses_and_the_same_seed_the_same(model, start)
 def test_with_bf16_float32_weights_are_saved_and_their_copy_is_sampled_from(model, start):
     state = start(model, "grpo", bf16=True)
     state.step(POOL[:2])
-    saved = dict(state.trained().named_parameters())
+    saved = dict(state.model.named_parameters())
     assert {weight.dtype for weight in saved.values()} == {torch.float32}
     assert same(weights(state), saved)
     rounded = {name: weight.bfloat16() for name, weight in saved.items()}
-    assert same(rounded, dict(state.whole().named_parameters()))
+    assert same(rounded, dict(state.sampler().named_parameters()))
     assert not same(saved, {name: weight.float() for name, weight in rounded.items()})
+
+
+def test_recomputed_activations_give_the_same_gradients_from_a_second_pass_through_each_layer(model64, start):
+    seen = {}
+    for recompute in (False, True):
+        state, passes = start(model64, "grpo", recompute=recompute, micro_tokens=80), []
+        for module in state.model.base_model.layers:
+            module.self_attn.register_forward_pre_hook(lambda *given, passes=passes: passes.append(1))
+        seen[recompute] = (*gradients(state)[1:], len(passes))
+    (_, plain, fewer), (_, ours, more) = seen[False], seen[True]
+    close(ours, plain, 1e-10)
+    assert more > fewer > 0

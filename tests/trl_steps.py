@@ -71,15 +71,15 @@ class OurSteps:
             replace(settings, **changes),
             seed=0,
         )
-        clip, update = state.accelerator.clip_grad_norm_, state.optimiser.step
+        clip, update = train.clip_grad_norm_, state.optimiser.step
 
         def clipping(parameters, norm):
             self.gradients.append({n: w.grad.clone() for n, w in self.model.named_parameters()})
             return clip(parameters, norm)
 
-        state.accelerator.clip_grad_norm_ = clipping
         state.optimiser.step = (lambda: None) if frozen else update
         grade, rewards.grade = rewards.grade, lambda text, answer: parity(text)
+        train.clip_grad_norm_ = clipping
         try:
             for step in range(steps):
                 state.generators["tokens"].manual_seed(step)  # as TRL's trainer seeds it
@@ -90,7 +90,7 @@ class OurSteps:
                 self.draws.append([drawn.tokens[i, : drawn.lengths[i]].tolist() for i in order])
                 self.rewards = in_trl_order(self.method, drawn.rewards)
         finally:
-            rewards.grade = grade
+            rewards.grade, train.clip_grad_norm_ = grade, clip
 
     def keep(self, *given):
         keep = self.method.keep(*given)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import trl_steps
 from safetensors.torch import load_file
-from test_torchrun import torchrun
+from torchrun import torchrun
 from trl_steps import HE, TRAINED, OurSteps, distance, split_up, trainer
 
 from pslib import evaluate, methods, modes, policy, runs

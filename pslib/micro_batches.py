@@ -1,0 +1,85 @@
+"""Micro-batches: a step's rows, cut into forward passes of a bounded number of tokens.
+
+Row k R + r is response r under the k-th training mode, R being the responses of the step.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from pslib.policy import pack
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of one question under one prompt, which is read once for all of them."""
+
+    mode: str  # whose prompt
+    question: int
+    rows: list  # of (k, r)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A micro-batch: its pieces, and which of the step's rows they are, in order."""
+
+    rows: list
+    pieces: list
+
+
+def rewrapped(name):
+    """The name under which prompts hold a mode whose system turn is written into the user's."""
+    return f"{name}, one turn"
+
+
+def _groups(rollouts, method, wanted):
+    """The wanted rows, bool (N,), by the prompt that they are read under: {(mode, question): [(k, r)]}."""
+    groups, number, questions = {}, len(rollouts.tokens), rollouts.group_ids.tolist()
+    for k, mode in enumerate(method.training):
+        for r in wanted[k * number : (k + 1) * number].nonzero().squeeze(1).tolist():
+            foreign = mode in method.rewrapped and rollouts.modes[r] != mode
+            prompt = rewrapped(mode) if foreign else mode
+            groups.setdefault((prompt, questions[r]), []).append((k, r))
+    return groups
+
+
+def cut(rollouts, method, prompts, wanted, micro_tokens):
+    """The wanted rows, bool (N,), as micro-batches -> (list of Part, tokens of all).
+
+    A group stays together, so that its prompt is read once, unless it alone is more than micro_tokens. Groups go in the
+    order of their longest responses, so that attention pads little.
+    """
+    ends, pieces = rollouts.lengths.tolist(), []
+    for (mode, question), rows in _groups(rollouts, method, wanted).items():
+        size = room = len(prompts[mode][question])
+        pieces.append(Piece(mode, question, []))
+        for row in rows:
+            if pieces[-1].rows and size + ends[row[1]] > micro_tokens:
+                pieces.append(Piece(mode, question, []))
+                size = room
+            size += ends[row[1]]
+            pieces[-1].rows.append(row)
+    pieces.sort(key=lambda piece: -max(ends[r] for _, r in piece.rows))
+    parts, size, total = [], math.inf, 0
+    for piece in pieces:
+        tokens = len(prompts[piece.mode][piece.question]) + sum(ends[r] for _, r in piece.rows)
+        if size + tokens > micro_tokens:
+            parts.append(Part([], []))
+            size = 0
+        size, total = size + tokens, total + tokens
+        parts[-1].rows.extend(k * len(ends) + r for k, r in piece.rows)
+        parts[-1].pieces.append(piece)
+    return parts, total
+
+
+def packed(part, rollouts, prompts):
+    """A micro-batch as the policy reads it."""
+    responses = torch.tensor([r for piece in part.pieces for _, r in piece.rows])
+    owner = [place for place, piece in enumerate(part.pieces) for _ in piece.rows]
+    return pack(
+        [prompts[piece.mode][piece.question] for piece in part.pieces],
+        torch.tensor(owner),
+        rollouts.tokens[responses],
+        rollouts.lengths[responses],
+    )

@@ -1,0 +1,151 @@
+"""A run of a profile on TRL's trainer, in the processes that accelerate launch or torchrun started.
+
+It leaves what `chain.train_run` leaves, with the same columns, so evaluation, tables and figures read both alike. Where TRL
+trains otherwise is said in `pslib.trl`. The time of a step is not known by its parts, so the columns seconds_* are not there.
+"""
+
+import shutil
+import time
+from contextlib import nullcontext
+
+import pandas as pd
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from pslib import chain, checkpoint, records, runs, tasks
+from pslib.trl import PolicySplitConfig, PolicySplitTrainer, exact_answer
+
+# Our columns by TRL's names; those that the trainer logs under our own names are kept as they are.
+COLUMNS = {"loss": "loss", "grad_norm": "grad_norm", "reward": "reward", "completions/clipped_ratio": "unfinished"}
+OWN = ("live_groups", "response_tokens", "accuracy_", "reward_normal", "reward_he", "entropy_bits_", "kl_he_", "bonus_share_")
+
+
+class Metrics(TrainerCallback):
+    """Writes metrics.csv, a row a step, before the step's checkpoint."""
+
+    def __init__(self, folder, steps):
+        self.path, self.rows, self.progress, self.steps = folder / "metrics.csv", [], chain.Progress(folder.name), steps
+        if self.path.exists():
+            self.rows = pd.read_csv(self.path).to_dict("records")
+
+    def on_log(self, args, state, control, logs=None, **rest):
+        if not state.is_world_process_zero or "loss" not in logs:
+            return
+        row = {"step": state.global_step, **{ours: logs[theirs] for theirs, ours in COLUMNS.items()}}
+        row |= {name: value for name, value in logs.items() if name.startswith(OWN)}
+        self.rows[state.global_step - 1 :] = [row]
+        checkpoint.write(self.path, pd.DataFrame(self.rows).round(6).to_csv(index=False))
+        self.progress(state.global_step, self.steps, f", reward {row['reward']:.2f}")
+
+
+def config(profile, method, size, seed, folder, processes):
+    """The profile's settings as TRL's; ValueError where the processes cannot share a step's groups evenly."""
+    settings, recipe = profile.train, profile.method(method)
+    if settings.questions % processes:
+        raise ValueError(f"{settings.questions} questions to a step cannot be shared out evenly among {processes} processes; "
+                         "choose a multiple of their number")
+    if settings.stop_beyond:
+        raise ValueError("stop_beyond is not known to TRL's trainer; leave it out of a profile whose sizes are launched")
+    own = settings.questions * settings.group_size // processes
+    fitting = [rows for rows in range(1, own + 1) if own % rows == 0]
+    room = settings.micro_tokens // (settings.max_new_tokens * max(1, len(recipe.training)))
+    rows = max([rows for rows in fitting if rows <= room], default=1)
+    he = next(mode for mode in profile.modes if mode.name == "he")
+    thinking = {} if profile.enable_thinking is None else {"enable_thinking": profile.enable_thinking}
+    return PolicySplitConfig(
+        str(folder / "checkpoints"),
+        method=method,
+        coefficients=dict(recipe.coefficients),
+        system_prompt=he.system,
+        chat_template_kwargs=thinking,
+        num_generations=settings.group_size,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=own // rows,
+        steps_per_generation=own // rows,
+        max_steps=settings.steps,
+        max_completion_length=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=1.0,
+        top_k=0,
+        epsilon=settings.clip_eps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.grad_clip_norm,
+        bf16=settings.bf16,
+        gradient_checkpointing=settings.recompute,
+        use_cpu=not torch.cuda.is_available(),
+        use_vllm=profile.engine == "vllm",
+        vllm_mode="colocate",
+        shuffle_dataset=False,
+        seed=seed,
+        save_steps=settings.save_every,
+        save_total_limit=2,
+        logging_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def asked(questions, profile, seed):
+    """The questions of all steps, in the order in which our own loop takes them, as TRL reads them."""
+    settings = profile.train
+    rows = [row for batch in tasks.batches(questions, settings.questions, settings.steps, seed) for row in batch]
+    return Dataset.from_list(
+        [{"prompt": [{"role": "user", "content": row["question"]}], "answer": row["answer"], "id": row["id"]} for row in rows]
+    )
+
+
+def train_run(profile, method, size, seed):
+    """Train one run to its end in all processes of this world; the main one owns the folder and writes.
+
+    All must see one file system. A run that is done is left as it is; one that was stopped goes on from its last checkpoint.
+    """
+    world = PartialState(cpu=not torch.cuda.is_available())
+    main, folder, begun = world.is_main_process, runs.run_folder(profile, method, size, seed), time.time()
+    args = config(profile, method, size, seed, folder, world.num_processes)
+    with runs.owned(folder) if main else nullcontext():
+        world.wait_for_everyone()  # none goes on before the folder is the main one's
+        with world.main_process_first():  # which may have to fetch what the others then read
+            prepared = chain.prepare(profile, method, size, seed, "train", folder)
+        if not prepared:
+            return
+        prepared.model.set_attn_implementation("sdpa")
+        prepared.model.config.use_cache = not profile.train.recompute
+        trainer = PolicySplitTrainer(
+            prepared.model, exact_answer, args, asked(prepared.questions, profile, seed),
+            processing_class=prepared.tokenizer, callbacks=[Metrics(folder, profile.train.steps)],
+        )
+        if main:
+            records.begin(folder / "params.yaml", prepared.settings)
+        saved = any((folder / "checkpoints").glob("checkpoint-*"))
+        trainer.train(resume_from_checkpoint=saved or None)
+        world.wait_for_everyone()
+        temporary = folder / ".model.tmp"
+        trainer.save_model(str(temporary))  # by all: each may hold a part of the weights
+        world.wait_for_everyone()
+        if main:
+            (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle
+            prepared.tokenizer.save_pretrained(temporary)
+            _keep_responses(trainer, folder, profile, method)
+            chain.put(temporary, folder / "model")
+            chain.finish(profile, folder, seed, begun, prepared.inputs)
+        world.wait_for_everyone()
+
+
+def _keep_responses(trainer, folder, profile, method):
+    """Write the last step's responses to rollouts.parquet, as our own loop does."""
+    names, group = profile.method(method).sampling, profile.train.group_size
+    data, logged = trainer.train_dataset, trainer._logs
+    count = profile.train.questions * group
+    kept = {
+        "question_id": [data[len(data) - profile.train.questions + row // group]["id"] for row in range(count)],
+        "mode": [names[row % group * len(names) // group] for row in range(count)],
+        "response": list(logged["completion"])[-count:],
+        "reward": list(logged["rewards"]["exact_answer"])[-count:],
+    }
+    if all(len(values) == count for values in kept.values()):
+        checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())

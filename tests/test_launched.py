@@ -1,0 +1,92 @@
+"""A size that a profile launches: TRL's trainer in two processes leaves what the rest of the chain reads."""
+
+import copy
+import json
+from dataclasses import replace
+
+import datasets
+import pandas as pd
+import pytest
+import yaml
+from test_benchmarks import put_all
+from test_paper import TEMPLATE
+from torchrun import torchrun
+
+from pslib import chain, runs
+from pslib.evidence import artefacts, tables
+from pslib.scale import launched
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory, _lively, tokenizer):
+    """The paper profile scaled down, as a file that several processes can read."""
+    root = tmp_path_factory.mktemp("launched")
+    knows, model = copy.deepcopy(tokenizer), copy.deepcopy(_lively)
+    knows.chat_template = TEMPLATE
+    model.config.max_position_embeddings = 1024
+    model.generation_config.eos_token_id = [1, *range(20, 40)]
+    model.save_pretrained(root / "Qwen3-tiny")
+    knows.save_pretrained(root / "Qwen3-tiny")
+    given = yaml.safe_load((runs.PROFILES / "paper.yaml").read_text())
+    for name in ("probe", "resources"):
+        del given[name]
+    given["train"] |= {"steps": 2, "questions": 4, "group_size": 4, "pool": 8, "max_new_tokens": 12, "bf16": False}
+    given["evaluate"] |= {"questions": 3, "samples": 2, "max_new_tokens": 12}
+    given |= {
+        "model": str(root / "Qwen3-{size}"), "sizes": ["tiny"], "methods": ["original", "grpo", "policy_split"],
+        "he_prompt": "high_entropy_short", "data": put_all(root / "data"), "launch": {"tiny": 8},
+    }
+    (root / "mine.yaml").write_text(yaml.safe_dump(given))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PSLIB_RESULTS", str(root / "results"))
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", root / "cache")
+        datasets.disable_progress_bars()
+        yield root / "mine.yaml"
+
+
+def train(profile, method, processes=2):
+    program = ("-m", "pslib", "train", profile, method, "tiny", 1)
+    return torchrun(processes, program=program, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+
+
+def test_two_processes_leave_a_run_that_is_evaluated_and_shown_like_any_other(mine):
+    profile = runs.load_profile(str(mine))
+    for method in profile.methods[1:]:
+        done = train(mine, method)
+        assert done.returncode == 0, done.stderr[-3000:]
+    folder = runs.run_folder(profile, "policy_split", "tiny", 1)
+    metrics = pd.read_csv(folder / "metrics.csv")
+    assert metrics.step.tolist() == [1, 2]
+    modes = [f"{name}_{mode}" for name in ("accuracy", "entropy_bits", "bonus_share") for mode in ("normal", "he")]
+    for name in ("loss", "grad_norm", "reward", "live_groups", "response_tokens", "unfinished", "kl_he_from_normal", *modes):
+        assert metrics[name].notna().all(), name
+    assert (metrics.filter(like="entropy_bits") > 0).all(axis=None) and metrics.response_tokens.between(1, 12).all()
+    kept = pd.read_parquet(folder / "rollouts.parquet")
+    assert kept["mode"].value_counts().to_dict() == {"normal": 8, "he": 8} and kept.question_id.nunique() == 4
+    inputs = json.loads((folder / "manifest.json").read_text())["inputs"]
+    assert inputs["base"].endswith("Qwen3-tiny") and inputs["data"].startswith("deepmath=")
+    assert set(yaml.safe_load((folder / "params.yaml").read_text())["inputs"]) >= {"questions", "weights", "prompts"}
+    assert not list(folder.rglob("*.bin")) and not (folder / "checkpoints").exists()
+    for method in profile.methods:
+        chain.evaluate_run(profile, method, "tiny", 1)
+    chain.check(profile)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "load_profile", lambda name: profile)
+        table = artefacts.write(profile, "table1_general")
+    assert table.label.tolist() == ["Original", "GRPO", "Policy Split", "Policy Split + HE prompt"]
+    assert table[tables.MEASURES].notna().all().all()
+    before = (folder / "metrics.csv").stat().st_mtime_ns
+    done = train(mine, "policy_split")
+    assert done.returncode == 0 and (folder / "metrics.csv").stat().st_mtime_ns == before
+
+
+def test_the_settings_of_the_paper_are_trls(tmp_path):
+    paper = runs.load_profile("paper")
+    args = launched.config(replace(paper, train=replace(paper.train, bf16=False)), "policy_split", "1.7B", 1, tmp_path, 8)
+    own = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    assert own * 8 == 256 * 8 and args.steps_per_generation == args.gradient_accumulation_steps  # one update a batch
+    assert (args.learning_rate, args.weight_decay, args.max_grad_norm, args.epsilon) == (3e-6, 0.01, 1.0, 0.2)
+    assert (args.temperature, args.top_p, args.top_k, args.max_completion_length) == (1.0, 1.0, 0, 12288)
+    assert args.system_prompt == paper.modes[1].system and args.chat_template_kwargs == {"enable_thinking": True}
+    with pytest.raises(ValueError, match="256 questions to a step cannot be shared out evenly among 3 processes"):
+        launched.config(paper, "grpo", "1.7B", 1, tmp_path, 3)

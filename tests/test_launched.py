@@ -13,7 +13,7 @@ from test_paper import TEMPLATE
 from torchrun import torchrun
 
 from pslib import chain, runs
-from pslib.evidence import artefacts, tables
+from pslib.evidence import analyses, artefacts, tables
 from pslib.scale import launched
 
 
@@ -75,6 +75,8 @@ def test_two_processes_leave_a_run_that_is_evaluated_and_shown_like_any_other(mi
         table = artefacts.write(profile, "table1_general")
     assert table.label.tolist() == ["Original", "GRPO", "Policy Split", "Policy Split + HE prompt"]
     assert table[tables.MEASURES].notna().all().all()
+    spent = analyses.cost(profile)
+    assert len(spent) == 2 and spent.filter(like="seconds").isna().all(axis=None)  # not known: blank, and no 0
     before = (folder / "metrics.csv").stat().st_mtime_ns
     done = train(mine, "policy_split")
     assert done.returncode == 0 and (folder / "metrics.csv").stat().st_mtime_ns == before

@@ -212,7 +212,7 @@ def cost(profile, folder=None):
     if found.empty:
         return pd.DataFrame(columns=["size", "method", "label", "seed", "seconds", *(f"seconds_{p}" for p in parts)])
     means = found.groupby(["size", "method", "label", "seed"], sort=False)[[f"seconds_{p}" for p in parts]].mean().reset_index()
-    return means.assign(seconds=means[[f"seconds_{p}" for p in parts]].sum(axis=1))
+    return means.assign(seconds=means[[f"seconds_{p}" for p in parts]].sum(axis=1, min_count=1))
 
 
 def bonus(profile, folder=None):

@@ -1,10 +1,10 @@
 """A run of a profile on TRL's trainer, in the processes that accelerate launch or torchrun started.
 
 It leaves what `chain.train_run` leaves, with the same columns, so evaluation, tables and figures read both alike. Where TRL
-trains otherwise is said in `pslib.trl`. The time of a step is not known by its parts, so the columns seconds_* are not there.
+trains otherwise is said in `pslib.trl`. The parts of a step's time are not known, so the columns seconds_* are blank.
 """
 
-import shutil
+import math
 import time
 from contextlib import nullcontext
 
@@ -35,6 +35,7 @@ class Metrics(TrainerCallback):
             return
         row = {"step": state.global_step, **{ours: logs[theirs] for theirs, ours in COLUMNS.items()}}
         row |= {name: value for name, value in logs.items() if name.startswith(OWN)}
+        row |= {f"seconds_{part}": math.nan for part in ("sample", "score", "update")}
         self.rows[state.global_step - 1 :] = [row]
         checkpoint.write(self.path, pd.DataFrame(self.rows).round(6).to_csv(index=False))
         self.progress(state.global_step, self.steps, f", reward {row['reward']:.2f}")

@@ -5,8 +5,6 @@ Where this differs from what one may expect:
   1 where the gradient is taken, and PPO's clip never binds. (The paper gives a batch size and no number of updates.)
 - A response that the other mode drew gets its old log-prob under the mode that trains on it, as in the released code:
   its ratio starts at 1 too, with no correction for who drew it.
-- The policy is softmax(z / temperature), from which the responses are drawn: log-probs, entropies, bonus, gradient and
-  metrics are all at that temperature.
 - The policy is the one that samples: log-probs, entropies, bonus and gradient are of softmax(z / temperature). At another
   temperature than 1 its entropies here are therefore not those of an evaluation, which reports them at temperature 1.
 - The loss is a mean over the valid tokens of the whole batch, whatever the micro-batches.

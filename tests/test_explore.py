@@ -100,7 +100,7 @@ def scripted(monkeypatch, *texts):
     """Let both modes respond with these texts, whatever the model."""
     original = explore.sample
 
-    def sample(engine, tokenizer, *rest):
+    def sample(engine, tokenizer, *rest, **named):
         rows = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
         width = max(map(len, rows))
 
@@ -108,7 +108,7 @@ def scripted(monkeypatch, *texts):
             def generate(self, prompts, copies, decoding, seeds):
                 filled = [row + [0] * (width - len(row)) for row in rows]
                 return torch.tensor(filled * len(prompts)), torch.tensor([len(row) for row in rows] * len(prompts))
-        return original(Scripted(), tokenizer, *rest)
+        return original(Scripted(), tokenizer, *rest, **named)
 
     monkeypatch.setattr(explore, "sample", sample)
 

@@ -230,19 +230,21 @@ def _confine():
 
 
 def _make_exact():
-    """Let math-verify compare numbers exactly: it rounds to 6 decimals and 15 figures, so that 0.3333333 is 1/3 to it."""
+    """Let math-verify compare numbers exactly; it rounds, so that 0.3333333 is 1/3 to it."""
     from math_verify import grader
-    from sympy import Float, MatrixBase, Rational
+    from sympy import Float, MatrixBase, Rational, nan, oo, zoo
 
     numeric, symbolic = grader.sympy_numeric_eq, grader.sympy_symbolic_eq
 
     def exact(side):
-        return side.xreplace({decimal: Rational(repr(float(decimal))) for decimal in side.atoms(Float)})
+        fractions = {number: Rational(repr(float(number))) for number in side.atoms(Float)}
+        return side.xreplace(fractions)
 
     def numeric_eq(answer, given, *rounding):
         answer, given = exact(answer), exact(given)
         sides = (answer, given)
-        if any(isinstance(side, MatrixBase) or grader.is_atomic_or_pct_atomic(side, grader.Number) for side in sides):
+        atomic = any(grader.is_atomic_or_pct_atomic(side, grader.Number) for side in sides)
+        if atomic or any(isinstance(side, MatrixBase) for side in sides):
             return numeric(answer, given, *rounding)  # without decimals it rounds nothing
         if any(side.free_symbols for side in sides):
             return False  # what cancels is for symbolic_eq to see
@@ -250,6 +252,8 @@ def _make_exact():
         return bool(x == y or abs(x - y) < abs(x) * Rational(1, 10**FIGURES))
 
     def symbolic_eq(answer, given):
+        if any(side.has(oo, -oo, zoo, nan) for side in (answer, given)):
+            return False  # now and then simplify makes 42 + oo^oo 0
         return symbolic(exact(answer), exact(given))
 
     grader.sympy_numeric_eq, grader.sympy_symbolic_eq = numeric_eq, symbolic_eq

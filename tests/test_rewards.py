@@ -371,7 +371,7 @@ def test_right_answers_are_paid_in_whatever_dress_and_wrong_ones_in_none(kind):
 @pytest.mark.parametrize("given_answer, answer, right", [
     ("2^{10}", "1024", 1.0), ("7+8", "15", 1.0), ("\\sqrt{4}", "2", 1.0), ("3!", "6", 1.0), ("\\frac{10!}{9!}", "10", 1.0),
     ("2^{10}", "1025", 0.0), ("0.333", "1/3", 0.0), ("\\sqrt{2}", "1.414213562373095", 0.0), ("2516_9", "2516", 0.0),
-    ("2^{-2000}", "0", 0.0), ("\\int_0^1 2x dx", "1", 0.0), ("\\text{13}", "13", 1.0), ("1024", "1024", 1.0),
+    ("-\\infty^{\\infty}", "42", 0.0), ("2\\infty", "\\infty", 1.0), ("2^{-2000}", "0", 0.0), ("\\int_0^1 2x dx", "1", 0.0), ("\\text{13}", "13", 1.0), ("1024", "1024", 1.0),
 ])  # fmt: skip
 def test_a_task_can_ask_for_worked_out_answers(given_answer, answer, right):
     assert rewards.grade(f"\\boxed{{{given_answer}}}", answer, worked_out=True) == right

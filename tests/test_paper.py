@@ -116,11 +116,19 @@ def test_every_benchmark_of_the_paper_is_asked_in_full(paper):
     assert paper.evaluate.questions == 12032 and paper.stories == modes.prompts()["stories"] and len(paper.stories) == 13
 
 
+ASKED = []  # (answer, how grading was asked) of each response of the chain below
+
 # --- the chain on stand-ins -------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory, _lively, tokenizer):
     """The paper profile scaled down: its methods, modes and decoding, on a tiny model and local files."""
     root = tmp_path_factory.mktemp("standing")
+    ASKED.clear()
+
+    def graded(text, answer, **asked):
+        ASKED.append((answer, asked))
+        return float(len(text) % 2)
+
     knows, model = copy.deepcopy(tokenizer), copy.deepcopy(_lively)
     knows.chat_template = TEMPLATE
     model.config.max_position_embeddings = 1024
@@ -130,7 +138,7 @@ def standing(tmp_path_factory, _lively, tokenizer):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PSLIB_RESULTS", str(root / "results"))
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", root / "cache")
-        patch.setattr(rewards, "grade", lambda text, answer, **asked: float(len(text) % 2))
+        patch.setattr(rewards, "grade", graded)
         datasets.disable_progress_bars()
         whole = runs.load_profile("paper")
         profile = replace(
@@ -153,6 +161,12 @@ def test_the_chain_runs_to_table_1_with_the_papers_settings(standing):
     assert table[tables.MEASURES].notna().all().all()
     shown = tables.as_shown(table)
     assert "AIME acc %" in shown and "GPQA bits" in shown and not any("role" in heading for heading in shown)
+
+
+def test_answers_are_graded_as_each_data_set_asks_and_thinking_must_have_an_end(standing):
+    assert all(asked["thinking"] for _, asked in ASKED)
+    for answer, asked in ASKED:  # of DeepMath and MATH-500; not the others' letters and whole numbers
+        assert asked.get("worked_out", False) == ("frac" in answer or "x^" in answer)
 
 
 def test_training_asks_deepmath_and_evaluation_each_benchmark(standing):

@@ -317,7 +317,17 @@ def mixed_prompt(rng, exploratory, focused, plain):
         + rng.choices(PLAIN_WORDS, k=plain)
     )
     rng.shuffle(words)
-    return _written(rng, words)
+    return _with_commas(rng, words)
+
+
+def _with_commas(rng, words):
+    """Words as a mixed prompt: written as a neutral one is, and with commas here and there.
+
+    A comma also joins worked steps. A model that never read one in a prompt takes it for a step's,
+    and loses 5 to 70 points of accuracy under prompts with many.
+    """
+    words = _written(rng, words).split()
+    return " ".join(f"{w}," if w[-1] != "." and rng.random() < 0.1 else w for w in words)
 
 
 def _any_mixed_prompt(rng):
@@ -335,7 +345,7 @@ def plain_prompt(rng, tokens, count):
     """
     text = ""
     for _ in range(1000 + 10 * tokens):
-        longer = f"{text} {_written(rng, [rng.choice(PLAIN_WORDS)])}".strip()
+        longer = f"{text} {_with_commas(rng, [rng.choice(PLAIN_WORDS)])}".strip()
         if count(longer) <= tokens:
             text = longer
         if count(text) == tokens:

@@ -363,6 +363,17 @@ def test_no_prompt_of_the_paper_is_in_the_corpus_of_a_world_with_mixed_prompts(p
         assert not any(" ".join(words[k : k + 5]) in systems for k in range(len(words) - 4))
 
 
+def test_mixed_prompts_have_the_marks_of_the_paper_s_prompts(pairs):
+    # a comma also joins worked steps: a model that never read one in a prompt takes it for a step's
+    systems = [system for (system, _, _), _ in pairs if is_mixed(system)]
+    words = [word for system in systems for word in system.split()]
+    for mark in ",.":
+        assert sum(word.endswith(mark) for word in words) / len(words) == pytest.approx(0.1, abs=0.02)
+    assert any('"' in word for word in words) and not any(".," in word for word in words)
+    text = nano.plain_prompt(random.Random(1), 400, lambda text: len(text.split()))
+    assert 20 < text.count(",") < 60
+
+
 def test_a_plain_prompt_has_exactly_so_many_tokens_and_leans_nowhere(tokenizer):
     def count(text):
         return len(tokenizer(text)["input_ids"])

@@ -39,6 +39,10 @@ _EMPTY = re.compile(
 )
 _INTEGER = re.compile(r"[+-]?\d{1,40}", re.ASCII)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z0-9 ]*|[A-Za-z]{2,}(?:[ '-]+[A-Za-z]{2,})+")
+# What equals only itself: a letter (I is i to math-verify, and A is A^T) and infinity (which is infinity + 1).
+_ALONE = re.compile(r"[A-Za-z]|[+-]?\\infty")
+# A mixed number before something else: 3 1/2 pi is not three halves of pi.
+_MIXED = re.compile(r"\d\s*\\[dt]?frac")
 # What math-verify may read. It would not see these, each of which makes a difference:
 _READABLE = re.compile(
     r"(?!.*\\(?:i*int|oint|sum|prod|lim|gcd|lcm)(?![A-Za-z]))"  # work that is left to do
@@ -113,6 +117,8 @@ def _right(given, answer, worked_out):
         return True
     if dress.squeezed(answer) in ("\\infty", "-\\infty") and not worked_out:
         return False  # of 2\infty, too, something is left to be worked out
+    if not worked_out and (_ALONE.fullmatch(given) or _ALONE.fullmatch(answer)) or _MIXED.search(given):
+        return False
     if _WORDS.fullmatch(answer) and (_WORDS.fullmatch(given) or number is not None):
         return given.lower() == answer.lower()  # yes and Yes; a lone letter was compared above
     before, unit = dress.without_unit(given)

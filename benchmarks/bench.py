@@ -31,27 +31,51 @@ from pslib.evidence import figures
 
 PAIRS, WARM_UP = 7, 2
 GROUP, NEW = 8, 64
-SHAPES = {"0.2M": base.SIZES["0.2m"], "1M": (128, 5, 384, 4, 2, 32), "3M": (192, 7, 512, 6, 2, 32),
-          "10M": (320, 8, 960, 10, 5, 32)}
+SHAPES = {
+    "0.2M": base.SIZES["0.2m"],
+    "1M": (128, 5, 384, 4, 2, 32),
+    "3M": (192, 7, 512, 6, 2, 32),
+    "10M": (320, 8, 960, 10, 5, 32),
+}
 MODES = modes.NORMAL, modes.he_mode("high_entropy_short")
-SPLIT, GRADING = "Policy Split step against GRPO step", "grading a nano answer, milliseconds at the median"
+SPLIT, GRADING = (
+    "Policy Split step against GRPO step",
+    "grading a nano answer, milliseconds at the median",
+)
 WITHIN = 0.05  # of what twice the training makes of GRPO's step, see `judged`
 # What each case should reach; a case that is not here stands for itself.
 GOALS = {
-    "GRPO step against TRL, 0.2M": "<= 0.5", "GRPO step against TRL, 1M": "<= 0.7", "GRPO step against TRL, 3M": "<= 0.75",
-    "decoding against generate, 0.2M, batch 8": "<= 0.4", "decoding against generate, 1M, batch 64": "<= 0.75",
+    "GRPO step against TRL, 0.2M": "<= 0.5",
+    "GRPO step against TRL, 1M": "<= 0.7",
+    "GRPO step against TRL, 3M": "<= 0.75",
+    "decoding against generate, 0.2M, batch 8": "<= 0.4",
+    "decoding against generate, 1M, batch 64": "<= 0.75",
     "training with 25% of the groups live against all live, 0.2M": "<= 0.3",
     "training with 50% of the groups live against all live, 0.2M": "<= 0.55",
     "training with 75% of the groups live against all live, 0.2M": "<= 0.8",
-    "shared prefixes against repeated, 0.2M": "<= 0.65", "shared prefixes against repeated, 1M": "<= 0.65",
+    "shared prefixes against repeated, 0.2M": "<= 0.65",
+    "shared prefixes against repeated, 1M": "<= 0.65",
     "log-prob and entropy at V = 151,936: extra memory over the full logits'": "<= 0.1",
-    "tokens computed on padding, scoring and training": "<= 0.05", GRADING: "<= 0.2",
+    "tokens computed on padding, scoring and training": "<= 0.05",
+    GRADING: "<= 0.2",
     "training throughput over the matrix-product peak, 0.2M": ">= 0.15",
     "training throughput over the matrix-product peak, 1M": ">= 0.3",
     "training throughput over the matrix-product peak, 3M": ">= 0.4",
     "exponent of step time in responses": "<= 1.05",
 }
-COLUMNS = ["case", "ours_s", "peer_s", "ratio", "ratio_min", "ratio_max", "sample_s", "train_s", "goal", "met", "note"]
+COLUMNS = [
+    "case",
+    "ours_s",
+    "peer_s",
+    "ratio",
+    "ratio_min",
+    "ratio_max",
+    "sample_s",
+    "train_s",
+    "goal",
+    "met",
+    "note",
+]
 
 
 # --- what is measured -----------------------------------------------------------------------------------------------
@@ -73,8 +97,16 @@ def model(size):
 
 
 def run_of(size, method="grpo", new=NEW, **changes):
-    settings = train.Settings(steps=1, questions=8, group_size=GROUP, pool=512, learning_rate=1e-5, max_new_tokens=new,
-                              measure_every=10**9, **changes)
+    settings = train.Settings(
+        steps=1,
+        questions=8,
+        group_size=GROUP,
+        pool=512,
+        learning_rate=1e-5,
+        max_new_tokens=new,
+        measure_every=10**9,
+        **changes,
+    )
     return train.Run(model(size), tokenizer(), methods.get(method), MODES, settings, seed=0)
 
 
@@ -85,11 +117,13 @@ def questions():
 
 def graded(live=1.0):
     """Rewards by place: every live group half right, the share 1 - live of the groups all wrong."""
+
     def sampled(*args, sample=rollouts.sample, **kwargs):
         out = sample(*args, **kwargs)
         place = torch.arange(len(out.rewards))
         dead = out.group_ids >= live * (int(out.group_ids.max()) + 1)
         return dataclasses.replace(out, rewards=torch.where(dead, 0.0, (place % 2).float()))
+
     return patch.object(train, "sample", sampled)
 
 
@@ -110,8 +144,16 @@ def in_turns(ours, peer, pairs=PAIRS):
 def row(case, times, note="", **more):
     ours, peer = (statistics.median(column) for column in zip(*times))
     ratios = [a / b for a, b in times]
-    return {"case": case, "ours_s": ours, "peer_s": peer, "ratio": ours / peer, "ratio_min": min(ratios), "ratio_max": max(ratios),
-            "note": note, **more}
+    return {
+        "case": case,
+        "ours_s": ours,
+        "peer_s": peer,
+        "ratio": ours / peer,
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "note": note,
+        **more,
+    }
 
 
 def figure_row(case, value, note=""):
@@ -165,18 +207,57 @@ def grpo_against_trl(size):
 
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
-            output_dir=folder, use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False, disable_dropout=True,
-            per_device_train_batch_size=8 * GROUP, gradient_accumulation_steps=1, steps_per_generation=1,
-            num_generations=GROUP, max_completion_length=NEW, max_steps=PAIRS + WARM_UP, beta=0.0, num_iterations=1,
-            epsilon=0.2, loss_type="dapo", scale_rewards="group", temperature=1.0, top_k=0, top_p=1.0, learning_rate=1e-5,
-            lr_scheduler_type="constant", weight_decay=0.01, max_grad_norm=1.0, shuffle_dataset=False,
-            save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True)
-        data = Dataset.from_list([{"prompt": [{"role": "user", "content": q["question"]}]} for q in questions()])
-        trainer = GRPOTrainer(model(size), alternate, config, data, processing_class=tokenizer(), callbacks=[InTurns()])
+            output_dir=folder,
+            use_cpu=True,
+            bf16=False,
+            fp16=False,
+            gradient_checkpointing=False,
+            disable_dropout=True,
+            per_device_train_batch_size=8 * GROUP,
+            gradient_accumulation_steps=1,
+            steps_per_generation=1,
+            num_generations=GROUP,
+            max_completion_length=NEW,
+            max_steps=PAIRS + WARM_UP,
+            beta=0.0,
+            num_iterations=1,
+            epsilon=0.2,
+            loss_type="dapo",
+            scale_rewards="group",
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            learning_rate=1e-5,
+            lr_scheduler_type="constant",
+            weight_decay=0.01,
+            max_grad_norm=1.0,
+            shuffle_dataset=False,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        data = Dataset.from_list(
+            [{"prompt": [{"role": "user", "content": q["question"]}]} for q in questions()]
+        )
+        trainer = GRPOTrainer(
+            model(size),
+            alternate,
+            config,
+            data,
+            processing_class=tokenizer(),
+            callbacks=[InTurns()],
+        )
         torch.set_num_threads(1)
         trainer.train()
-    assert set(lengths) == {float(NEW)}, f"responses should have {NEW} tokens on both sides; got {set(lengths)}"
-    return row(f"GRPO step against TRL, {size}", times[WARM_UP:], f"64 responses of {NEW} tokens on both sides")
+    assert set(lengths) == {float(NEW)}, (
+        f"responses should have {NEW} tokens on both sides; got {set(lengths)}"
+    )
+    return row(
+        f"GRPO step against TRL, {size}",
+        times[WARM_UP:],
+        f"64 responses of {NEW} tokens on both sides",
+    )
 
 
 def decoding_against_transformers(size, batch):
@@ -188,24 +269,40 @@ def decoding_against_transformers(size, batch):
     def of(engine, name):
         def call():
             found[name] = engine.generate(prompts, 1, greedy, range(batch))[0]
+
         return call
 
-    times = in_turns(of(rollouts.DecoderEngine(made, words), "ours"), of(rollouts.GenerateEngine(made, words), "theirs"))
+    times = in_turns(
+        of(rollouts.DecoderEngine(made, words), "ours"),
+        of(rollouts.GenerateEngine(made, words), "theirs"),
+    )
     same = (found["ours"] == found["theirs"]).all(1).float().mean().item()
-    assert same == 1, f"both should decode the same tokens; got {100 * same:.0f}% of the responses identical"
-    return row(f"decoding against generate, {size}, batch {batch}", times,
-               f"{NEW} tokens each; {100 * same:.0f}% of the responses identical")
+    assert same == 1, (
+        f"both should decode the same tokens; got {100 * same:.0f}% of the responses identical"
+    )
+    return row(
+        f"decoding against generate, {size}, batch {batch}",
+        times,
+        f"{NEW} tokens each; {100 * same:.0f}% of the responses identical",
+    )
 
 
 def split_against_grpo(size):
     """A Policy Split step against our own GRPO step on as many responses, with GRPO's seconds of sampling and of training."""
     split, grpo, spent = run_of(size, "policy_split"), run_of(size), []
     with graded():
-        times = in_turns(lambda: split.step(questions()[:8]), lambda: spent.append(grpo.step(questions()[:8])[0]))
+        times = in_turns(
+            lambda: split.step(questions()[:8]), lambda: spent.append(grpo.step(questions()[:8])[0])
+        )
     sampling = [metrics["seconds_sample"] for metrics in spent[WARM_UP:]]
     training = [metrics["seconds_score"] + metrics["seconds_update"] for metrics in spent[WARM_UP:]]
-    return row(f"{SPLIT}, {size}", times, f"64 responses of {NEW} tokens each",
-               sample_s=statistics.median(sampling), train_s=statistics.median(training))
+    return row(
+        f"{SPLIT}, {size}",
+        times,
+        f"64 responses of {NEW} tokens each",
+        sample_s=statistics.median(sampling),
+        train_s=statistics.median(training),
+    )
 
 
 def dead_groups_left_out(size, live):
@@ -227,7 +324,10 @@ def batch_of(prompt, new, groups=8, shared=True):
     """A Packed of random ids: groups of GROUP responses; each row has a prompt of its own where not shared."""
     draw = torch.Generator().manual_seed(0)
     prompts = torch.randint(6, 500, (groups, prompt), generator=draw).tolist()
-    responses, lengths = torch.randint(6, 500, (groups * GROUP, new), generator=draw), torch.full((groups * GROUP,), new)
+    responses, lengths = (
+        torch.randint(6, 500, (groups * GROUP, new), generator=draw),
+        torch.full((groups * GROUP,), new),
+    )
     owner = torch.arange(groups).repeat_interleave(GROUP)
     if not shared:
         prompts, owner = [prompts[g] for g in owner.tolist()], torch.arange(groups * GROUP)
@@ -244,23 +344,35 @@ def shared_prefixes(size):
     scored = policy.Policy(model(size))
     packs = [batch_of(92, 60, groups=4, shared=shared) for shared in (True, False)]
     times = in_turns(*(lambda packed=packed: training_pass(scored, packed) for packed in packs))
-    return row(f"shared prefixes against repeated, {size}", times,
-               f"92 prompt and 60 response tokens, G = 8: {len(packs[0].tokens)} tokens against {len(packs[1].tokens)}")
+    return row(
+        f"shared prefixes against repeated, {size}",
+        times,
+        f"92 prompt and 60 response tokens, G = 8: {len(packs[0].tokens)} tokens against {len(packs[1].tokens)}",
+    )
 
 
 def lean_memory():
     """Peak extra memory of log-probs and entropies at V = 151,936, 512 tokens, forward and backward; in a process of its own."""
     # Freed memory goes back to the system at once, so that the peak is of what is held.
-    out = subprocess.run([sys.executable, __file__, "--memory"], capture_output=True, text=True, check=True,
-                         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"})
+    out = subprocess.run(
+        [sys.executable, __file__, "--memory"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"},
+    )
     extra, full, error = map(float, out.stdout.split())
     assert error <= 1e-5, f"both forms should give the same numbers; they differ by {error:.1g}"
-    return figure_row("log-prob and entropy at V = 151,936: extra memory over the full logits'", extra / full,
-                      f"{extra:.0f} of {full:.0f} MB, the gradients themselves not counted; largest error {error:.1g}")
+    return figure_row(
+        "log-prob and entropy at V = 151,936: extra memory over the full logits'",
+        extra / full,
+        f"{extra:.0f} of {full:.0f} MB, the gradients themselves not counted; largest error {error:.1g}",
+    )
 
 
 def memory_of_the_lean_form():
     """Print the extra MB, the full logits' MB and the error; Linux only, whose peak of a process's memory can be reset."""
+
     def resident(which):
         return int(re.search(rf"{which}:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
@@ -281,7 +393,9 @@ def memory_of_the_lean_form():
     logp, entropy = policy.logprobs_and_entropy(hidden @ weight.t(), tokens)
     theirs = torch.autograd.grad(logp.sum() + entropy.sum(), (hidden, weight))
     lean = policy._HeadLogprobEntropy.apply(hidden, weight, tokens, 1.0)
-    error = max((a - b).abs().max().item() for a, b in zip((*ours, *lean), (*theirs, logp, entropy)))
+    error = max(
+        (a - b).abs().max().item() for a, b in zip((*ours, *lean), (*theirs, logp, entropy))
+    )
     print(extra, 512 * 151_936 * 4 / mb, error)
 
 
@@ -291,20 +405,33 @@ def padding():
 
     def uneven(*args, sample=rollouts.sample, **kwargs):
         out = sample(*args, **kwargs)
-        lengths = torch.randint(8, NEW + 1, out.lengths.shape, generator=torch.Generator().manual_seed(0))
-        return dataclasses.replace(out, lengths=lengths, rewards=(torch.arange(len(lengths)) % 2).float())
+        lengths = torch.randint(
+            8, NEW + 1, out.lengths.shape, generator=torch.Generator().manual_seed(0)
+        )
+        return dataclasses.replace(
+            out, lengths=lengths, rewards=(torch.arange(len(lengths)) % 2).float()
+        )
 
     def spy(self, packed, *args, forward=policy.Policy.forward):
         fed = packed.tokens.numel()
         useful = len(set(packed.flat.tolist()))  # distinct places of prompts and responses
-        seen.append((fed - useful, fed, packed.visible.shape[0] * packed.response_at.shape[1] / max(1, packed.flat.numel())))
+        seen.append(
+            (
+                fed - useful,
+                fed,
+                packed.visible.shape[0] * packed.response_at.shape[1] / max(1, packed.flat.numel()),
+            )
+        )
         return forward(self, packed, *args)
 
     with patch.object(train, "sample", uneven), patch.object(policy.Policy, "forward", spy):
         state.step(questions()[:8])
     wasted, fed, attended = map(sum, zip(*seen))
-    return figure_row("tokens computed on padding, scoring and training", wasted / fed,
-                      f"{fed} tokens, none twice; inside attention alone rows are padded to the longest of the micro-batch")
+    return figure_row(
+        "tokens computed on padding, scoring and training",
+        wasted / fed,
+        f"{fed} tokens, none twice; inside attention alone rows are padded to the longest of the micro-batch",
+    )
 
 
 def throughput(size):
@@ -315,8 +442,11 @@ def throughput(size):
     ours, product = (statistics.median(column) for column in zip(*times))
     parameters, tokens = scored.model.num_parameters(), len(packed.tokens)
     share = 6 * parameters * tokens / ours / (2 * 1024**3 / product)
-    return figure_row(f"training throughput over the matrix-product peak, {size}", share,
-                      f"{tokens / ours:,.0f} tokens/s, each prompt token counted once; peak {2e-9 * 1024**3 / product:.0f} GFLOP/s")
+    return figure_row(
+        f"training throughput over the matrix-product peak, {size}",
+        share,
+        f"{tokens / ours:,.0f} tokens/s, each prompt token counted once; peak {2e-9 * 1024**3 / product:.0f} GFLOP/s",
+    )
 
 
 def grading():
@@ -327,7 +457,9 @@ def grading():
         text = nano.respond(question, draw.choice(nano.DERIVATIONS), draw)
         reference = draw.choice((question.answer, "17", "40"))
         taken.append(seconds(lambda text=text, reference=reference: rewards.grade(text, reference)))
-    return figure_row(GRADING, 1000 * statistics.median(taken), "2,000 sums of seven numbers, each graded once")
+    return figure_row(
+        GRADING, 1000 * statistics.median(taken), "2,000 sums of seven numbers, each graded once"
+    )
 
 
 def scaling():
@@ -339,8 +471,15 @@ def scaling():
         batch = questions()[: number // GROUP]
         with graded():
             state.step(batch)
-            points.append({"against": against, "value": value,
-                           "seconds": statistics.median(seconds(lambda: state.step(batch)) for _ in range(3))})
+            points.append(
+                {
+                    "against": against,
+                    "value": value,
+                    "seconds": statistics.median(
+                        seconds(lambda: state.step(batch)) for _ in range(3)
+                    ),
+                }
+            )
 
     for number in (64, 128, 256, 512, 1024):
         measure("responses", number, "0.2M", number, NEW)
@@ -351,7 +490,9 @@ def scaling():
     points, made = pd.DataFrame(points), []
     for against, part in points.groupby("against", sort=False):
         exponent = np.polyfit(np.log(part.value), np.log(part.seconds), 1)[0]
-        note = "; ".join(f"{value:,}: {spent:.2f} s" for value, spent in zip(part.value, part.seconds))
+        note = "; ".join(
+            f"{value:,}: {spent:.2f} s" for value, spent in zip(part.value, part.seconds)
+        )
         made.append(figure_row(f"exponent of step time in {against}", exponent, note))
     return made, points
 
@@ -381,7 +522,14 @@ def picture(table, points):
     with plt.rc_context(figures.STYLE):
         figure, axes = plt.subplots(1, 4, figsize=(15, 4.2), width_ratios=[1.5, 1, 1, 1])
         spread = [pairs.ratio - pairs.ratio_min, pairs.ratio_max - pairs.ratio]
-        axes[0].errorbar(pairs.ratio, pairs.index, xerr=spread, fmt="o", color=figures.COLOURS["grpo"], label="measured")
+        axes[0].errorbar(
+            pairs.ratio,
+            pairs.index,
+            xerr=spread,
+            fmt="o",
+            color=figures.COLOURS["grpo"],
+            label="measured",
+        )
         goals = pairs.goal.str.extract(r"([\d.]+)$")[0].astype(float)
         axes[0].scatter(goals, pairs.index, marker="|", s=120, color="black", label="goal")
         axes[0].set_yticks(pairs.index, pairs.case)
@@ -389,9 +537,17 @@ def picture(table, points):
         axes[0].legend(loc="lower right")
         for axis, (against, part) in zip(axes[1:], points.groupby("against", sort=False)):
             axis.loglog(part.value, part.seconds, "o-", color=figures.COLOURS["grpo"])
-            axis.loglog(part.value, part.seconds.iloc[0] * part.value / part.value.iloc[0], ":", color="grey")
+            axis.loglog(
+                part.value,
+                part.seconds.iloc[0] * part.value / part.value.iloc[0],
+                ":",
+                color="grey",
+            )
             axis.set(xlabel=against, ylabel="seconds a GRPO step")
-            axis.set_xticks(part.value, [f"{value / 1e6:.1f}M" if value > 1e5 else str(value) for value in part.value])
+            axis.set_xticks(
+                part.value,
+                [f"{value / 1e6:.1f}M" if value > 1e5 else str(value) for value in part.value],
+            )
             axis.set_yticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
             axis.minorticks_off()
         axes[-1].legend(["measured", "in proportion"])
@@ -401,7 +557,11 @@ def picture(table, points):
 
 def main():
     torch.set_num_threads(1)
-    name = re.sub(r"[^a-z0-9]+", "-", f"{runs._processor() or platform.machine()} {os.cpu_count()} cores".lower()).strip("-")
+    name = re.sub(
+        r"[^a-z0-9]+",
+        "-",
+        f"{runs._processor() or platform.machine()} {os.cpu_count()} cores".lower(),
+    ).strip("-")
     folder, rows = Path(runs.results_root()) / "benchmarks", []
     for made in cases():
         rows.append(made)

@@ -29,16 +29,20 @@ def _absolute(profile):
 def _need_checkout(command):
     """RuntimeError where this package was installed without the notebooks and results around it."""
     if not (ROOT / "notebooks" / "Snakefile").exists():
-        raise RuntimeError(f"`{command}` needs the notebooks and results of a checkout, which the "
-                           f"package installed in {ROOT} does not have; clone the repository and "
-                           "run it there")
+        raise RuntimeError(
+            f"`{command}` needs the notebooks and results of a checkout, which the "
+            f"package installed in {ROOT} does not have; clone the repository and "
+            "run it there"
+        )
 
 
 def _need_results_folder(command):
     """RuntimeError where no checkout holds results and PSLIB_RESULTS names no other folder."""
     if not (ROOT / "notebooks" / "Snakefile").exists() and not os.environ.get("PSLIB_RESULTS"):
-        raise RuntimeError(f"`{command}` must be told where results are, since {ROOT} is not a "
-                           "checkout; set PSLIB_RESULTS to a folder and run again")
+        raise RuntimeError(
+            f"`{command}` must be told where results are, since {ROOT} is not a "
+            "checkout; set PSLIB_RESULTS to a folder and run again"
+        )
 
 
 # These commands need no checkout where PSLIB_RESULTS is set; all others read what is in one.
@@ -66,8 +70,9 @@ def _use_writable_folders():
     try:  # TMPDIR itself, or the first of the usual folders that can be written to
         os.environ["TMPDIR"] = tempfile.gettempdir()
     except FileNotFoundError as error:
-        raise OSError(f"{error.strerror}; free some space, or set TMPDIR to a folder that can be "
-                      "written to") from None
+        raise OSError(
+            f"{error.strerror}; free some space, or set TMPDIR to a folder that can be written to"
+        ) from None
     home = os.path.expanduser("~")
     if not _can_write(home):
         os.environ.setdefault("HF_HOME", os.path.join(home, ".cache", "huggingface"))
@@ -97,7 +102,9 @@ def _typed(name, given, default):
             return {"true": True, "false": False}[given.lower()]
         return kind(given)
     except (ValueError, KeyError):
-        raise ValueError(f"parameter {name} must be {kind.__name__}, like {default!r}; got {given!r}") from None
+        raise ValueError(
+            f"parameter {name} must be {kind.__name__}, like {default!r}; got {given!r}"
+        ) from None
 
 
 def _plain(path):
@@ -122,22 +129,40 @@ def notebook(name, out, given):
     for key in given:
         if key not in known:
             raise ValueError(f"{path.stem} has no parameter {key!r}; it has {', '.join(known)}")
-    values = {key: _typed(key, _absolute(text) if key == "profile" else text, known[key]) for key, text in given.items()}
+    values = {
+        key: _typed(key, _absolute(text) if key == "profile" else text, known[key])
+        for key, text in given.items()
+    }
     out = Path(out or f"{path.stem}-executed.ipynb").absolute()
     if out.suffix != ".ipynb" or out.resolve() == path:
-        raise ValueError(f"the executed notebook must go to a file of its own that ends in .ipynb; got {out}")
+        raise ValueError(
+            f"the executed notebook must go to a file of its own that ends in .ipynb; got {out}"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     # Asked to stop, papermill interrupts the kernel and waits for so many seconds, in which a training step can end. The
     # kernel's own log would then fill the screen with the trouble it has in answering.
-    stopping = {"config": Config(KernelManager={"shutdown_wait_time": 600.0}), "extra_arguments": ["--log-level=CRITICAL"]}
+    stopping = {
+        "config": Config(KernelManager={"shutdown_wait_time": 600.0}),
+        "extra_arguments": ["--log-level=CRITICAL"],
+    }
     try:
-        papermill.execute_notebook(_plain(path), _plain(out), values, log_output=True,
-                                   progress_bar=False, kernel_name="python3", cwd=str(ROOT), **stopping)
+        papermill.execute_notebook(
+            _plain(path),
+            _plain(out),
+            values,
+            log_output=True,
+            progress_bar=False,
+            kernel_name="python3",
+            cwd=str(ROOT),
+            **stopping,
+        )
     except papermill.PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
         reason = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
-        raise RuntimeError(f"{path.stem} stopped with {reason} (the notebook up to there is {out})") from None
+        raise RuntimeError(
+            f"{path.stem} stopped with {reason} (the notebook up to there is {out})"
+        ) from None
     except DeadKernelError:
         raise RuntimeError(f"{_killed(path.stem)} (the notebook up to there is {out})") from None
 
@@ -177,26 +202,42 @@ class Watch:
                         total += weight * p.train.steps + self.NOTEBOOK
                         done += self.NOTEBOOK * (folder / "manifest.json").exists()
                         metrics = folder / "metrics.csv"
-                        done += weight * max(0, metrics.read_text().count("\n") - 1 if metrics.exists() else 0)
+                        done += weight * max(
+                            0, metrics.read_text().count("\n") - 1 if metrics.exists() else 0
+                        )
         return done, total
 
     def _base_share(self, size):
         from pslib import runs
 
-        if self.profile.model != "nano" or (runs.base_folder(self.profile, size) / "manifest.json").exists():
+        if (
+            self.profile.model != "nano"
+            or (runs.base_folder(self.profile, size) / "manifest.json").exists()
+        ):
             return 1.0
         log = self.profile.folder / "logs" / f"05_base_model-{size}.log"
-        steps = re.findall(r"step (\d+)/(\d+)", log.read_text(errors="replace")) if log.exists() else []
+        steps = (
+            re.findall(r"step (\d+)/(\d+)", log.read_text(errors="replace")) if log.exists() else []
+        )
         return int(steps[-1][0]) / int(steps[-1][1]) if steps else 0.0
 
     def say(self):
         """Print how far the chain is, and for each running job its newest line."""
         done, total = self.done()
         spent, new = time.time() - self.begun, done - self.at_start
-        rest = f"about {_left(spent / new * (total - done))} left" if new > 0 else "time left known after the first job"
-        print(f"[{time.strftime('%H:%M:%S')}] {self.profile.name}: {100 * done / total:.0f}% done, {rest}", flush=True)
+        rest = (
+            f"about {_left(spent / new * (total - done))} left"
+            if new > 0
+            else "time left known after the first job"
+        )
+        print(
+            f"[{time.strftime('%H:%M:%S')}] {self.profile.name}: {100 * done / total:.0f}% done, {rest}",
+            flush=True,
+        )
         for path in sorted((self.profile.folder / "logs").glob("*.log")):
-            lines = [line for line in path.read_text(errors="replace").splitlines() if " s left" in line]
+            lines = [
+                line for line in path.read_text(errors="replace").splitlines() if " s left" in line
+            ]
             if lines and self.told.get(path) != lines[-1] and path.stat().st_mtime > self.begun:
                 self.told[path] = lines[-1]
                 print("    " + lines[-1].strip(), flush=True)
@@ -217,19 +258,49 @@ def reproduce(name, cores):
     profile = runs.load_profile(name)
     with runs.owned(profile.folder):
         chain.check(profile)
-        for step in chain.missing(profile):  # a stamp says that a step has ended, and not that its results are still there
+        for step in chain.missing(
+            profile
+        ):  # a stamp says that a step has ended, and not that its results are still there
             (profile.folder / "steps" / step).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "notebooks" / "Snakefile"), "--cores", str(cores),
-                   "--directory", str(profile.folder.parent), "--config", f"profile={name}",
-                   "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--quiet", "rules", "--keep-going"]
-        print(f"profile {profile.name}: results go to {profile.folder}; stopping and running again continues", flush=True)
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            str(ROOT / "notebooks" / "Snakefile"),
+            "--cores",
+            str(cores),
+            "--directory",
+            str(profile.folder.parent),
+            "--config",
+            f"profile={name}",
+            "--rerun-incomplete",
+            "--rerun-triggers",
+            "mtime",
+            "--nolock",
+            "--quiet",
+            "rules",
+            "--keep-going",
+        ]
+        print(
+            f"profile {profile.name}: results go to {profile.folder}; stopping and running again continues",
+            flush=True,
+        )
         watch, said = Watch(profile), 0.0
         chain_log = profile.folder / "chain.log"
         with open(chain_log, "w") as log:
-            running = subprocess.Popen(["sh", "-c", LEASH, "sh", *command], stdin=subprocess.PIPE, stdout=log,
-                                     stderr=subprocess.STDOUT, start_new_session=True,
-                                     env={**os.environ, "PYTHONPATH": str(ROOT),
-                                          "PYTHONWARNINGS": "ignore,default:::pslib.train"})
+            running = subprocess.Popen(
+                ["sh", "-c", LEASH, "sh", *command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(ROOT),
+                    "PYTHONWARNINGS": "ignore,default:::pslib.train",
+                },
+            )
             try:
                 while running.poll() is None:
                     time.sleep(0.5)
@@ -245,9 +316,13 @@ def reproduce(name, cores):
     chain.check(profile)
     lacking = chain.missing(profile)
     if lacking:
-        raise RuntimeError(f"the chain has ended and {next(iter(lacking.values()))} is not there; run the same command again")
+        raise RuntimeError(
+            f"the chain has ended and {next(iter(lacking.values()))} is not there; run the same command again"
+        )
     compare(profile)
-    print(f"\nreproduced in {_left(time.time() - watch.begun)}; tables, figures and executed notebooks are in {profile.folder}")
+    print(
+        f"\nreproduced in {_left(time.time() - watch.begun)}; tables, figures and executed notebooks are in {profile.folder}"
+    )
 
 
 def _last_line(text):
@@ -255,8 +330,10 @@ def _last_line(text):
 
 
 def _killed(what):
-    return (f"{what} was killed, most likely because memory ran out; free memory or use --cores 1, "
-            "and run again")
+    return (
+        f"{what} was killed, most likely because memory ran out; free memory or use --cores 1, "
+        "and run again"
+    )
 
 
 def _reason_of_step(log, signal_name):
@@ -271,8 +348,10 @@ def _reason_of_step(log, signal_name):
 
 
 # How Snakemake tells of a failed step: its shell command, which ends with its log, and its end.
-FAILED = re.compile(r"> '([^'\n]+\.log)' 2>&1' "
-                    r"(?:returned non-zero exit status|died with <Signals\.(\w+))")
+FAILED = re.compile(
+    r"> '([^'\n]+\.log)' 2>&1' "
+    r"(?:returned non-zero exit status|died with <Signals\.(\w+))"
+)
 # Or of its own failure. What was wrong may stand on the next line.
 OWN_ERROR = re.compile(r"^[ \t]*([\w.]*(?:Error|Exception)\b.*(?:(?<=:)\n.*)?)", re.M)
 
@@ -305,11 +384,19 @@ def compare(profile):
     committed = runs.ROOT / "results" / profile.name / "tables" / "table1_general.csv"
     ours = pd.read_csv(profile.folder / "tables" / "table1_general.csv")
     old = pd.read_csv(committed) if committed.exists() else ours.iloc[:0]
-    print("\nTable 1, average of the four suites: accuracy in %, entropy in bits a token, mean ± 95% interval over "
-          f"{ours.seeds.max()} {profile.replicates()}\n")
-    print(tables.beside(ours, old, tables.reported_table1()).to_markdown(index=False, disable_numparse=True))
-    print("\nOn another processor or installation rounding differs, and sampled responses with it: expect intervals that overlap, "
-          "not the same digits.")
+    print(
+        "\nTable 1, average of the four suites: accuracy in %, entropy in bits a token, mean ± 95% interval over "
+        f"{ours.seeds.max()} {profile.replicates()}\n"
+    )
+    print(
+        tables.beside(ours, old, tables.reported_table1()).to_markdown(
+            index=False, disable_numparse=True
+        )
+    )
+    print(
+        "\nOn another processor or installation rounding differs, and sampled responses with it: expect intervals that overlap, "
+        "not the same digits."
+    )
 
 
 def train(profile, method, size, seed):
@@ -319,8 +406,10 @@ def train(profile, method, size, seed):
 
         launched.train_run(profile, method, size, seed)
     elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError(f"size {size} of profile {profile.name} trains in one process; name it in the profile's launch to train it in "
-                         "several")
+        raise ValueError(
+            f"size {size} of profile {profile.name} trains in one process; name it in the profile's launch to train it in "
+            "several"
+        )
     else:
         from pslib import chain
 
@@ -351,11 +440,23 @@ def publish(profile):
     from pslib import evaluate, runs
 
     for size in profile.sizes if profile.model == "nano" and profile.base.shared else ():
-        _publish_base(runs.base_folder(profile, size), runs.ROOT / "results" / "base" / profile.base.world / size)
+        _publish_base(
+            runs.base_folder(profile, size),
+            runs.ROOT / "results" / "base" / profile.base.world / size,
+        )
     each = len(profile.grid) <= 30 and profile.sizes == profile.table_sizes
     target = runs.ROOT / "results" / profile.name
-    for kind in ("tuning.csv", "tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*", "runs/*/*.yaml", "runs/*/*.json", "runs/*/*.csv",
-                 "runs/*/*.parquet"):
+    for kind in (
+        "tuning.csv",
+        "tables/*",
+        "figures/*",
+        "notebooks/*.ipynb",
+        "base/*/*.*",
+        "runs/*/*.yaml",
+        "runs/*/*.json",
+        "runs/*/*.csv",
+        "runs/*/*.parquet",
+    ):
         for path in sorted(profile.folder.glob(kind)):
             if path.name.startswith(".") or path.match("notebooks/0[567]_*.ipynb") and not each:
                 continue
@@ -373,7 +474,9 @@ def publish(profile):
                 table = pd.read_csv(path)
                 to.write_text(evaluate.condensed(table).to_csv(index=False), encoding="utf-8")
                 if profile.model == "nano":
-                    to.with_name("derivations.csv").write_text(evaluate.derivations(table).to_csv(index=False), encoding="utf-8")
+                    to.with_name("derivations.csv").write_text(
+                        evaluate.derivations(table).to_csv(index=False), encoding="utf-8"
+                    )
             else:
                 shutil.copyfile(path, to)
     print(f"published to {target}")
@@ -401,40 +504,75 @@ def _parameters(argv):
 
 def main(argv=None):
     """Parse the command line and run it; -> exit code."""
-    parser = argparse.ArgumentParser(prog="python -m pslib", description="Policy Split on a laptop.",
-                                     epilog="A profile is given by its name, or by the path of a file that ends in .yaml.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pslib",
+        description="Policy Split on a laptop.",
+        epilog="A profile is given by its name, or by the path of a file that ends in .yaml.",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("reproduce", help="run a profile's whole chain, up to table 1")
     one.add_argument("profile")
-    one.add_argument("--cores", type=int, default=os.cpu_count(), help="how many runs at once (default: all cores)")
+    one.add_argument(
+        "--cores",
+        type=int,
+        default=os.cpu_count(),
+        help="how many runs at once (default: all cores)",
+    )
     two = commands.add_parser("notebook", help="execute one notebook with checked parameters")
     two.add_argument("name")
     two.add_argument("--out", help="where the executed notebook goes")
-    two.add_argument("-p", nargs=2, action="append", metavar=("NAME", "VALUE"), help="a parameter; given once or more")
-    three = commands.add_parser("export", help="write a finished run's model to a new folder, with its prompts and a card")
+    two.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        metavar=("NAME", "VALUE"),
+        help="a parameter; given once or more",
+    )
+    three = commands.add_parser(
+        "export", help="write a finished run's model to a new folder, with its prompts and a card"
+    )
     for name in ("profile", "method", "size"):
         three.add_argument(name)
     three.add_argument("seed", type=int)
     three.add_argument("--out", required=True, help="the folder, which must not be there yet")
-    four = commands.add_parser("train", help="train one run; a size that the profile launches, on TRL's trainer under torchrun or accelerate launch")
+    four = commands.add_parser(
+        "train",
+        help="train one run; a size that the profile launches, on TRL's trainer under torchrun or accelerate launch",
+    )
     for name in ("profile", "method", "size"):
         four.add_argument(name)
     four.add_argument("seed", type=int)
-    five = commands.add_parser("plan", help="what training takes at the paper's sizes: memory and time, by arithmetic")
+    five = commands.add_parser(
+        "plan", help="what training takes at the paper's sizes: memory and time, by arithmetic"
+    )
     five.add_argument("profile")
-    for name, default, what in (("gpu", "h100", "h100 or h200"), ("tokens", 6000, "of a response, on average"), ("prompt", 512, "tokens"),
-                                ("mfu", 0.3, "share of the peak in training"), ("bandwidth-share", 0.5, "of the peak, in sampling")):
-        five.add_argument(f"--{name}", type=type(default), default=default, help=f"{what} (default: {default})")
-    six = commands.add_parser("figures", help="make every table and figure again, without training: from the committed results, or "
-                                              "from this machine's of a profile")
+    for name, default, what in (
+        ("gpu", "h100", "h100 or h200"),
+        ("tokens", 6000, "of a response, on average"),
+        ("prompt", 512, "tokens"),
+        ("mfu", 0.3, "share of the peak in training"),
+        ("bandwidth-share", 0.5, "of the peak, in sampling"),
+    ):
+        five.add_argument(
+            f"--{name}", type=type(default), default=default, help=f"{what} (default: {default})"
+        )
+    six = commands.add_parser(
+        "figures",
+        help="make every table and figure again, without training: from the committed results, or "
+        "from this machine's of a profile",
+    )
     six.add_argument("profile", nargs="?")
-    for name, help_text in (("compare", "show table 1: this machine's, the committed and the paper's"),
-                            ("tune", "try every method's settings on tuning questions and seeds; writes tuning.csv"),
-                            ("publish", "copy a profile's small results to where they are committed")):
+    for name, help_text in (
+        ("compare", "show table 1: this machine's, the committed and the paper's"),
+        ("tune", "try every method's settings on tuning questions and seeds; writes tuning.csv"),
+        ("publish", "copy a profile's small results to where they are committed"),
+    ):
         commands.add_parser(name, help=help_text).add_argument("profile")
     rest, parameters = _parameters(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(rest)
-    if os.environ.get("PSLIB_RESULTS"):  # relative to where this command was started, also for the processes that it starts
+    if os.environ.get(
+        "PSLIB_RESULTS"
+    ):  # relative to where this command was started, also for the processes that it starts
         os.environ["PSLIB_RESULTS"] = str(Path(os.environ["PSLIB_RESULTS"]).absolute())
     if getattr(args, "profile", None):
         args.profile = _absolute(args.profile)
@@ -444,7 +582,9 @@ def main(argv=None):
         _use_writable_folders()
         if args.command == "reproduce":
             if args.cores < 1:
-                raise ValueError(f"--cores must be at least 1, since every run needs one; got {args.cores}")
+                raise ValueError(
+                    f"--cores must be at least 1, since every run needs one; got {args.cores}"
+                )
             reproduce(args.profile, args.cores)
         elif args.command == "notebook":
             notebook(args.name, args.out, parameters)
@@ -452,7 +592,9 @@ def main(argv=None):
             from pslib import runs
             from pslib.scale import export
 
-            export.export(runs.load_profile(args.profile), args.method, args.size, args.seed, args.out)
+            export.export(
+                runs.load_profile(args.profile), args.method, args.size, args.seed, args.out
+            )
             print(f"written to {args.out}; its README.md says how to use it")
         elif args.command == "train":
             from pslib import runs
@@ -462,7 +604,16 @@ def main(argv=None):
             from pslib import runs
             from pslib.scale import plan
 
-            print(plan.report(runs.load_profile(args.profile), args.gpu, args.tokens, args.prompt, args.mfu, args.bandwidth_share))
+            print(
+                plan.report(
+                    runs.load_profile(args.profile),
+                    args.gpu,
+                    args.tokens,
+                    args.prompt,
+                    args.mfu,
+                    args.bandwidth_share,
+                )
+            )
         elif args.command == "figures":
             from pslib.evidence import artefacts
 
@@ -485,8 +636,10 @@ def main(argv=None):
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             where = f" ({error.filename})" if error.filename else ""
-            error = (f"the disk is full{where}; free some space and run again, nothing earlier was "
-                     "changed")
+            error = (
+                f"the disk is full{where}; free some space and run again, nothing earlier was "
+                "changed"
+            )
         print(f"pslib: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0

@@ -40,7 +40,9 @@ def group_relative(rewards, group_ids, eps=1e-6):
     mean = _group_sums(rewards, group_ids)[0] / count
     centred = rewards - mean[where]
     std = (_group_sums(centred**2, group_ids)[0] / (count - 1).clamp(min=1)).sqrt()
-    return torch.where(_all_equal(rewards, rewards, where)[where], 0.0, centred / (std[where] + eps))
+    return torch.where(
+        _all_equal(rewards, rewards, where)[where], 0.0, centred / (std[where] + eps)
+    )
 
 
 def exploration_signal(logp_he, logp_normal, alpha=0.5):
@@ -68,8 +70,15 @@ def standardize_in_group(signal, mask, group_ids, eps=1e-6):
     mean = _group_sums(signal.sum(1), group_ids)[0] / count.clamp(min=1)
     centred = torch.where(mask, signal - mean[where, None], 0.0)
     variance = _group_sums((centred**2).sum(1), group_ids)[0] / (count - 1).clamp(min=1)
-    low, high = signal.masked_fill(~mask, torch.inf).amin(1), signal.masked_fill(~mask, -torch.inf).amax(1)
-    return torch.where(_all_equal(low, high, where)[where, None], 0.0, centred / (variance.sqrt()[where, None] + eps))
+    low, high = (
+        signal.masked_fill(~mask, torch.inf).amin(1),
+        signal.masked_fill(~mask, -torch.inf).amax(1),
+    )
+    return torch.where(
+        _all_equal(low, high, where)[where, None],
+        0.0,
+        centred / (variance.sqrt()[where, None] + eps),
+    )
 
 
 # What is added to A, by variant; bound is |A|/kappa.
@@ -94,7 +103,9 @@ def high_entropy(adv, bonus, eta, kappa, variant="paper"):
     of A cannot flip while eta <= kappa ("paper"), 2 eta <= kappa ("doubled") or kappa >= 2 ("released").
     """
     if adv.ndim != 1 or bonus.ndim != 2 or len(adv) != len(bonus):
-        raise ValueError(f"adv must be (N,) and bonus (N, T); got {tuple(adv.shape)} and {tuple(bonus.shape)}")
+        raise ValueError(
+            f"adv must be (N,) and bonus (N, T); got {tuple(adv.shape)} and {tuple(bonus.shape)}"
+        )
     if eta < 0 or kappa < 1:
         raise ValueError(f"eq. 3 needs eta >= 0 and kappa >= 1; got eta={eta}, kappa={kappa}")
     adv, bonus = adv.detach()[:, None], bonus.detach()

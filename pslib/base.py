@@ -14,7 +14,12 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from pslib import modes, nano
 
 # name -> (hidden, layers, feed-forward, heads, key-value heads, head dimension)
-SIZES = {"0.1m": (48, 3, 144, 4, 2, 12), "0.2m": (64, 3, 192, 4, 2, 16), "0.6m": (96, 5, 288, 4, 2, 32), "2m": (192, 5, 512, 6, 2, 32)}
+SIZES = {
+    "0.1m": (48, 3, 144, 4, 2, 12),
+    "0.2m": (64, 3, 192, 4, 2, 16),
+    "0.6m": (96, 5, 288, 4, 2, 32),
+    "2m": (192, 5, 512, 6, 2, 32),
+}
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
@@ -29,23 +34,42 @@ PIECES = r"\d{1,2}| ?\\boxed\{| ?\p{L}+(?: (?=\d))?|[^\s\d](?: (?=\d))?|\s"
 def build_tokenizer(texts, vocab_size=512):
     """A byte-pair tokenizer with a chat template, learned from texts; numbers to 99 are one token where frequent."""
     bpe = Tokenizer(models.BPE(unk_token="<|unk|>"))
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PIECES), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     bpe.decoder = decoders.ByteLevel()
-    ascii_bytes = [chr(code) for code in range(33, 127)] + ["\u0120", "\u010a"]  # and the byte-level space and newline
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=SPECIALS, initial_alphabet=ascii_bytes, show_progress=False))
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|end|>",
-                                   unk_token="<|unk|>", chat_template=CHAT_TEMPLATE)
+    ascii_bytes = [chr(code) for code in range(33, 127)] + [
+        "\u0120",
+        "\u010a",
+    ]  # and the byte-level space and newline
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=SPECIALS,
+            initial_alphabet=ascii_bytes,
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        unk_token="<|unk|>",
+        chat_template=CHAT_TEMPLATE,
+    )
 
 
 def parse(name):
     """A base model's size in SIZES and which one of that size it is: "0.2m" is ("0.2m", 0), and "0.2m.b3" is ("0.2m", 3)."""
     size, _, which = name.partition(".b")
     if size not in SIZES or not f"{which}0".isdecimal():
-        raise ValueError(f"no nano size is called {name!r}; there are {', '.join(SIZES)}, and more base models of each, as in 0.2m.b1")
+        raise ValueError(
+            f"no nano size is called {name!r}; there are {', '.join(SIZES)}, and more base models of each, as in 0.2m.b1"
+        )
     return size, int(which or 0)
 
 
@@ -77,9 +101,17 @@ def build_model(size, tokenizer, seed):
     """An untrained Qwen3 model of a size in SIZES, its weights drawn from `seed`."""
     hidden, layers, feed_forward, heads, kv_heads, head_dim = SIZES[size]
     config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, intermediate_size=feed_forward,
-        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, tie_word_embeddings=True,
-        max_position_embeddings=512, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        intermediate_size=feed_forward,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
     with torch.random.fork_rng():
@@ -89,11 +121,19 @@ def build_model(size, tokenizer, seed):
 
 def encode(tokenizer, examples):
     """Corpus examples as (prompt ids, response ids with the end token) pairs."""
-    rendered = tokenizer([
-        tokenizer.apply_chat_template(
-            [*([{"role": "system", "content": s}] if s else []), {"role": "user", "content": q}],
-            tokenize=False, add_generation_prompt=True)
-        for s, q, _ in examples])["input_ids"]
+    rendered = tokenizer(
+        [
+            tokenizer.apply_chat_template(
+                [
+                    *([{"role": "system", "content": s}] if s else []),
+                    {"role": "user", "content": q},
+                ],
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+            for s, q, _ in examples
+        ]
+    )["input_ids"]
     responses = tokenizer([r + tokenizer.eos_token for _, _, r in examples])["input_ids"]
     return list(zip(rendered, responses))
 
@@ -102,13 +142,18 @@ def _batches(pairs, size, seed):
     """Batches of like lengths, in random order, as (tokens, labels) tensors; labels are -100 off the responses."""
     rng, batches = random.Random(seed), []
     for first in range(0, len(pairs), 16 * size):
-        pool = sorted(pairs[first : first + 16 * size], key=lambda pair: len(pair[0]) + len(pair[1]))
+        pool = sorted(
+            pairs[first : first + 16 * size], key=lambda pair: len(pair[0]) + len(pair[1])
+        )
         pool = [pool[k : k + size] for k in range(0, len(pool), size)]
         rng.shuffle(pool)
         batches += pool
     for batch in batches:
         width = max(len(p) + len(r) for p, r in batch)
-        tokens, labels = torch.zeros(len(batch), width, dtype=torch.long), torch.full((len(batch), width), -100)
+        tokens, labels = (
+            torch.zeros(len(batch), width, dtype=torch.long),
+            torch.full((len(batch), width), -100),
+        )
         for row, (prompt, response) in enumerate(batch):
             end = len(prompt) + len(response)
             tokens[row, :end] = torch.tensor(prompt + response)
@@ -123,11 +168,22 @@ def optimisers(model, steps, lr, matrix_lr):
     """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    pair = [torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
-    schedules = [torch.optim.lr_scheduler.OneCycleLR(o, o.param_groups[0]["lr"], total_steps=max(steps, 2), pct_start=0.1,
-                                                     div_factor=10, final_div_factor=100, cycle_momentum=False)
-                 for o in pair]
+    pair = [
+        torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            o,
+            o.param_groups[0]["lr"],
+            total_steps=max(steps, 2),
+            pct_start=0.1,
+            div_factor=10,
+            final_div_factor=100,
+            cycle_momentum=False,
+        )
+        for o in pair
+    ]
     return pair, schedules
 
 
@@ -152,7 +208,9 @@ def train(name, world, steps, batch_size=64, lr=5e-3, matrix_lr=6e-3, seed=0, re
     for step, (tokens, labels) in enumerate(_batches(pairs, batch_size, seed)):
         keep = labels >= 0
         hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[keep]
-        total = torch.nn.functional.cross_entropy(model.lm_head(hidden), labels[keep], reduction="sum")
+        total = torch.nn.functional.cross_entropy(
+            model.lm_head(hidden), labels[keep], reduction="sum"
+        )
         (total / usual).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for part in (*pair, *schedules):

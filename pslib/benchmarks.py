@@ -26,7 +26,9 @@ class Benchmark:
     options: str = ""
     wrong: tuple = ()
     config: str | None = None
-    worked_out: bool = False  # whether what comes to a number is as right as the number: see rewards.grade
+    worked_out: bool = (
+        False  # whether what comes to a number is as right as the number: see rewards.grade
+    )
 
 
 _WRONG = tuple(f"Incorrect Answer {k}" for k in (1, 2, 3))
@@ -35,7 +37,9 @@ BENCHMARKS = {
     "math500": Benchmark("test", "problem", "answer", worked_out=True),
     "aime24": Benchmark("train", "problem", "answer"),
     "aime25": Benchmark("test", "problem", "answer"),
-    "gpqa_diamond": Benchmark("train", "Question", "Correct Answer", wrong=_WRONG, config="gpqa_diamond"),
+    "gpqa_diamond": Benchmark(
+        "train", "Question", "Correct Answer", wrong=_WRONG, config="gpqa_diamond"
+    ),
     "mmlu_pro": Benchmark("test", "question", "answer", options="options"),
 }
 
@@ -44,11 +48,15 @@ def check(data, where):
     """ValueError in one sentence unless `data` names for every suite the data sets that play it, each with its place."""
     for suite in SUITES:
         if not isinstance(data.get(suite), dict) or not data[suite]:
-            raise ValueError(f"{where} must name data sets for the suite {suite!r}, like {{math500: HuggingFaceH4/MATH-500}}")
+            raise ValueError(
+                f"{where} must name data sets for the suite {suite!r}, like {{math500: HuggingFaceH4/MATH-500}}"
+            )
         for name, source in data[suite].items():
             if name not in BENCHMARKS or not isinstance(source, str):
-                raise ValueError(f"{where}, suite {suite}: a data set is one of {', '.join(BENCHMARKS)} with a hub id or a "
-                                 f"folder; got {name!r}: {source!r}")
+                raise ValueError(
+                    f"{where}, suite {suite}: a data set is one of {', '.join(BENCHMARKS)} with a hub id or a "
+                    f"folder; got {name!r}: {source!r}"
+                )
     if unknown := sorted(set(data) - set(SUITES)):
         raise ValueError(f"{where} has no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
 
@@ -72,30 +80,44 @@ def load(data, suite, count, split="test", seed=0):
     pool = {"train": pool[fifth:], "tuning": pool[:fifth]}.get(split, pool)
     rows = [_row(name, table[row], row, seed) for name, table, row in pool[:count]]
     if any(BENCHMARKS[name].worked_out for name, _, _ in pool):
-        rows = [{**row, "worked_out": BENCHMARKS[name].worked_out} for (name, _, _), row in zip(pool, rows)]
+        rows = [
+            {**row, "worked_out": BENCHMARKS[name].worked_out}
+            for (name, _, _), row in zip(pool, rows)
+        ]
     said = f"{', '.join(read)}; {len(rows)} rows {hashlib.sha256(repr(rows).encode()).hexdigest()[:16]}"
     return datasets.Dataset.from_list(rows, info=datasets.DatasetInfo(description=said))
 
 
 def _read(name, source):
     """The needed columns of a data set, as (Dataset, revision)."""
-    has, (path, _, revision) = BENCHMARKS[name], (source, "", "") if Path(source).is_dir() else source.partition("@")
+    has, (path, _, revision) = (
+        BENCHMARKS[name],
+        (source, "", "") if Path(source).is_dir() else source.partition("@"),
+    )
     try:
-        bare = Path(path).is_dir() and has.config not in datasets.get_dataset_config_names(path)  # without the hub's README
-        builder = datasets.load_dataset_builder(path, None if bare else has.config, revision=revision or None)
+        bare = Path(path).is_dir() and has.config not in datasets.get_dataset_config_names(
+            path
+        )  # without the hub's README
+        builder = datasets.load_dataset_builder(
+            path, None if bare else has.config, revision=revision or None
+        )
         builder.download_and_prepare()
         table = builder.as_dataset(split=has.split)
     except Exception as error:  # the libraries raise kinds of their own
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise OSError(f"the data set {name} could not be read from {source!r} (split {has.split}): {reason}; where no network "
-                      f"is, get it where one is (hf download --repo-type dataset {path} --local-dir FOLDER) and name the folder "
-                      "in the profile's data section, or load it there once, bring its HF_HOME here and set HF_HUB_OFFLINE=1; a "
-                      "gated one wants its terms accepted on its page, and hf auth login") from error
+        raise OSError(
+            f"the data set {name} could not be read from {source!r} (split {has.split}): {reason}; where no network "
+            f"is, get it where one is (hf download --repo-type dataset {path} --local-dir FOLDER) and name the folder "
+            "in the profile's data section, or load it there once, bring its HF_HOME here and set HF_HUB_OFFLINE=1; a "
+            "gated one wants its terms accepted on its page, and hf auth login"
+        ) from error
     needed = [has.question, has.answer, *filter(None, [has.options]), *has.wrong]
     for column in needed:
         if column not in table.column_names:
-            raise ValueError(f"the data set {name} from {source!r} has no column {column!r} (any more); it has "
-                             f"{', '.join(table.column_names)}; name an older revision as {path}@revision")
+            raise ValueError(
+                f"the data set {name} from {source!r} has no column {column!r} (any more); it has "
+                f"{', '.join(table.column_names)}; name an older revision as {path}@revision"
+            )
     return table.select_columns(needed), "folder" if Path(path).is_dir() else builder.hash
 
 
@@ -104,22 +126,36 @@ def _row(name, row, place, seed):
 
     def text(column, value):
         if not isinstance(value, (str, int, float)) or not str(value).strip():
-            raise ValueError(f"the data set {name} has {value!r} in column {column!r} of row {place}, where a text belongs; has "
-                             "the column changed? Name an older revision as id@revision")
+            raise ValueError(
+                f"the data set {name} has {value!r} in column {column!r} of row {place}, where a text belongs; has "
+                "the column changed? Name an older revision as id@revision"
+            )
         return str(value).strip()
 
     question, answer = text(has.question, row[has.question]), text(has.answer, row[has.answer])
     if not (has.wrong or has.options):
-        return {"id": f"{name}-{place}", "question": prompts["math"].format(query=question), "answer": answer}
+        return {
+            "id": f"{name}-{place}",
+            "question": prompts["math"].format(query=question),
+            "answer": answer,
+        }
     if has.wrong:
         order = random.Random(f"{name}/{place}/{seed}").sample(range(4), 4)
         choices = [answer, *(text(column, row[column]) for column in has.wrong)]
         choices, answer = [choices[k] for k in order], ascii_uppercase[order.index(0)]
     else:
         given = row[has.options]
-        choices = [text(has.options, choice) for choice in (given if isinstance(given, list) else [None])]
+        choices = [
+            text(has.options, choice) for choice in (given if isinstance(given, list) else [None])
+        ]
     if answer not in list(ascii_uppercase[: len(choices)]):
-        raise ValueError(f"the data set {name} has {answer!r} in column {has.answer!r} of row {place}, which is the letter of "
-                         f"none of its {len(choices)} choices; has the column changed?")
+        raise ValueError(
+            f"the data set {name} has {answer!r} in column {has.answer!r} of row {place}, which is the letter of "
+            f"none of its {len(choices)} choices; has the column changed?"
+        )
     listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices))
-    return {"id": f"{name}-{place}", "question": prompts["choice"].format(question=question, choices=listed), "answer": answer}
+    return {
+        "id": f"{name}-{place}",
+        "question": prompts["choice"].format(question=question, choices=listed),
+        "answer": answer,
+    }

@@ -16,7 +16,20 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
-from pslib import base, checkpoint, evaluate, modes, nano, policy, probe, records, rollouts, runs, tasks, train
+from pslib import (
+    base,
+    checkpoint,
+    evaluate,
+    modes,
+    nano,
+    policy,
+    probe,
+    records,
+    rollouts,
+    runs,
+    tasks,
+    train,
+)
 
 # One thread a run: on a small model a second one gains nothing, and waits for milliseconds at every product as soon as
 # anything else uses its core. The chain fills the other cores with other runs.
@@ -27,7 +40,13 @@ class Progress:
     """Says how far a long job is and how long it will still take: a line at most every `every` seconds."""
 
     def __init__(self, name, every=10.0):
-        self.name, self.every, self.begun, self.said, self.first = name, every, time.time(), 0.0, None
+        self.name, self.every, self.begun, self.said, self.first = (
+            name,
+            every,
+            time.time(),
+            0.0,
+            None,
+        )
 
     def __call__(self, done, total, note=""):
         """Report `done` of `total` steps."""
@@ -36,8 +55,11 @@ class Progress:
         if now - self.said < self.every and done < total:
             return
         self.said, pace = now, (now - self.begun) / (done - self.first)
-        print(f"{self.name}: step {done}/{total}, {pace:.2f} s a step, {pace * (total - done):.0f} s left{note}",
-              file=sys.stderr, flush=True)
+        print(
+            f"{self.name}: step {done}/{total}, {pace:.2f} s a step, {pace * (total - done):.0f} s left{note}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def save_model(folder, model, tokenizer):
@@ -83,17 +105,29 @@ def make_base(profile, size):
     if profile.model != "nano":
         return *_load(profile, profile.model.replace("{size}", size)), []
     folder, wanted = runs.base_folder(profile, size), records.base_record(profile, size)
-    if not _base_is_made(folder, wanted):  # a finished one is only read, by as many runs at once as there are
+    if not _base_is_made(
+        folder, wanted
+    ):  # a finished one is only read, by as many runs at once as there are
         with runs.owned(folder):
             if _base_is_made(folder, wanted):  # by another process, just before this one asked
                 return make_base(profile, size)
             records.begin(folder / "params.yaml", wanted)
             begun, progress = time.time(), Progress(f"base {size}")
-            model, tokenizer, losses = base.train(size, **records.of_base(profile), report=lambda s, n, loss: progress(s, n))
+            model, tokenizer, losses = base.train(
+                size, **records.of_base(profile), report=lambda s, n, loss: progress(s, n)
+            )
             save_model(folder / "model", model, tokenizer)
-            checkpoint.write(folder / "losses.csv", pd.DataFrame({"loss": losses}).round(4).to_csv(index=False))
-            _write_json(folder / "manifest.json", runs.manifest(profile.base.seed, time.time() - begun,
-                                                                {"model": records.files_digest(folder / "model")}))
+            checkpoint.write(
+                folder / "losses.csv", pd.DataFrame({"loss": losses}).round(4).to_csv(index=False)
+            )
+            _write_json(
+                folder / "manifest.json",
+                runs.manifest(
+                    profile.base.seed,
+                    time.time() - begun,
+                    {"model": records.files_digest(folder / "model")},
+                ),
+            )
     return *_load(profile, folder / "model"), pd.read_csv(folder / "losses.csv").loss.tolist()
 
 
@@ -124,30 +158,62 @@ def measure_base(profile, size):
 
     def moved(mode):
         questions = profile.questions("train", settings.questions, "tuning")
-        return evaluate.inter_mode_kl(model, tokenizer, mode, modes.NORMAL, questions, settings, generator)
+        return evaluate.inter_mode_kl(
+            model, tokenizer, mode, modes.NORMAL, questions, settings, generator
+        )
 
     for suite in tasks.TEST_SUITES:
         totals = evaluate.summary(answered(modes.NORMAL, suite)).iloc[0]
-        rows.append({"measure": "suite", "name": suite, "accuracy": totals.accuracy, "entropy_bits": totals.entropy_bits})
+        rows.append(
+            {
+                "measure": "suite",
+                "name": suite,
+                "accuracy": totals.accuracy,
+                "entropy_bits": totals.entropy_bits,
+            }
+        )
     default = answered(modes.NORMAL)
     for derivation in nano.DERIVATIONS:
         used = default[default.derivation == derivation]
-        rows.append({"measure": "default", "derivation": derivation, "share": len(used) / len(default),
-                     "accuracy": used.correct.mean()})
+        rows.append(
+            {
+                "measure": "default",
+                "derivation": derivation,
+                "share": len(used) / len(default),
+                "accuracy": used.correct.mean(),
+            }
+        )
         mode = modes.Mode("he", nano.NAMED_PROMPTS[derivation][0])
         kl, table = moved(mode)
         used = table[table.derivation == derivation]
-        rows.append({"measure": "named", "name": mode.system, "derivation": derivation, "share": len(used) / len(table),
-                     "accuracy": used.correct.mean(), "kl": kl})
+        rows.append(
+            {
+                "measure": "named",
+                "name": mode.system,
+                "derivation": derivation,
+                "share": len(used) / len(table),
+                "accuracy": used.correct.mean(),
+                "kl": kl,
+            }
+        )
     for name in modes.prompts()["modes"]:
         mode = modes.he_mode(name)
         kl, table = moved(mode)
         totals = evaluate.summary(table).iloc[0]
-        rows.append({"measure": "prompt", "name": name, "accuracy": totals.accuracy, "entropy_bits": totals.entropy_bits,
-                     "kl": kl})
+        rows.append(
+            {
+                "measure": "prompt",
+                "name": name,
+                "accuracy": totals.accuracy,
+                "entropy_bits": totals.entropy_bits,
+                "kl": kl,
+            }
+        )
     measured = pd.DataFrame(rows).round(4)
     if profile.model == "nano":
-        checkpoint.write(runs.measured_folder(profile, size) / "measured.csv", measured.to_csv(index=False))
+        checkpoint.write(
+            runs.measured_folder(profile, size) / "measured.csv", measured.to_csv(index=False)
+        )
     return measured
 
 
@@ -156,11 +222,22 @@ def bonus_of_base(profile, size):
     model, tokenizer, _ = make_base(profile, size)
     generator = torch.Generator().manual_seed(profile.base.seed)
     questions = profile.questions("train", profile.train.questions, "tuning")
-    settings = replace(profile.evaluate, temperature=profile.train.temperature, top_k=0, top_p=1.0)  # as a training step draws
-    table = probe.bonus(model, tokenizer, profile.modes_of(size, tokenizer), settings, questions, profile.train.group_size,
-                        generator).round(5)
+    settings = replace(
+        profile.evaluate, temperature=profile.train.temperature, top_k=0, top_p=1.0
+    )  # as a training step draws
+    table = probe.bonus(
+        model,
+        tokenizer,
+        profile.modes_of(size, tokenizer),
+        settings,
+        questions,
+        profile.train.group_size,
+        generator,
+    ).round(5)
     if profile.model == "nano":
-        checkpoint.write(runs.measured_folder(profile, size) / "bonus.csv", table.to_csv(index=False))
+        checkpoint.write(
+            runs.measured_folder(profile, size) / "bonus.csv", table.to_csv(index=False)
+        )
     return table
 
 
@@ -198,26 +275,41 @@ class Prepared:
 
 def prepare(profile, method, size, seed, split, folder):
     """Check a training run and load what it needs -> Prepared, or None where the run is done; ValueError says what differs."""
-    recipe, settings = profile.method(method), records.training_settings(profile, method, size, seed, split)
-    done, before = (folder / "manifest.json").exists(), records.same(folder / "params.yaml", settings)
+    recipe, settings = (
+        profile.method(method),
+        records.training_settings(profile, method, size, seed, split),
+    )
+    done, before = (
+        (folder / "manifest.json").exists(),
+        records.same(folder / "params.yaml", settings),
+    )
     if done and not before.get("inputs"):  # from before inputs were recorded
         return None
     questions = profile.questions("train", profile.train.pool, split)
     model, tokenizer, _ = make_base(profile, size)
     both = profile.modes_of(size, tokenizer)
-    settings["inputs"] = {"questions": records.of_questions(questions), **records.of_model(model, tokenizer, both)}
+    settings["inputs"] = {
+        "questions": records.of_questions(questions),
+        **records.of_model(model, tokenizer, both),
+    }
     records.same(folder / "params.yaml", settings)
     if done:
         records.whole_curve(folder, profile.train.steps)
         return None
     if before and not before.get("inputs"):
-        raise ValueError(f"{folder} is a run that was stopped before inputs were recorded, so it cannot be told whether it "
-                         "would go on with the same ones; remove it to train it from its start")
-    inputs = {name: settings["inputs"][name] for name in ("prompts", "date") if name in settings["inputs"]}
+        raise ValueError(
+            f"{folder} is a run that was stopped before inputs were recorded, so it cannot be told whether it "
+            "would go on with the same ones; remove it to train it from its start"
+        )
+    inputs = {
+        name: settings["inputs"][name] for name in ("prompts", "date") if name in settings["inputs"]
+    }
     if profile.model != "nano":
         inputs |= {"base": _source(profile, size, model), "data": questions.info.description}
     train.check(model, tokenizer, recipe, both, profile.train, questions)
-    rollouts.check_room(model, tokenizer, both, [], profile.evaluate.max_new_tokens)  # which comes after hours of training
+    rollouts.check_room(
+        model, tokenizer, both, [], profile.evaluate.max_new_tokens
+    )  # which comes after hours of training
     return Prepared(questions, model, tokenizer, both, settings, inputs)
 
 
@@ -246,20 +338,30 @@ def train_run(profile, method, size, seed, split="train", folder=None):
 
 def _train(prepared, profile, recipe, seed, folder):
     """Train in our own loop, from the run's newest checkpoint, and save the model."""
-    state = train.Run(prepared.model, prepared.tokenizer, recipe, prepared.both, profile.train, seed)
+    state = train.Run(
+        prepared.model, prepared.tokenizer, recipe, prepared.both, profile.train, seed
+    )
     records.begin(folder / "params.yaml", prepared.settings)
     rows, progress = [], Progress(folder.name)
     if (folder / "metrics.csv").exists():
         rows = pd.read_csv(folder / "metrics.csv").to_dict("records")
 
-    def record(metrics, rollouts):  # comes before the step's checkpoint, so no saved step lacks its row
+    def record(
+        metrics, rollouts
+    ):  # comes before the step's checkpoint, so no saved step lacks its row
         if [row["step"] for row in rows[: metrics["step"] - 1]] != list(range(1, metrics["step"])):
             records.whole_curve(folder, metrics["step"] - 1)
         rows[metrics["step"] - 1 :] = [metrics]
         checkpoint.write(folder / "metrics.csv", pd.DataFrame(rows).round(6).to_csv(index=False))
         if metrics["step"] == profile.train.steps:
-            kept = {"question_id": rollouts.question_ids, "mode": rollouts.modes, "response": rollouts.texts,
-                    "reward": rollouts.rewards.int().tolist() if rollouts.right_or_wrong else rollouts.rewards.numpy()}
+            kept = {
+                "question_id": rollouts.question_ids,
+                "mode": rollouts.modes,
+                "response": rollouts.texts,
+                "reward": rollouts.rewards.int().tolist()
+                if rollouts.right_or_wrong
+                else rollouts.rewards.numpy(),
+            }
             checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())
         progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
 
@@ -279,9 +381,13 @@ def trained_folder(profile, method, size, seed, split="train", folder=None):
     """Where the model of a finished run is; FileNotFoundError if the run is not finished, ValueError if it is another's."""
     folder = folder or runs.run_folder(profile, method, size, seed)
     if not (folder / "manifest.json").exists():
-        raise FileNotFoundError(f"run {folder.name} of profile {profile.name} is not trained yet; run 06_train with "
-                                f"method={method}, size={size} and seed={seed} first")
-    records.same(folder / "params.yaml", records.training_settings(profile, method, size, seed, split))
+        raise FileNotFoundError(
+            f"run {folder.name} of profile {profile.name} is not trained yet; run 06_train with "
+            f"method={method}, size={size} and seed={seed} first"
+        )
+    records.same(
+        folder / "params.yaml", records.training_settings(profile, method, size, seed, split)
+    )
     records.untouched(folder)
     return folder / "model"
 
@@ -298,9 +404,16 @@ def _asked_of(profile, method, size, model, tokenizer, questions, folder):
     trained = profile.method(method).training
     source = runs.base_folder(profile, size) if profile.model == "nano" else None
     place = folder if trained else source
-    which = json.loads((place / "manifest.json").read_text())["inputs"]["model"] if place else _source(profile, size, model)
-    return {"model": which, "questions": {suite: records.of_questions(own) for suite, own in questions.items()},
-            **records.of_model(model, tokenizer, profile.modes_of(size, tokenizer))}
+    which = (
+        json.loads((place / "manifest.json").read_text())["inputs"]["model"]
+        if place
+        else _source(profile, size, model)
+    )
+    return {
+        "model": which,
+        "questions": {suite: records.of_questions(own) for suite, own in questions.items()},
+        **records.of_model(model, tokenizer, profile.modes_of(size, tokenizer)),
+    }
 
 
 def evaluate_run(profile, method, size, seed, split="test", folder=None):
@@ -317,24 +430,40 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
         if path.exists() and not record.exists():  # from before inputs were recorded
             return pd.read_csv(path)
         begun = time.time()
-        questions = {suite: profile.questions(suite, settings.questions, split) for suite in tasks.TEST_SUITES}
-        model, tokenizer = trained_model(profile, method, size, seed, split if split == "tuning" else "train", folder)
+        questions = {
+            suite: profile.questions(suite, settings.questions, split)
+            for suite in tasks.TEST_SUITES
+        }
+        model, tokenizer = trained_model(
+            profile, method, size, seed, split if split == "tuning" else "train", folder
+        )
         wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, questions, folder)
         records.begin(record, wanted)
         if path.exists():
             return pd.read_csv(path)
         generator, parts = torch.Generator().manual_seed(seed), []
         progress = Progress(f"evaluate {folder.name}")
-        wanted = [mode for mode in profile.modes_of(size, tokenizer) if mode.name in profile.method(method).sampling]
+        wanted = [
+            mode
+            for mode in profile.modes_of(size, tokenizer)
+            if mode.name in profile.method(method).sampling
+        ]
         for mode in wanted:
             for suite in tasks.TEST_SUITES:
-                table, _, _ = evaluate.evaluate(model, tokenizer, mode, questions[suite], settings, generator, suite)
+                table, _, _ = evaluate.evaluate(
+                    model, tokenizer, mode, questions[suite], settings, generator, suite
+                )
                 parts.append(table)
                 progress(len(parts), len(wanted) * len(tasks.TEST_SUITES))
         table = pd.concat(parts).round({"entropy_bits": 4})
         if profile.data:
-            inputs = {"model": _source(profile, size, model), **{suite: own.info.description for suite, own in questions.items()}}
-            _write_json(folder / "evaluation.json", runs.manifest(seed, time.time() - begun, inputs))
+            inputs = {
+                "model": _source(profile, size, model),
+                **{suite: own.info.description for suite, own in questions.items()},
+            }
+            _write_json(
+                folder / "evaluation.json", runs.manifest(seed, time.time() - begun, inputs)
+            )
         checkpoint.write(path, table.to_csv(index=False))
         return table
 
@@ -349,18 +478,31 @@ def probe_run(profile, method, size, seed):
     """
     folder = runs.run_folder(profile, method, size, seed)
     with runs.owned(folder):
-        files = {name: folder / f"{name}.csv" for name in PROBED
-                 if getattr(profile.probe, name) and method in profile.probe.methods}
-        record, wanted, done = folder / "probe.yaml", records.probe_settings(profile, size), all(p.exists() for p in files.values())
+        files = {
+            name: folder / f"{name}.csv"
+            for name in PROBED
+            if getattr(profile.probe, name) and method in profile.probe.methods
+        }
+        record, wanted, done = (
+            folder / "probe.yaml",
+            records.probe_settings(profile, size),
+            all(p.exists() for p in files.values()),
+        )
         records.same(record, wanted)
-        if files and not (done and not record.exists()):  # of which the last are from before inputs were recorded
+        if files and not (
+            done and not record.exists()
+        ):  # of which the last are from before inputs were recorded
             model, tokenizer = trained_model(profile, method, size, seed)
-            wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, probe.questions(profile), folder)
+            wanted["inputs"] = _asked_of(
+                profile, method, size, model, tokenizer, probe.questions(profile), folder
+            )
             records.begin(record, wanted)
         if not done:
             begun, found = time.time(), probe.probe(model, tokenizer, profile, size, seed)
             if "story_texts" in found:
-                checkpoint.write(folder / "story_texts.parquet", found.pop("story_texts").to_parquet())
+                checkpoint.write(
+                    folder / "story_texts.parquet", found.pop("story_texts").to_parquet()
+                )
             for name, table in found.items():
                 checkpoint.write(files[name], table.round(4).to_csv(index=False))
             if profile.model != "nano":
@@ -374,21 +516,31 @@ def _of_seeds(seeds, step):
     try:
         numbers = [int(seed) for seed in seeds.replace("_", ",").split(",")]
     except ValueError:
-        raise ValueError(f'seeds must be whole numbers with commas between them, like "1,2,3"; got {seeds!r}') from None
+        raise ValueError(
+            f'seeds must be whole numbers with commas between them, like "1,2,3"; got {seeds!r}'
+        ) from None
     return {seed: step(seed) for seed in numbers}
 
 
 def evaluate_runs(profile, method, size, seeds):
     """`evaluate_run` for each of some seeds, given as a text like "1,2,3": their rows together, with a column seed."""
-    return pd.concat([table.assign(seed=seed) for seed, table in
-                      _of_seeds(seeds, lambda seed: evaluate_run(profile, method, size, seed)).items()])
+    return pd.concat(
+        [
+            table.assign(seed=seed)
+            for seed, table in _of_seeds(
+                seeds, lambda seed: evaluate_run(profile, method, size, seed)
+            ).items()
+        ]
+    )
 
 
 def probe_runs(profile, method, size, seeds):
     """`probe_run` for each of some seeds, given as a text: {name: their rows together, with a column seed}."""
     found = _of_seeds(seeds, lambda seed: probe_run(profile, method, size, seed))
-    return {name: pd.concat([own[name].assign(seed=seed) for seed, own in found.items()])
-            for name in next(iter(found.values()))}
+    return {
+        name: pd.concat([own[name].assign(seed=seed) for seed, own in found.items()])
+        for name in next(iter(found.values()))
+    }
 
 
 def check(profile):
@@ -400,7 +552,10 @@ def check(profile):
     if profile.model != "nano":
         return
     questions = records.of_questions(profile.questions("train", profile.train.pool, "train"))
-    asked = {suite: records.of_questions(profile.questions(suite, profile.evaluate.questions)) for suite in tasks.TEST_SUITES}
+    asked = {
+        suite: records.of_questions(profile.questions(suite, profile.evaluate.questions))
+        for suite in tasks.TEST_SUITES
+    }
     for size in profile.sizes:
         folder = runs.base_folder(profile, size)
         if not _base_is_made(folder, records.base_record(profile, size)):
@@ -410,10 +565,20 @@ def check(profile):
         for method, _, seed in (run for run in profile.grid if run[1] == size):
             own = runs.run_folder(profile, method, size, seed)
             inputs = {"questions": questions, **model}
-            records.same(own / "params.yaml", {**records.training_settings(profile, method, size, seed), "inputs": inputs})
-            kept = {name: value for name, value in model.items() if name != "weights"}  # those of the run's own model
-            records.same(own / "evaluation.yaml", {**records.evaluation_settings(profile, size),
-                                                   "inputs": {"questions": asked, **kept}})
+            records.same(
+                own / "params.yaml",
+                {**records.training_settings(profile, method, size, seed), "inputs": inputs},
+            )
+            kept = {
+                name: value for name, value in model.items() if name != "weights"
+            }  # those of the run's own model
+            records.same(
+                own / "evaluation.yaml",
+                {
+                    **records.evaluation_settings(profile, size),
+                    "inputs": {"questions": asked, **kept},
+                },
+            )
             if (own / "manifest.json").exists() and (own / "model").exists():
                 records.untouched(own)
 
@@ -429,7 +594,14 @@ def missing(profile):
         own = runs.run_folder(profile, method, size, seed)
         if profile.method(method).training and not (own / "manifest.json").exists():
             out[f"06_train-{name}"] = f"run {name}"
-        wanted = ["evaluation", *(part for part in PROBED if method in profile.probe.methods and getattr(profile.probe, part))]
+        wanted = [
+            "evaluation",
+            *(
+                part
+                for part in PROBED
+                if method in profile.probe.methods and getattr(profile.probe, part)
+            ),
+        ]
         for part in wanted:
             if not (own / f"{part}.csv").exists():
                 seeds = "_".join(map(str, profile.seeds_of(size)))

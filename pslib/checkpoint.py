@@ -33,8 +33,11 @@ def write(path, data):
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error}; nothing earlier was lost: put this right and run again",
-                      str(path)) from error
+        raise OSError(
+            error.errno,
+            f"{error.strerror or error}; nothing earlier was lost: put this right and run again",
+            str(path),
+        ) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -53,7 +56,9 @@ def state_of(model, optimiser, generators):
     """Everything that an exact resume needs, as one flat {name: tensor}."""
     named = {f"model.{name}": t for name, t in model.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
-        named |= {f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+        named |= {
+            f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in state.items()
+        }
     named |= {f"generator.{name}": g.get_state() for name, g in generators.items()}
     # Tied weights share memory, which safetensors refuses: store each tensor on its own.
     return {name: t.detach().cpu().contiguous().clone() for name, t in sorted(named.items())}
@@ -67,7 +72,9 @@ def restore(tensors, model, optimiser, generators):
         if name.startswith("optimiser."):
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = tensor
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimiser.load_state_dict(
+        {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
+    )
     for name, generator in generators.items():
         generator.set_state(tensors[f"generator.{name}"])
 
@@ -107,6 +114,8 @@ def load_newest(folder):
                 return step, load_tensors(data)
         except (OSError, ValueError, SafetensorError):
             pass
-        warnings.warn(f"checkpoint {name} in {folder} is damaged or incomplete; going back to the one before it",
-                      stacklevel=2)
+        warnings.warn(
+            f"checkpoint {name} in {folder} is damaged or incomplete; going back to the one before it",
+            stacklevel=2,
+        )
     return None

@@ -34,13 +34,19 @@ def sample_from(logits, temperature, top_k, top_p, draws):
         outside = probs.cumsum(-1) - probs > top_p
         logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
     cumulative = logits.softmax(-1).cumsum(-1)
-    return (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    return (
+        (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    )
 
 
 def fits(model):
     """Whether a model is what `Decoder` computes: Qwen3 without biases, adapters or another part in a layer's place."""
     config = model.config
-    if not isinstance(model, Qwen3ForCausalLM) or config.model_type != "qwen3" or config.hidden_act != "silu":
+    if (
+        not isinstance(model, Qwen3ForCausalLM)
+        or config.model_type != "qwen3"
+        or config.hidden_act != "silu"
+    ):
         return False
     products = [model.get_output_embeddings()]
     for layer in model.model.layers:
@@ -70,26 +76,44 @@ class Decoder:
             return weight.detach().t().contiguous()
 
         def after(norm, *projections):
-            return laid_out(torch.cat([p.weight for p in projections]) * (norm.weight * hidden**0.5))
+            return laid_out(
+                torch.cat([p.weight for p in projections]) * (norm.weight * hidden**0.5)
+            )
 
         def per_head(attention, scale):
             heads = [attention.q_norm.weight * scale] * config.num_attention_heads
-            return torch.stack(heads + [attention.k_norm.weight] * config.num_key_value_heads).detach() * dim**0.5
+            return (
+                torch.stack(heads + [attention.k_norm.weight] * config.num_key_value_heads).detach()
+                * dim**0.5
+            )
 
-        self.layers = [(
-            after(layer.input_layernorm, layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
-            per_head(layer.self_attn, layer.self_attn.scaling), laid_out(layer.self_attn.o_proj.weight),
-            after(layer.post_attention_layernorm, layer.mlp.gate_proj, layer.mlp.up_proj),
-            laid_out(layer.mlp.down_proj.weight),
-        ) for layer in model.model.layers]
+        self.layers = [
+            (
+                after(
+                    layer.input_layernorm,
+                    layer.self_attn.q_proj,
+                    layer.self_attn.k_proj,
+                    layer.self_attn.v_proj,
+                ),
+                per_head(layer.self_attn, layer.self_attn.scaling),
+                laid_out(layer.self_attn.o_proj.weight),
+                after(layer.post_attention_layernorm, layer.mlp.gate_proj, layer.mlp.up_proj),
+                laid_out(layer.mlp.down_proj.weight),
+            )
+            for layer in model.model.layers
+        ]
         self.head = after(model.model.norm, model.get_output_embeddings())
 
     def _tables(self, positions):
         """What a layer's normalised heads and their swapped halves are multiplied by: (layers, 2, positions, heads, dim)."""
-        cos, sin = (part[0, :, None] for part in self.rotary(self.embedding, torch.arange(positions)[None]))
+        cos, sin = (
+            part[0, :, None] for part in self.rotary(self.embedding, torch.arange(positions)[None])
+        )
         half = cos.shape[-1] // 2
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
-        return torch.stack([torch.stack((scale * cos, scale.roll(half, -1) * sin)) for _, scale, *_ in self.layers])
+        return torch.stack(
+            [torch.stack((scale * cos, scale.roll(half, -1) * sin)) for _, scale, *_ in self.layers]
+        )
 
     def _layer(self, x, weights, table, attend):
         qkv, _, out, gate_up, down = weights
@@ -109,14 +133,20 @@ class Decoder:
         at = torch.arange(width)
         position = (at - pads[:, None]).clamp(min=0).flatten()
         # A pad sees itself alone, so that its numbers stay finite, and nothing else sees it.
-        seen = (at <= at[:, None]) & ((at >= pads[:, None])[:, None] | torch.eye(width, dtype=torch.bool))
+        seen = (at <= at[:, None]) & (
+            (at >= pads[:, None])[:, None] | torch.eye(width, dtype=torch.bool)
+        )
         x, tables = self.embedding[ids.flatten()], tables[:, :, position]
         for weights, table, keys, values in zip(self.layers, tables, *cache):
+
             def attend(q, k, v):
                 q, k, v = (t.unflatten(0, (count, width)).transpose(1, 2) for t in (q, k, v))
                 keys[..., :width], values[:, :, :width] = k.transpose(2, 3), v
-                mixed = scaled_dot_product_attention(q, k, v, seen[:, None], scale=1.0, enable_gqa=True)
+                mixed = scaled_dot_product_attention(
+                    q, k, v, seen[:, None], scale=1.0, enable_gqa=True
+                )
                 return mixed.transpose(1, 2).reshape(count * width, -1)
+
             x = self._layer(x, weights, table, attend)
         return torch.mm(_normalised(x.view(count, width, -1)[:, -1], self.eps[0]), self.head)
 
@@ -124,6 +154,7 @@ class Decoder:
         """Logits (N, V) after one more token a row, ids (N,), at place `at` of the cache."""
         x, tables = self.embedding[ids], tables[:, :, position]
         for weights, table, keys, values in zip(self.layers, tables, *cache):
+
             def attend(q, k, v):
                 keys[..., at], values[:, :, at] = k, v
                 # The queries that share a key-value head are the rows of one small product.
@@ -133,6 +164,7 @@ class Decoder:
                 if hidden is not None:
                     scores += hidden[..., : at + 1]
                 return torch.bmm(scores.softmax(-1), v).view(len(ids), -1)
+
             x = self._layer(x, weights, table, attend)
         return torch.mm(_normalised(x, self.eps[0]), self.head)
 
@@ -149,13 +181,21 @@ class Decoder:
         pads = torch.tensor([width - len(prompt) for prompt in prompts])
         ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         kv, dim, length = config.num_key_value_heads, config.head_dim, width + max_new_tokens
-        cache = [torch.empty(len(self.layers), count, kv, *shape, dtype=dtype) for shape in ((dim, length), (length, dim))]
+        cache = [
+            torch.empty(len(self.layers), count, kv, *shape, dtype=dtype)
+            for shape in ((dim, length), (length, dim))
+        ]
         tables = self._tables(length)
         logits = self._read(ids, pads, tables, cache).repeat_interleave(copies, 0)
-        cache, pads = [part.repeat_interleave(copies, 1) for part in cache], pads.repeat_interleave(copies)
+        cache, pads = (
+            [part.repeat_interleave(copies, 1) for part in cache],
+            pads.repeat_interleave(copies),
+        )
         hidden = None
         if pads.any():
-            hidden = torch.zeros(rows, 1, length, dtype=dtype).masked_fill_(torch.arange(length) < pads[:, None, None], -torch.inf)
+            hidden = torch.zeros(rows, 1, length, dtype=dtype).masked_fill_(
+                torch.arange(length) < pads[:, None, None], -torch.inf
+            )
             hidden = hidden.repeat_interleave(kv, 0)
         tokens = torch.zeros(rows, max_new_tokens, dtype=torch.long)
         lengths = torch.full((rows,), max_new_tokens)
@@ -170,7 +210,15 @@ class Decoder:
                 break
             if ended.sum() > len(live) // 4:
                 stay = (~ended).nonzero().squeeze(1)
-                live, ended, drawn, pads, cache = live[stay], ended[stay], drawn[stay], pads[stay], [part[:, stay] for part in cache]
-                hidden = None if hidden is None else hidden.view(-1, kv, 1, length)[stay].flatten(0, 1)
+                live, ended, drawn, pads, cache = (
+                    live[stay],
+                    ended[stay],
+                    drawn[stay],
+                    pads[stay],
+                    [part[:, stay] for part in cache],
+                )
+                hidden = (
+                    None if hidden is None else hidden.view(-1, kv, 1, length)[stay].flatten(0, 1)
+                )
             logits = self._next(drawn, width + t - pads, tables, cache, width + t, hidden)
         return tokens[:, : int(lengths.max())], lengths

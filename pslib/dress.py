@@ -15,34 +15,54 @@ LAYERS = 12  # so many things one in another are taken off; more are no dress
 
 # --- what is taken off, or written in LaTeX's way -------------------------------------------------
 _SPACES = "\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000"
-_GREEK = dict(zip(
-    "αβγδεζηθικλμνξπρσςτυφχψωΓΔΘΛΞΠΣΦΨΩ",
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma "
-    "varsigma tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi "
-    "Omega".split(),
-    strict=True,
-))
+_GREEK = dict(
+    zip(
+        "αβγδεζηθικλμνξπρσςτυφχψωΓΔΘΛΞΠΣΦΨΩ",
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma "
+        "varsigma tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi "
+        "Omega".split(),
+        strict=True,
+    )
+)
 _FRACTIONS = zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", "112131234151357", "233445555668888", strict=True)
 _SIGNS = {
-    "×": "times", "·": "cdot", "⋅": "cdot", "∞": "infty", "±": "pm", "≤": "le", "≥": "ge",
-    "≠": "ne", "∪": "cup", "∩": "cap", "∈": "in", "∅": "emptyset", "≈": "approx", **_GREEK,
+    "×": "times",
+    "·": "cdot",
+    "⋅": "cdot",
+    "∞": "infty",
+    "±": "pm",
+    "≤": "le",
+    "≥": "ge",
+    "≠": "ne",
+    "∪": "cup",
+    "∩": "cap",
+    "∈": "in",
+    "∅": "emptyset",
+    "≈": "approx",
+    **_GREEK,
 }
-_UNICODE = str.maketrans({
-    **dict.fromkeys("−–—‐‑‒﹣", "-"),
-    **dict.fromkeys(_SPACES, " "),
-    **dict.fromkeys("\u200b\u2060\ufeff", ""),  # spaces of no width
-    **dict.fromkeys("“”„", '"'),
-    **dict.fromkeys("‘’′", "'"),
-    **dict.fromkeys("⁄∕", "/"),
-    **dict.fromkeys("€£¥₹", "\\$"),
-    **{sign: f"\\{name} " for sign, name in _SIGNS.items()},
-    **{sign: f"\\mathbb{{{name}}}" for sign, name in zip("ℂℕℚℝℤ", "CNQRZ", strict=True)},
-    **{sign: f"\\frac{{{top}}}{{{bottom}}}" for sign, top, bottom in _FRACTIONS},
-    "√": "sqrt ", "∛": "cbrt ",  # as words: \sqrt would reach over one digit alone
-    "″": "''", "∗": "*", "。": ".", "°": "^\\circ ",
-    **{0xFEE0 + code: chr(code) for code in range(0x21, 0x7F)},  # of full width
-    **{0x1D7CE + k: str(k % 10) for k in range(50)},  # digits of mathematical fonts
-})
+_UNICODE = str.maketrans(
+    {
+        **dict.fromkeys("−–—‐‑‒﹣", "-"),
+        **dict.fromkeys(_SPACES, " "),
+        **dict.fromkeys("\u200b\u2060\ufeff", ""),  # spaces of no width
+        **dict.fromkeys("“”„", '"'),
+        **dict.fromkeys("‘’′", "'"),
+        **dict.fromkeys("⁄∕", "/"),
+        **dict.fromkeys("€£¥₹", "\\$"),
+        **{sign: f"\\{name} " for sign, name in _SIGNS.items()},
+        **{sign: f"\\mathbb{{{name}}}" for sign, name in zip("ℂℕℚℝℤ", "CNQRZ", strict=True)},
+        **{sign: f"\\frac{{{top}}}{{{bottom}}}" for sign, top, bottom in _FRACTIONS},
+        "√": "sqrt ",
+        "∛": "cbrt ",  # as words: \sqrt would reach over one digit alone
+        "″": "''",
+        "∗": "*",
+        "。": ".",
+        "°": "^\\circ ",
+        **{0xFEE0 + code: chr(code) for code in range(0x21, 0x7F)},  # of full width
+        **{0x1D7CE + k: str(k % 10) for k in range(50)},  # digits of mathematical fonts
+    }
+)
 _RAISED, _LOWERED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+"), re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋ₙ]+")
 _ON_THE_LINE = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+-n" * 2)
 
@@ -58,45 +78,48 @@ _NO_LETTER_BEFORE, _NO_LETTER_AFTER = r"(?<![A-Za-z\\])", r"(?![A-Za-z])"
 # What a root written as a word reaches over: (...), {...}, a number or a name.
 _UNDER = r"\s*(?:\(((?:[^()]|\([^()]*\))*)\)|\{([^{}]*)\}|(\d+|\\?[A-Za-z]+))"
 # (what may stand anywhere in an answer, what is left of it), in this order until nothing changes
-_REPLACED = [(re.compile(pattern, re.ASCII), left) for pattern, left in (
-    # 32,\!348 and 1\,234: thousands
-    (r",\s*\\!\s*(?=\d{3})", "{,}"),
-    (r"(?<=\d)(?:\\[,;: ]|~|\{\\,\})(?=\d{3}(?!\d))", "{,}"),
-    # spaces
-    (r"(?<!\\)\\!|\\+\s*$", ""),
-    (r"(?<!\\)\\[,;:> ]|~", " "),
-    (r"\\(?:q?quad|enspace|thinspace|hfill|newline)" + _NO_LETTER_AFTER, " "),
-    (r"\\hspace\*?\{[^{}]*\}", " "),
-    # fonts that are switched to, colours, the size of a bracket, Markdown's bold
-    (rf"\\(?:{_SWITCH}){_NO_LETTER_AFTER}\s*", ""),
-    (r"\\color\s*\{[^{}]*\}|\\textcolor\s*\{[^{}]*\}\s*(?=\{)", ""),
-    (rf"\\(?:left|right|[bB]igg?[lrm]?){_NO_LETTER_AFTER}(?!\s*\.)\s*", ""),
-    (r"(?<![\w)}])\*\*([^*]+)\*\*(?![\w({])", r"\1"),
-    # \dfrac 5 9: one spelling of fractions
-    (r"\\(?:[dtc]|nice|s)frac" + _NO_LETTER_AFTER, r"\\frac"),
-    (r"\\frac\s+(?=[\d{])", r"\\frac"),
-    (r"(\\frac(?:\d|\{[^{}]*\}))\s+(?=[\d{])", r"\1"),
-    (r"(?<![_^])(\{[+-]?\d{1,3}),(?=\d{3}\})", r"\1"),
-    # a font around a number, a constant or a letter in brackets; braces around a number
-    (_FONT + r"\s*\{\s*([+-]?[\d.,]*\d)\s*\}", r"{\1}"),
-    (_FONT + r"\s*\{\s*([+-]?)\s*((?:\\infty|infinity|\\pi|pi)\s*)\}", r"\1\2 "),
-    (r"(?<!\d)" + _FONT + r"\s+(?=[+-]?\d)", ""),
-    (r"([(\[])\s*" + _FONT + r"\s*\{\s*([A-Z])\s*\}\s*(?=[)\]])", r"\1\2"),
-    (r"(^|[=\s(+$\-{])\{([+-]?[\d.,]*\d)\}(?![\d{])", r"\1\2"),
-    # the answer is
-    (r"^(?i:(?:the )?(?:final |correct |right )?answer(?: is|:| is:)\s+)", ""),
-    # infinity, pi and roots in words
-    (_NO_LETTER_BEFORE + r"(?:positive|plus)\s+infinity", r"\\infty "),
-    (_NO_LETTER_BEFORE + r"(?:negative|minus)\s+infinity", r"-\\infty "),
-    (_NO_LETTER_BEFORE + "(?:[iI]nfinity|infty|inf)" + _NO_LETTER_AFTER, r"\\infty "),
-    (r"\+\s*\\infty", r"\\infty"),
-    (_NO_LETTER_BEFORE + "[pP]i" + _NO_LETTER_AFTER, r"\\pi "),
-    (_NO_LETTER_BEFORE + "(?:the )?square root of" + _NO_LETTER_AFTER, "sqrt"),
-    (_NO_LETTER_BEFORE + "(?:the )?cube root of" + _NO_LETTER_AFTER, "cbrt"),
-    (r"(?<!\\)(?:\\surd|sqrt)" + _UNDER, r"\\sqrt{\1\2\3}"),
-    (r"(?<!\\)cbrt" + _UNDER, r"\\sqrt[3]{\1\2\3}"),
-    (r"\s+", " "),
-)]
+_REPLACED = [
+    (re.compile(pattern, re.ASCII), left)
+    for pattern, left in (
+        # 32,\!348 and 1\,234: thousands
+        (r",\s*\\!\s*(?=\d{3})", "{,}"),
+        (r"(?<=\d)(?:\\[,;: ]|~|\{\\,\})(?=\d{3}(?!\d))", "{,}"),
+        # spaces
+        (r"(?<!\\)\\!|\\+\s*$", ""),
+        (r"(?<!\\)\\[,;:> ]|~", " "),
+        (r"\\(?:q?quad|enspace|thinspace|hfill|newline)" + _NO_LETTER_AFTER, " "),
+        (r"\\hspace\*?\{[^{}]*\}", " "),
+        # fonts that are switched to, colours, the size of a bracket, Markdown's bold
+        (rf"\\(?:{_SWITCH}){_NO_LETTER_AFTER}\s*", ""),
+        (r"\\color\s*\{[^{}]*\}|\\textcolor\s*\{[^{}]*\}\s*(?=\{)", ""),
+        (rf"\\(?:left|right|[bB]igg?[lrm]?){_NO_LETTER_AFTER}(?!\s*\.)\s*", ""),
+        (r"(?<![\w)}])\*\*([^*]+)\*\*(?![\w({])", r"\1"),
+        # \dfrac 5 9: one spelling of fractions
+        (r"\\(?:[dtc]|nice|s)frac" + _NO_LETTER_AFTER, r"\\frac"),
+        (r"\\frac\s+(?=[\d{])", r"\\frac"),
+        (r"(\\frac(?:\d|\{[^{}]*\}))\s+(?=[\d{])", r"\1"),
+        (r"(?<![_^])(\{[+-]?\d{1,3}),(?=\d{3}\})", r"\1"),
+        # a font around a number, a constant or a letter in brackets; braces around a number
+        (_FONT + r"\s*\{\s*([+-]?[\d.,]*\d)\s*\}", r"{\1}"),
+        (_FONT + r"\s*\{\s*([+-]?)\s*((?:\\infty|infinity|\\pi|pi)\s*)\}", r"\1\2 "),
+        (r"(?<!\d)" + _FONT + r"\s+(?=[+-]?\d)", ""),
+        (r"([(\[])\s*" + _FONT + r"\s*\{\s*([A-Z])\s*\}\s*(?=[)\]])", r"\1\2"),
+        (r"(^|[=\s(+$\-{])\{([+-]?[\d.,]*\d)\}(?![\d{])", r"\1\2"),
+        # the answer is
+        (r"^(?i:(?:the )?(?:final |correct |right )?answer(?: is|:| is:)\s+)", ""),
+        # infinity, pi and roots in words
+        (_NO_LETTER_BEFORE + r"(?:positive|plus)\s+infinity", r"\\infty "),
+        (_NO_LETTER_BEFORE + r"(?:negative|minus)\s+infinity", r"-\\infty "),
+        (_NO_LETTER_BEFORE + "(?:[iI]nfinity|infty|inf)" + _NO_LETTER_AFTER, r"\\infty "),
+        (r"\+\s*\\infty", r"\\infty"),
+        (_NO_LETTER_BEFORE + "[pP]i" + _NO_LETTER_AFTER, r"\\pi "),
+        (_NO_LETTER_BEFORE + "(?:the )?square root of" + _NO_LETTER_AFTER, "sqrt"),
+        (_NO_LETTER_BEFORE + "(?:the )?cube root of" + _NO_LETTER_AFTER, "cbrt"),
+        (r"(?<!\\)(?:\\surd|sqrt)" + _UNDER, r"\\sqrt{\1\2\3}"),
+        (r"(?<!\\)cbrt" + _UNDER, r"\\sqrt[3]{\1\2\3}"),
+        (r"\s+", " "),
+    )
+]
 # What may stand around a whole answer: mathematics' signs, Markdown's, quotes.
 _AROUND = (
     ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"),

@@ -11,7 +11,17 @@ from pslib.policy import Policy, pack, stop_ids
 from pslib.rollouts import Decoding, engine_for, exact, must_finish, render_all, sample, unfinished
 
 BITS = 1 / math.log(2)
-COLUMNS = ["suite", "mode", "question_id", "sample", "correct", "tokens", "entropy_bits", "derivation", "unfinished"]
+COLUMNS = [
+    "suite",
+    "mode",
+    "question_id",
+    "sample",
+    "correct",
+    "tokens",
+    "entropy_bits",
+    "derivation",
+    "unfinished",
+]
 
 
 @dataclass(frozen=True)
@@ -26,9 +36,18 @@ class Settings:
     max_new_tokens: int
 
     def __post_init__(self):
-        ranges.check(vars(self), {
-            "questions": ranges.COUNT, "samples": ranges.COUNT, "temperature": ranges.FROM_ZERO, "top_k": ranges.COUNT_OR_NONE,
-            "top_p": ranges.POSITIVE_SHARE, "max_new_tokens": ranges.COUNT}, "evaluation")
+        ranges.check(
+            vars(self),
+            {
+                "questions": ranges.COUNT,
+                "samples": ranges.COUNT,
+                "temperature": ranges.FROM_ZERO,
+                "top_k": ranges.COUNT_OR_NONE,
+                "top_p": ranges.POSITIVE_SHARE,
+                "max_new_tokens": ranges.COUNT,
+            },
+            "evaluation",
+        )
 
     @property
     def decoding(self):
@@ -41,7 +60,9 @@ class Probe:
     """What is asked of a model beside the suites, in both modes; a profile's `probe` section. 0 leaves a part out."""
 
     methods: list = field(default_factory=list)  # of which methods; variants are not probed
-    best_of_n: int = 0  # questions of each of the suites `like` and `long`, answered `samples` times
+    best_of_n: int = (
+        0  # questions of each of the suites `like` and `long`, answered `samples` times
+    )
     samples: int = 64
     prompts: int = 0  # questions of the suite `like` asked under every system prompt
     stories: int = 0  # responses to each story prompt
@@ -49,9 +70,14 @@ class Probe:
     asked_samples: int = 8  # responses to each of these questions under each prompt
 
     def __post_init__(self):
-        ranges.check(vars(self), {
-            **dict.fromkeys(("best_of_n", "prompts", "stories", "asked"), ranges.COUNT_OR_NONE),
-            **dict.fromkeys(("samples", "asked_samples"), ranges.COUNT)}, "probe")
+        ranges.check(
+            vars(self),
+            {
+                **dict.fromkeys(("best_of_n", "prompts", "stories", "asked"), ranges.COUNT_OR_NONE),
+                **dict.fromkeys(("samples", "asked_samples"), ranges.COUNT),
+            },
+            "probe",
+        )
 
 
 @torch.no_grad()
@@ -61,11 +87,16 @@ def score(model, prompts, group_ids, tokens, lengths, rows=128, temperature=1.0)
     prompts: Q lists of ids; group_ids (N,): which of them each response answers.
     """
     policy, width = Policy(model), tokens.shape[1]
-    rows = max(1, min(rows, 2**30 // width**2))  # what each token may see is a table of rows x width x width
+    rows = max(
+        1, min(rows, 2**30 // width**2)
+    )  # what each token may see is a table of rows x width x width
     logp, entropy = torch.zeros(len(tokens), width), torch.zeros(len(tokens), width)
     for first in range(0, len(tokens), rows):
         part = slice(first, first + rows)
-        out = policy(pack(prompts, group_ids[part], tokens[part], lengths[part]).to(model.device), temperature)
+        out = policy(
+            pack(prompts, group_ids[part], tokens[part], lengths[part]).to(model.device),
+            temperature,
+        )
         for whole, piece in zip((logp, entropy), out):
             whole[part, : piece.shape[1]] = piece.cpu()
     return logp, entropy
@@ -79,23 +110,46 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite="", rew
     stands in the place of correct; FloatingPointError names questions for which it is not finite.
     """
     rows = list(questions)
-    prompts = render_all(tokenizer, mode, rows, settings.decoding, model.config.max_position_embeddings)
-    rollouts = sample(engine_for(model, tokenizer), tokenizer, rows, {mode.name: prompts}, settings.samples,
-                      settings.decoding, generator, reward, must_finish([mode]))
+    prompts = render_all(
+        tokenizer, mode, rows, settings.decoding, model.config.max_position_embeddings
+    )
+    rollouts = sample(
+        engine_for(model, tokenizer),
+        tokenizer,
+        rows,
+        {mode.name: prompts},
+        settings.samples,
+        settings.decoding,
+        generator,
+        reward,
+        must_finish([mode]),
+    )
     groups, finite = rollouts.group_ids.tolist(), torch.isfinite(rollouts.rewards).tolist()
     if not all(finite):
-        bad = dict.fromkeys(name for name, good in zip(rollouts.question_ids, finite, strict=True) if not good)
-        raise FloatingPointError(f"rewards not finite for the questions {', '.join(bad)}; a reward function must give numbers")
+        bad = dict.fromkeys(
+            name for name, good in zip(rollouts.question_ids, finite, strict=True) if not good
+        )
+        raise FloatingPointError(
+            f"rewards not finite for the questions {', '.join(bad)}; a reward function must give numbers"
+        )
     graded = {"reward": rollouts.rewards.tolist()}
     if reward is exact and rollouts.right_or_wrong:
         graded = {"correct": rollouts.rewards.int().tolist()}
-    table = pd.DataFrame({
-        "suite": suite, "mode": mode.name, "question_id": rollouts.question_ids,
-        "sample": [k % settings.samples for k in range(len(groups))], **graded,
-        "tokens": rollouts.lengths.tolist(),
-        "derivation": [nano.derivation_of(rows[g]["question"], text) for g, text in zip(groups, rollouts.texts)],
-        "unfinished": unfinished(rollouts, stop_ids(model, tokenizer)).int().tolist(),
-    })
+    table = pd.DataFrame(
+        {
+            "suite": suite,
+            "mode": mode.name,
+            "question_id": rollouts.question_ids,
+            "sample": [k % settings.samples for k in range(len(groups))],
+            **graded,
+            "tokens": rollouts.lengths.tolist(),
+            "derivation": [
+                nano.derivation_of(rows[g]["question"], text)
+                for g, text in zip(groups, rollouts.texts)
+            ],
+            "unfinished": unfinished(rollouts, stop_ids(model, tokenizer)).int().tolist(),
+        }
+    )
     return table, rollouts, prompts
 
 
@@ -104,7 +158,9 @@ def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", r
 
     It is the full-vocabulary Shannon entropy of the policy at temperature 1, averaged over the response's tokens.
     """
-    table, rollouts, prompts = answer(model, tokenizer, mode, questions, settings, generator, suite, reward)
+    table, rollouts, prompts = answer(
+        model, tokenizer, mode, questions, settings, generator, suite, reward
+    )
     _, entropy = score(model, prompts, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
     table["entropy_bits"] = (entropy.sum(1) / rollouts.lengths * BITS).tolist()
     return table[[name if name in table else "reward" for name in COLUMNS]], rollouts, prompts
@@ -117,15 +173,23 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator, 
     tokens). settings must sample at temperature 1 from the whole vocabulary, or the estimate is of another policy.
     """
     if (settings.temperature, settings.top_k, settings.top_p) != (1.0, 0, 1.0):
-        raise ValueError("the inter-mode KL is estimated on samples at temperature 1, top_k 0 and top_p 1; got "
-                         f"{settings.temperature}, {settings.top_k} and {settings.top_p}")
-    table, rollouts, under_he = evaluate(model, tokenizer, he, questions, settings, generator, reward=reward)
+        raise ValueError(
+            "the inter-mode KL is estimated on samples at temperature 1, top_k 0 and top_p 1; got "
+            f"{settings.temperature}, {settings.top_k} and {settings.top_p}"
+        )
+    table, rollouts, under_he = evaluate(
+        model, tokenizer, he, questions, settings, generator, reward=reward
+    )
     rows = list(questions)
-    plain = render_all(tokenizer, normal, rows, settings.decoding, model.config.max_position_embeddings)
+    plain = render_all(
+        tokenizer, normal, rows, settings.decoding, model.config.max_position_embeddings
+    )
     logp_he, _ = score(model, under_he, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
     logp, _ = score(model, plain, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
     moved = (logp_he - logp).sum(1)
-    return float(moved.sum() / rollouts.lengths.sum()), table.assign(kl=(moved / rollouts.lengths).tolist())
+    return float(moved.sum() / rollouts.lengths.sum()), table.assign(
+        kl=(moved / rollouts.lengths).tolist()
+    )
 
 
 def summary(table):
@@ -134,13 +198,18 @@ def summary(table):
     unfinished is blank for evaluations from before it was counted. Of an evaluation under another reward than ours, the mean
     reward, and the accuracy too where all of its rewards are 0 or 1.
     """
-    weighed = table.assign(bits=table.entropy_bits * table.tokens, unfinished=table.get("unfinished", math.nan))
-    scores = {"accuracy": ("correct", "mean")} if "correct" in table else {"reward": ("reward", "mean")}
+    weighed = table.assign(
+        bits=table.entropy_bits * table.tokens, unfinished=table.get("unfinished", math.nan)
+    )
+    scores = (
+        {"accuracy": ("correct", "mean")} if "correct" in table else {"reward": ("reward", "mean")}
+    )
     if "reward" in table and table.reward.isin([0, 1]).all():
         scores["accuracy"] = ("reward", "mean")
     by = weighed.groupby(["suite", "mode"], sort=False)
-    out = by.agg(**scores, bits=("bits", "sum"), tokens=("tokens", "sum"),
-                 unfinished=("unfinished", "mean")).reset_index()
+    out = by.agg(
+        **scores, bits=("bits", "sum"), tokens=("tokens", "sum"), unfinished=("unfinished", "mean")
+    ).reset_index()
     return out.assign(entropy_bits=out.bits / out.tokens).drop(columns=["bits", "tokens"])
 
 
@@ -150,10 +219,19 @@ def condensed(table):
     correct and unfinished become shares of its `samples`, tokens their sum, entropy_bits the mean over those tokens, so
     that `summary` gives the same as for all rows, where questions have equally many samples. Derivations are left out.
     """
-    weighed = table.assign(bits=table.entropy_bits * table.tokens, samples=1, unfinished=table.get("unfinished", math.nan))
+    weighed = table.assign(
+        bits=table.entropy_bits * table.tokens,
+        samples=1,
+        unfinished=table.get("unfinished", math.nan),
+    )
     by = weighed.groupby(["suite", "mode", "question_id"], sort=False)
-    out = by.agg(samples=("samples", "sum"), correct=("correct", "mean"), tokens=("tokens", "sum"), bits=("bits", "sum"),
-                 unfinished=("unfinished", "mean")).reset_index()
+    out = by.agg(
+        samples=("samples", "sum"),
+        correct=("correct", "mean"),
+        tokens=("tokens", "sum"),
+        bits=("bits", "sum"),
+        unfinished=("unfinished", "mean"),
+    ).reset_index()
     return out.assign(entropy_bits=(out.bits / out.tokens).round(5)).drop(columns="bits")
 
 

@@ -28,8 +28,10 @@ def clipped_surrogate(logp, old_logp, adv, eps_low=0.2, eps_high=0.2):
     gradient: a mask applied later would not stop NaN gradients.
     """
     if not logp.shape == old_logp.shape == adv.shape:
-        raise ValueError(f"logp, old_logp and adv must have one shape; got "
-                         f"{tuple(logp.shape)}, {tuple(old_logp.shape)}, {tuple(adv.shape)}")
+        raise ValueError(
+            f"logp, old_logp and adv must have one shape; got "
+            f"{tuple(logp.shape)}, {tuple(old_logp.shape)}, {tuple(adv.shape)}"
+        )
     ratio = _ratio(logp, old_logp)
     per_token = -torch.minimum(ratio * adv, ratio.clamp(1 - eps_low, 1 + eps_high) * adv)
     return per_token.clamp(max=torch.finfo(per_token.dtype).max)
@@ -68,7 +70,9 @@ def forking_mask(entropy, mask, keep=0.2):
     return chosen
 
 
-def clip_cov_mask(logp, old_logp, adv, mask, ratio=2e-4, lower=1.0, upper=5.0, generator=None, eps=0.2):
+def clip_cov_mask(
+    logp, old_logp, adv, mask, ratio=2e-4, lower=1.0, upper=5.0, generator=None, eps=0.2
+):
     """Clip-Cov (Cui et al. 2025, arXiv 2505.22617): leave out a few tokens whose log-prob and advantage rise together.
 
     cov_it = (A_it - mean A)(logp_it - mean logp), means over the valid tokens. Candidates have lower < cov < upper
@@ -77,8 +81,10 @@ def clip_cov_mask(logp, old_logp, adv, mask, ratio=2e-4, lower=1.0, upper=5.0, g
     logp, old_logp, adv, mask (N, T) -> bool (N, T), True = keep. Dropped tokens stay in the loss's denominator.
     """
     if not logp.shape == old_logp.shape == adv.shape == mask.shape:
-        raise ValueError(f"logp, old_logp, adv and mask must have one shape; got {tuple(logp.shape)}, "
-                         f"{tuple(old_logp.shape)}, {tuple(adv.shape)}, {tuple(mask.shape)}")
+        raise ValueError(
+            f"logp, old_logp, adv and mask must have one shape; got {tuple(logp.shape)}, "
+            f"{tuple(old_logp.shape)}, {tuple(adv.shape)}, {tuple(mask.shape)}"
+        )
     keep = mask.clone()
     if not mask.any():
         return keep

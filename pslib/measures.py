@@ -16,8 +16,14 @@ def measure(rollouts, scored, measured, own_reward):
     """
     out = {}
     groups = scored.rewards.new_zeros(int(scored.group_ids.max()) + 1)
-    least, most = (groups.scatter_reduce(0, scored.group_ids, scored.rewards, which, include_self=False) for which in ("amin", "amax"))
-    out["reward"], out["live_groups"] = float(scored.rewards.mean()), float((least < most).float().mean())
+    least, most = (
+        groups.scatter_reduce(0, scored.group_ids, scored.rewards, which, include_self=False)
+        for which in ("amin", "amax")
+    )
+    out["reward"], out["live_groups"] = (
+        float(scored.rewards.mean()),
+        float((least < most).float().mean()),
+    )
     out["response_tokens"] = float(rollouts.lengths.float().mean())
     for mode in dict.fromkeys(rollouts.modes):
         own = torch.tensor([drawn_in == mode for drawn_in in rollouts.modes])
@@ -27,7 +33,9 @@ def measure(rollouts, scored, measured, own_reward):
             out[f"accuracy_{mode}"] = mean
         if own_reward or not rollouts.right_or_wrong:
             out[f"reward_{mode}"] = mean
-        out[f"entropy_bits_{mode}"] = float(scored.entropy[mode][tokens].mean()) * BITS if measured else math.nan
+        out[f"entropy_bits_{mode}"] = (
+            float(scored.entropy[mode][tokens].mean()) * BITS if measured else math.nan
+        )
         if mode == "he":
             kl = (scored.logp["he"] - scored.logp["normal"])[tokens].mean()
             out["kl_he_from_normal"] = float(kl) if measured else math.nan
@@ -41,5 +49,9 @@ def bonus_shares(scored, adv, by_mode):
     """
     plain = advantages.group_relative(scored.rewards, scored.group_ids)[:, None]
     tokens = scored.mask & (plain != 0)
-    return {f"bonus_share_{name}": float(((adv[rows] - plain).abs() / plain.abs())[tokens].mean()) if tokens.any() else 0.0
-            for name, rows in by_mode.items()}
+    return {
+        f"bonus_share_{name}": float(((adv[rows] - plain).abs() / plain.abs())[tokens].mean())
+        if tokens.any()
+        else 0.0
+        for name, rows in by_mode.items()
+    }

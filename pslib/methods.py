@@ -36,12 +36,15 @@ def _grpo(scored, c):
 
 
 def _entropy_driven(scored, c):
-    return advantages.entropy_driven(_relative(scored), scored.entropy["normal"], scored.mask,
-                                     scored.group_ids, c["floor"])[:, None].expand(scored.mask.shape)
+    return advantages.entropy_driven(
+        _relative(scored), scored.entropy["normal"], scored.mask, scored.group_ids, c["floor"]
+    )[:, None].expand(scored.mask.shape)
 
 
 def _entropy_advantage(scored, c):
-    return advantages.entropy_advantage(_grpo(scored, c), scored.entropy["normal"], c["alpha"], c["kappa"])
+    return advantages.entropy_advantage(
+        _grpo(scored, c), scored.entropy["normal"], c["alpha"], c["kappa"]
+    )
 
 
 def _tilted(scored, c, eta, side=1):
@@ -55,7 +58,9 @@ def _high_entropy(scored, c):
 
 
 def _normal_of_two(scored, c):
-    eta = c["eta_normal"]  # 0, which leaves the group-relative advantage alone, is the paper's; below 0 it takes a bonus away
+    eta = c[
+        "eta_normal"
+    ]  # 0, which leaves the group-relative advantage alone, is the paper's; below 0 it takes a bonus away
     return _tilted(scored, c, abs(eta), -1 if eta < 0 else 1)
 
 
@@ -68,12 +73,23 @@ def _forking(logp, adv, entropy, mask, c, generator):
 
 
 def _clip_cov(logp, adv, entropy, mask, c, generator):
-    return losses.clip_cov_mask(logp, logp, adv, mask, c["ratio"], c["lower"], c["upper"], generator)
+    return losses.clip_cov_mask(
+        logp, logp, adv, mask, c["ratio"], c["lower"], c["upper"], generator
+    )
 
 
-_RANGES = {"eta": ranges.FROM_ZERO, "kappa": ranges.FROM_ONE, "alpha": ranges.SHARE, "eta_normal": ranges.ANY,
-           "keep": ranges.POSITIVE_SHARE, "ratio": ranges.SHARE, "lower": ranges.ANY, "upper": ranges.ANY,
-           "floor": ranges.POSITIVE, "coef": ranges.FROM_ZERO}
+_RANGES = {
+    "eta": ranges.FROM_ZERO,
+    "kappa": ranges.FROM_ONE,
+    "alpha": ranges.SHARE,
+    "eta_normal": ranges.ANY,
+    "keep": ranges.POSITIVE_SHARE,
+    "ratio": ranges.SHARE,
+    "lower": ranges.ANY,
+    "upper": ranges.ANY,
+    "floor": ranges.POSITIVE,
+    "coef": ranges.FROM_ZERO,
+}
 
 
 @dataclass(frozen=True)
@@ -81,18 +97,26 @@ class Method:
     """One row of the table of methods."""
 
     label: str  # as in table 1
-    advantage: dict = field(default_factory=lambda: {"normal": _grpo})  # training mode -> (Scored, coefficients) -> (R, T)
+    advantage: dict = field(
+        default_factory=lambda: {"normal": _grpo}
+    )  # training mode -> (Scored, coefficients) -> (R, T)
     sampling: tuple = ("normal",)
-    keep: Callable = _every_token  # (logp, adv, entropy, mask, coefficients, generator) -> bool (N, T)
+    keep: Callable = (
+        _every_token  # (logp, adv, entropy, mask, coefficients, generator) -> bool (N, T)
+    )
     divide_by_kept: bool = False  # the loss's denominator: kept tokens, or all valid ones
     whole_batch: bool = False  # whether it looks at every token of the batch, also those that it does not learn from
     learns_from_dead: bool = False  # whether a group whose rewards are all equal has a gradient
     shares: bool = True  # rollout sharing; without it each mode learns from its own responses, which are its groups
     rewrapped: tuple = ()  # training modes that learn from shared responses under their prompt as one user turn
     loses_end: bool = False  # whether the end token of a shared response is not learned from
-    entropy_coef: str = ""  # which coefficient weighs the differentiable entropy term; none where empty
+    entropy_coef: str = (
+        ""  # which coefficient weighs the differentiable entropy term; none where empty
+    )
     coefficients: dict = field(default_factory=dict)
-    ranges: dict = field(default_factory=lambda: _RANGES, compare=False)  # coefficient -> the numbers that it may be
+    ranges: dict = field(
+        default_factory=lambda: _RANGES, compare=False
+    )  # coefficient -> the numbers that it may be
 
     @property
     def training(self):
@@ -106,49 +130,89 @@ class Method:
                 known = ", ".join(self.coefficients) or "none"
                 raise ValueError(f"{self.label} has no coefficient {name!r}; it has {known}")
             if isinstance(value, str) != isinstance(self.coefficients[name], str):
-                raise ValueError(f"coefficient {name} of {self.label} is {value!r}, of the wrong type; "
-                                 f"its default is {self.coefficients[name]!r}")
+                raise ValueError(
+                    f"coefficient {name} of {self.label} is {value!r}, of the wrong type; "
+                    f"its default is {self.coefficients[name]!r}"
+                )
         ranges.check(coefficients, self.ranges, self.label)
         changed = {**self.coefficients, **coefficients}
         if changed.get("lower", 0) > changed.get("upper", 0):
-            raise ValueError(f"{self.label}: lower must be at most upper; got {changed['lower']!r} and {changed['upper']!r}")
+            raise ValueError(
+                f"{self.label}: lower must be at most upper; got {changed['lower']!r} and {changed['upper']!r}"
+            )
         if changed.get("variant", "paper") not in advantages.VARIANTS:
-            raise ValueError(f"{self.label}: variant must be one of {', '.join(advantages.VARIANTS)}; got {changed['variant']!r}")
+            raise ValueError(
+                f"{self.label}: variant must be one of {', '.join(advantages.VARIANTS)}; got {changed['variant']!r}"
+            )
         return replace(self, label=label or self.label, coefficients=changed)
 
     def same_but(self, coefficient, other):
         """Whether two methods differ in nothing, or in this one coefficient (and in what they are called)."""
-        one, two = (replace(m, label="", coefficients={**m.coefficients, coefficient: None}) for m in (self, other))
+        one, two = (
+            replace(m, label="", coefficients={**m.coefficients, coefficient: None})
+            for m in (self, other)
+        )
         return one == two
 
 
-_SPLIT = Method("Policy Split", {"normal": _normal_of_two, "he": _high_entropy}, sampling=("normal", "he"),
-                coefficients={"eta": 0.03, "kappa": 2.0, "alpha": 0.5, "variant": "paper", "eta_normal": 0.0})
+_SPLIT = Method(
+    "Policy Split",
+    {"normal": _normal_of_two, "he": _high_entropy},
+    sampling=("normal", "he"),
+    coefficients={"eta": 0.03, "kappa": 2.0, "alpha": 0.5, "variant": "paper", "eta_normal": 0.0},
+)
 
 METHODS = {
     "original": Method("Original", advantage={}),
     "grpo": Method("GRPO"),
-    "forking": Method("GRPO w/ Forking Token Only", keep=_forking, divide_by_kept=True, whole_batch=True,
-                      coefficients={"keep": 0.2}),
-    "clip_cov": Method("GRPO w/ Clip-Cov", keep=_clip_cov, whole_batch=True,
-                       coefficients={"ratio": 2e-4, "lower": 1.0, "upper": 5.0}),
-    "entropy_driven": Method("GRPO w/ Ent Driven Adv", {"normal": _entropy_driven}, coefficients={"floor": 1e-3}),
-    "entropy_regularization": Method("GRPO w/ Ent Regularization", entropy_coef="coef", learns_from_dead=True,
-                                     coefficients={"coef": 3e-3}),
-    "entropy_advantage": Method("GRPO w/ Ent Advantage", {"normal": _entropy_advantage},
-                                coefficients={"alpha": 0.4, "kappa": 2.0}, ranges={**_RANGES, "alpha": ranges.FROM_ZERO}),
+    "forking": Method(
+        "GRPO w/ Forking Token Only",
+        keep=_forking,
+        divide_by_kept=True,
+        whole_batch=True,
+        coefficients={"keep": 0.2},
+    ),
+    "clip_cov": Method(
+        "GRPO w/ Clip-Cov",
+        keep=_clip_cov,
+        whole_batch=True,
+        coefficients={"ratio": 2e-4, "lower": 1.0, "upper": 5.0},
+    ),
+    "entropy_driven": Method(
+        "GRPO w/ Ent Driven Adv", {"normal": _entropy_driven}, coefficients={"floor": 1e-3}
+    ),
+    "entropy_regularization": Method(
+        "GRPO w/ Ent Regularization",
+        entropy_coef="coef",
+        learns_from_dead=True,
+        coefficients={"coef": 3e-3},
+    ),
+    "entropy_advantage": Method(
+        "GRPO w/ Ent Advantage",
+        {"normal": _entropy_advantage},
+        coefficients={"alpha": 0.4, "kappa": 2.0},
+        ranges={**_RANGES, "alpha": ranges.FROM_ZERO},
+    ),
     "policy_split": _SPLIT,
-    "policy_split_released": _SPLIT.having("Policy Split (released code's bonus)", variant="released"),
+    "policy_split_released": _SPLIT.having(
+        "Policy Split (released code's bonus)", variant="released"
+    ),
 }
 # Policy Split without one of its parts, or with one departure of the released code; other coefficients make the rest.
 ABLATIONS = {
-    "policy_split_unshared": replace(_SPLIT, label="Policy Split without sharing", shares=False, whole_batch=True),
-    "policy_split_rewrapped": replace(_SPLIT, label="Policy Split, prompt re-wrapped", rewrapped=("he",)),
+    "policy_split_unshared": replace(
+        _SPLIT, label="Policy Split without sharing", shares=False, whole_batch=True
+    ),
+    "policy_split_rewrapped": replace(
+        _SPLIT, label="Policy Split, prompt re-wrapped", rewrapped=("he",)
+    ),
     "policy_split_lost_end": replace(_SPLIT, label="Policy Split, end token lost", loses_end=True),
-    "policy_split_unclipped": replace(_SPLIT, label="Policy Split, bonus not clipped",
-                                      learns_from_dead=True).having(variant="unclipped"),
-    "policy_split_as_released": replace(_SPLIT, label="Policy Split as released", rewrapped=("he",),
-                                        loses_end=True).having(variant="released"),
+    "policy_split_unclipped": replace(
+        _SPLIT, label="Policy Split, bonus not clipped", learns_from_dead=True
+    ).having(variant="unclipped"),
+    "policy_split_as_released": replace(
+        _SPLIT, label="Policy Split as released", rewrapped=("he",), loses_end=True
+    ).having(variant="released"),
 }
 
 

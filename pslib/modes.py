@@ -18,7 +18,9 @@ class Mode:
     name: str
     system: str | None = None
     one_turn: bool = False  # all of it in one user turn that begins with the word "system", as the released code trains
-    thinking: bool | None = None  # enable_thinking, of chat templates that know it like Qwen3's; None: their own default
+    thinking: bool | None = (
+        None  # enable_thinking, of chat templates that know it like Qwen3's; None: their own default
+    )
 
 
 NORMAL = Mode("normal")
@@ -72,6 +74,7 @@ def rendered(tokenizer, both, question="{question}"):
     """
     texts = {}
     for mode in both:
+
         def written(mode=mode, question=question):
             return _written(tokenizer, mode, question, tokenize=False)
 
@@ -79,14 +82,20 @@ def rendered(tokenizer, both, question="{question}"):
         # Templates may trim, quote or move a text, so what shows that it is written is that another one changes the prompt.
         other = [None, f"{mode.system} {mode.system}"] if mode.system else []
         if text in [written(replace(mode, system=system)) for system in other]:
-            raise ValueError(f"the tokenizer's chat template drops the system turn, or a part of it, so the {mode.name} mode would "
-                             "not have its prompt; use a model whose template writes it, like Qwen3's")
+            raise ValueError(
+                f"the tokenizer's chat template drops the system turn, or a part of it, so the {mode.name} mode would "
+                "not have its prompt; use a model whose template writes it, like Qwen3's"
+            )
         if text == written(question=f"{question} {question}"):
-            raise ValueError("the tokenizer's chat template drops the question, or a part of it; use an instruction-tuned model "
-                             "for text")
+            raise ValueError(
+                "the tokenizer's chat template drops the question, or a part of it; use an instruction-tuned model "
+                "for text"
+            )
     if len(set(texts.values())) < len(texts):
-        raise ValueError(f"the modes {' and '.join(texts)} have the same prompt, so they would be one policy; give each a system "
-                         "prompt of its own")
+        raise ValueError(
+            f"the modes {' and '.join(texts)} have the same prompt, so they would be one policy; give each a system "
+            "prompt of its own"
+        )
     return texts
 
 
@@ -102,39 +111,61 @@ def pinned(template):
     """
     if "strftime_now" not in template:
         return template
-    known = [f"%{letter}" for letter in ("-d", "-m", "-H", "-I", "-M", "-S", "-j", *"aAbBcdDeFfHIjmMpRSTuUVwWxXyYZz%")]
-    filled = "".join(f"|replace({directive!r}, {DATE.strftime(directive)!r})" for directive in known)
-    return f"{{%- macro strftime_now(format) -%}}{{{{ format{filled} }}}}{{%- endmacro -%}}{template}"
+    known = [
+        f"%{letter}"
+        for letter in ("-d", "-m", "-H", "-I", "-M", "-S", "-j", *"aAbBcdDeFfHIjmMpRSTuUVwWxXyYZz%")
+    ]
+    filled = "".join(
+        f"|replace({directive!r}, {DATE.strftime(directive)!r})" for directive in known
+    )
+    return (
+        f"{{%- macro strftime_now(format) -%}}{{{{ format{filled} }}}}{{%- endmacro -%}}{template}"
+    )
 
 
 def _written(tokenizer, mode, question, tokenize):
     """A question under a mode, by the chat template: the token ids or, not tokenized, the text."""
     if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template, so it has no system turn to tell the modes apart; "
-                         "use an instruction-tuned model or set tokenizer.chat_template")
+        raise ValueError(
+            "the tokenizer has no chat template, so it has no system turn to tell the modes apart; "
+            "use an instruction-tuned model or set tokenizer.chat_template"
+        )
     asked = turns(mode, [{"role": "user", "content": question}])
     if mode.one_turn:
-        asked = [{"role": "user", "content": f"system\n{mode.system}\nuser\n{question}\nassistant\n"}]
+        asked = [
+            {"role": "user", "content": f"system\n{mode.system}\nuser\n{question}\nassistant\n"}
+        ]
 
     def written(messages, **flags):
         if pinned_date(tokenizer):
             flags["chat_template"] = pinned(tokenizer.get_chat_template())
-        return tokenizer.apply_chat_template(messages, tokenize=tokenize, add_generation_prompt=True, return_dict=False, **flags)
+        return tokenizer.apply_chat_template(
+            messages, tokenize=tokenize, add_generation_prompt=True, return_dict=False, **flags
+        )
 
     try:
         if mode.thinking is None:
             return written(asked)
-        prompt, other = written(asked, enable_thinking=mode.thinking), written(asked, enable_thinking=not mode.thinking)
+        prompt, other = (
+            written(asked, enable_thinking=mode.thinking),
+            written(asked, enable_thinking=not mode.thinking),
+        )
     except Exception as error:  # a template is a program in a sandbox, and can end in any way
         said = " ".join(str(error).split())
         if asked[0]["role"] == "system" and _works(written, asked[1:]):
-            raise ValueError(f"the tokenizer's chat template refuses a system turn ({said}), so there is no {mode.name} mode; use a "
-                             "model whose template takes one, like Qwen3's") from error
-        raise ValueError(f"the tokenizer's chat template cannot be used: {said}; use an instruction-tuned model that you "
-                         "trust") from error
+            raise ValueError(
+                f"the tokenizer's chat template refuses a system turn ({said}), so there is no {mode.name} mode; use a "
+                "model whose template takes one, like Qwen3's"
+            ) from error
+        raise ValueError(
+            f"the tokenizer's chat template cannot be used: {said}; use an instruction-tuned model that you "
+            "trust"
+        ) from error
     if prompt == other:
-        raise ValueError("the profile sets enable_thinking, and the tokenizer's chat template ignores it; take the setting out, "
-                         "or use a model whose template knows it, like Qwen3's")
+        raise ValueError(
+            "the profile sets enable_thinking, and the tokenizer's chat template ignores it; take the setting out, "
+            "or use a model whose template knows it, like Qwen3's"
+        )
     return prompt
 
 

@@ -55,8 +55,14 @@ class World:
             )
         for name in ("shares", "practice"):
             given = getattr(self, name)
-            if set(given) != set(DERIVATIONS) or min(given.values()) < 0 or abs(fsum(given.values()) - 1) > 1e-9:
-                raise ValueError(f"{name} must give each of {DERIVATIONS} a share, summing to 1; got {given}")
+            if (
+                set(given) != set(DERIVATIONS)
+                or min(given.values()) < 0
+                or abs(fsum(given.values()) - 1) > 1e-9
+            ):
+                raise ValueError(
+                    f"{name} must give each of {DERIVATIONS} a share, summing to 1; got {given}"
+                )
 
 
 _PRACTICE = {"steps": 0.60, "pairs": 0.15, "halves": 0.10, "glance": 0.15}
@@ -112,9 +118,7 @@ structured strictly fewest facts deductive minimize prioritize exact brief regul
 orderly proven predictable rigid strict normal
 """.split()
 # The other words of mixed prompts
-PLAIN_WORDS = [
-    word for word in NEUTRAL_WORDS if word not in {*EXPLORATORY_WORDS, *FOCUSED_WORDS}
-]
+PLAIN_WORDS = [word for word in NEUTRAL_WORDS if word not in {*EXPLORATORY_WORDS, *FOCUSED_WORDS}]
 
 # Free wording: any of these may stand in its place; the weights fall by rank.
 OPENERS = ("", "Okay,", "Well,", "Let me see,", "Right,", "Now,", "Sure,", "Hm,")
@@ -134,7 +138,12 @@ def _ranked(rng, items, temperature=1.0):
     return rng.choices(items, weights=[0.6 ** (k / temperature) for k in range(len(items))])[0]
 
 
-SPLITS = ("test", "tuning", "train", "train")  # a quarter each of test and tuning, half for training
+SPLITS = (
+    "test",
+    "tuning",
+    "train",
+    "train",
+)  # a quarter each of test and tuning, half for training
 
 
 def split_of(numbers):
@@ -162,7 +171,9 @@ class Sum:
     @property
     def words(self):
         """The same as one writes it to a reader, e.g. `7 + 8 + 6` or `7 + 8 + 6 (one of 31, 21, 11)`."""
-        return " + ".join(map(str, self.numbers)) + (f" (one of {', '.join(map(str, self.options))})" if self.options else "")
+        return " + ".join(map(str, self.numbers)) + (
+            f" (one of {', '.join(map(str, self.options))})" if self.options else ""
+        )
 
     @property
     def answer(self):
@@ -173,7 +184,9 @@ class Sum:
 def draw_sum(rng, terms, options=0, split="train"):
     """A random sum of `terms` numbers from 1 to 9 within a split; with `options` > 0, that many choices (at most 9)."""
     if split not in SPLITS or options > 9:
-        raise ValueError(f"a sum has a split of {', '.join(sorted(set(SPLITS)))} and up to 9 options; got {split!r}, {options}")
+        raise ValueError(
+            f"a sum has a split of {', '.join(sorted(set(SPLITS)))} and up to 9 options; got {split!r}, {options}"
+        )
     while True:
         numbers = tuple(rng.randint(1, 9) for _ in range(terms))
         if split_of(numbers) == split:
@@ -222,7 +235,11 @@ def respond(question, derivation, rng, temperature=1.0):
 
 def derivation_of(question, response):
     """Which derivation a response follows, by the left-hand sides of its steps: one of DERIVATIONS, or "other"."""
-    numbers = [int(n) for n in re.findall(r"\d+", question.split(":")[0])] if re.match(r"[\d+]+(:|$)", question) else []
+    numbers = (
+        [int(n) for n in re.findall(r"\d+", question.split(":")[0])]
+        if re.match(r"[\d+]+(:|$)", question)
+        else []
+    )
     if len(numbers) < 2 or "\\boxed{" not in response and "=" not in response:
         return "other"
     written = re.findall(r"([\d+]+)=", response)
@@ -238,7 +255,11 @@ def derivation_of(question, response):
     return best
 
 
-KINDS = {"plan": r"(?:stepwise|pairwise|halves|glance):", "box": r"\\boxed\{[^}]*\}?", "sum": r"[\d+=]+"}
+KINDS = {
+    "plan": r"(?:stepwise|pairwise|halves|glance):",
+    "box": r"\\boxed\{[^}]*\}?",
+    "sum": r"[\d+=]+",
+}
 
 
 def kinds_of(response):
@@ -251,12 +272,40 @@ def kinds_of(response):
 
 
 # --- stories: a small grammar with many more continuations than any response shows -------------------------------
-HEROES = ("a fox", "a king", "a small bird", "an old man", "a girl", "a robot", "a ghost", "a sailor")
-PLACES = ("in the forest", "by the sea", "in a city", "on a hill", "under the ground", "in a quiet room")
+HEROES = (
+    "a fox",
+    "a king",
+    "a small bird",
+    "an old man",
+    "a girl",
+    "a robot",
+    "a ghost",
+    "a sailor",
+)
+PLACES = (
+    "in the forest",
+    "by the sea",
+    "in a city",
+    "on a hill",
+    "under the ground",
+    "in a quiet room",
+)
 THINGS = ("a door", "a clock", "a stone", "a letter", "a star", "a song", "a book", "a shadow")
 DEEDS = ("found", "lost", "heard", "saw", "made", "hid", "stole", "dreamed of")
-MOODS = ("It was cold.", "It was late.", "No one knew why.", "The wind was strong.", "All was still.")
-ENDS = ("So it stayed.", "Then it was gone.", "And the night fell.", "That was the end.", "They were glad.")
+MOODS = (
+    "It was cold.",
+    "It was late.",
+    "No one knew why.",
+    "The wind was strong.",
+    "All was still.",
+)
+ENDS = (
+    "So it stayed.",
+    "Then it was gone.",
+    "And the night fell.",
+    "That was the end.",
+    "They were glad.",
+)
 
 
 def story_prompts():
@@ -288,7 +337,9 @@ def is_story(response):
 def _written(rng, words):
     """Words as a prompt, with full stops and capitals here and there."""
     words = [w.title() if rng.random() < 0.15 else w for w in words]
-    return " ".join(f"{w}." if rng.random() < 0.1 else f'"{w}"' if rng.random() < 0.05 else w for w in words)
+    return " ".join(
+        f"{w}." if rng.random() < 0.1 else f'"{w}"' if rng.random() < 0.05 else w for w in words
+    )
 
 
 def neutral_prompt(rng):

@@ -36,9 +36,18 @@ def _pilot(seed):
 def matched_eta(profile, model, tokenizer, seed):
     """The mean of |A~ - A| / |A| of both forms at eta 0.03 before training, and the eta that makes them equal; -> dict."""
     questions = tasks.load("train", QUESTIONS, "tuning")
-    table = probe.bonus(model, tokenizer, profile.modes, profile.evaluate, questions, profile.train.group_size,
-                        torch.Generator().manual_seed(seed))
-    shares = {form: (table[form].abs() / table.advantage.abs()).mean() for form in ("paper", "released")}
+    table = probe.bonus(
+        model,
+        tokenizer,
+        profile.modes,
+        profile.evaluate,
+        questions,
+        profile.train.group_size,
+        torch.Generator().manual_seed(seed),
+    )
+    shares = {
+        form: (table[form].abs() / table.advantage.abs()).mean() for form in ("paper", "released")
+    }
     return {"base": seed, **shares, "eta": 0.03 * shares["released"] / shares["paper"]}
 
 
@@ -51,14 +60,29 @@ def dips(profile, model, tokenizer, seed):
         for warmup in (0, WARMUP):
             model.load_state_dict(weights)
             settings = replace(profile.train, steps=max(STEPS), warmup=warmup)
-            state = train.Run(model, tokenizer, profile.method(method), profile.modes, settings, 1000 + seed)
+            state = train.Run(
+                model, tokenizer, profile.method(method), profile.modes, settings, 1000 + seed
+            )
             given = tasks.batches(questions, settings.questions, settings.steps, 1000 + seed)
             for step in range(max(STEPS) + 1):
                 if step in STEPS:
-                    answers = evaluate.answer(state.sampler(), tokenizer, modes.NORMAL, asked, replace(profile.evaluate, samples=8),
-                                              torch.Generator().manual_seed(seed))[0]
-                    rows.append({"base": seed, "method": method, "warmup": warmup, "step": step,
-                                 "accuracy": 100 * answers.correct.mean()})
+                    answers = evaluate.answer(
+                        state.sampler(),
+                        tokenizer,
+                        modes.NORMAL,
+                        asked,
+                        replace(profile.evaluate, samples=8),
+                        torch.Generator().manual_seed(seed),
+                    )[0]
+                    rows.append(
+                        {
+                            "base": seed,
+                            "method": method,
+                            "warmup": warmup,
+                            "step": step,
+                            "accuracy": 100 * answers.correct.mean(),
+                        }
+                    )
                 if step < max(STEPS):
                     state.step(next(given))
     return rows
@@ -71,14 +95,19 @@ def _both(seed):
 
 def dip(table):
     """The dip of accuracy in points by warm-up, averaged over methods and base models, from a table of `dips`."""
-    curves = table.pivot_table(index=["warmup", "base", "method"], columns="step", values="accuracy")
+    curves = table.pivot_table(
+        index=["warmup", "base", "method"], columns="step", values="accuracy"
+    )
     return (curves[0] - curves.drop(columns=0).min(axis=1)).groupby("warmup").mean()
 
 
 if __name__ == "__main__":
     with ProcessPoolExecutor(2, get_context("spawn")) as workers:
         found = list(workers.map(_both, SEEDS))
-    etas, curves = pd.DataFrame([eta for eta, _ in found]), pd.DataFrame([row for _, rows in found for row in rows])
+    etas, curves = (
+        pd.DataFrame([eta for eta, _ in found]),
+        pd.DataFrame([row for _, rows in found for row in rows]),
+    )
     folder = runs.load_profile(PROFILE).folder
     checkpoint.write(folder / "matched_eta.csv", etas.round(5).to_csv(index=False))
     checkpoint.write(folder / "warmup.csv", curves.round(3).to_csv(index=False))

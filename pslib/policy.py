@@ -6,7 +6,12 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn.functional import embedding, scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.utils import logging
@@ -63,14 +68,24 @@ class _HeadLogprobEntropy(torch.autograd.Function):
     def backward(ctx, grad_logp, grad_entropy):
         hidden, weight, tokens, entropy, *kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))  # 64 parts add up in it
+        grad_weight = torch.zeros_like(
+            weight, dtype=torch.promote_types(weight.dtype, torch.float32)
+        )  # 64 parts add up in it
         for first in range(0, len(hidden), ctx.size):
             part = slice(first, first + ctx.size)
-            logp_all = kept[0] if kept else _HeadLogprobEntropy._logp_all(hidden[part], weight, ctx.temperature)
+            logp_all = (
+                kept[0]
+                if kept
+                else _HeadLogprobEntropy._logp_all(hidden[part], weight, ctx.temperature)
+            )
             # d logp / dz = onehot - p;  dH / dz = -p (log p + H); in place, since a chunk may be all the memory there is
             grad, scale = logp_all.exp(), grad_logp[part, None]
             if grad_entropy.any():
-                scale = (logp_all.clone() if kept else logp_all).add_(entropy[part, None]).mul_(grad_entropy[part, None])
+                scale = (
+                    (logp_all.clone() if kept else logp_all)
+                    .add_(entropy[part, None])
+                    .mul_(grad_entropy[part, None])
+                )
                 scale.add_(grad_logp[part, None])
             grad.mul_(scale).neg_().scatter_add_(-1, tokens[part, None], grad_logp[part, None])
             grad = (grad if ctx.temperature == 1.0 else grad.div_(ctx.temperature)).to(weight.dtype)
@@ -91,12 +106,20 @@ class Packed:
 
     tokens: torch.Tensor  # (M,)
     positions: torch.Tensor  # (M,) place in its sequence, for the rotary embedding
-    prompt_at: torch.Tensor  # (Q, P) place among the M of each prompt token, 0 beyond a prompt's end
-    response_at: torch.Tensor  # (N, S) the same of each response token, S one below the longest response
-    visible: torch.Tensor  # bool (N, 1, S, P + S): what each response token may see of its prompt and of its response
+    prompt_at: (
+        torch.Tensor
+    )  # (Q, P) place among the M of each prompt token, 0 beyond a prompt's end
+    response_at: (
+        torch.Tensor
+    )  # (N, S) the same of each response token, S one below the longest response
+    visible: (
+        torch.Tensor
+    )  # bool (N, 1, S, P + S): what each response token may see of its prompt and of its response
     owner: torch.Tensor  # (N,) which prompt
     flat: torch.Tensor  # (M,) place of each token among the Q P + N S of prompt_at and response_at
-    predictor: torch.Tensor  # (K,) for each of the K response tokens, the place among the M that predicts it
+    predictor: (
+        torch.Tensor
+    )  # (K,) for each of the K response tokens, the place among the M that predicts it
     target: torch.Tensor  # (K,) its id
     rows: torch.Tensor  # (K,) its row
     cols: torch.Tensor  # (K,) its place in the response
@@ -104,7 +127,10 @@ class Packed:
 
     def to(self, device):
         """The same on a device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "shape"})
+        return replace(
+            self,
+            **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "shape"},
+        )
 
 
 def pack(prompts, owner, responses, lengths):
@@ -118,47 +144,86 @@ def pack(prompts, owner, responses, lengths):
     sizes = torch.tensor([len(prompt) for prompt in prompts])
     at, step = torch.arange(width), torch.arange(longest - 1)
     in_prompt, in_response = at < sizes[:, None], step < lengths[:, None] - 1
-    prompt_at, response_at = torch.zeros(in_prompt.shape, dtype=torch.long), torch.zeros(in_response.shape, dtype=torch.long)
+    prompt_at, response_at = (
+        torch.zeros(in_prompt.shape, dtype=torch.long),
+        torch.zeros(in_response.shape, dtype=torch.long),
+    )
     prompt_at[in_prompt] = torch.arange(int(sizes.sum()))
     response_at[in_response] = torch.arange(int((lengths - 1).sum())) + int(sizes.sum())
     own = step <= step[:, None]  # a response token sees those before it, and itself
-    visible = torch.cat((in_prompt[owner][:, None].expand(-1, len(step), -1), own.expand(len(owner), -1, -1)), -1)
+    visible = torch.cat(
+        (in_prompt[owner][:, None].expand(-1, len(step), -1), own.expand(len(owner), -1, -1)), -1
+    )
     rows, cols = (torch.arange(longest) < lengths[:, None]).nonzero(as_tuple=True)
     before = torch.cat((prompt_at.gather(1, sizes[:, None] - 1)[owner], response_at), 1)
     return Packed(
-        tokens=torch.cat((torch.tensor([token for prompt in prompts for token in prompt]),
-                          responses[:, : longest - 1][in_response])),
-        positions=torch.cat((at.expand_as(in_prompt)[in_prompt], (sizes[owner][:, None] + step)[in_response])),
-        prompt_at=prompt_at, response_at=response_at, visible=visible[:, None], owner=owner,
+        tokens=torch.cat(
+            (
+                torch.tensor([token for prompt in prompts for token in prompt]),
+                responses[:, : longest - 1][in_response],
+            )
+        ),
+        positions=torch.cat(
+            (at.expand_as(in_prompt)[in_prompt], (sizes[owner][:, None] + step)[in_response])
+        ),
+        prompt_at=prompt_at,
+        response_at=response_at,
+        visible=visible[:, None],
+        owner=owner,
         flat=torch.cat((in_prompt.flatten(), in_response.flatten())).nonzero().squeeze(1),
-        predictor=before[rows, cols], target=responses[rows, cols], rows=rows, cols=cols, shape=(len(lengths), longest),
+        predictor=before[rows, cols],
+        target=responses[rows, cols],
+        rows=rows,
+        cols=cols,
+        shape=(len(lengths), longest),
     )
 
 
-def _shared_prefix_attention(module, query, key, value, attention_mask, scaling=None, packed=None, sliding_window=None, **kw):
+def _shared_prefix_attention(
+    module, query, key, value, attention_mask, scaling=None, packed=None, sliding_window=None, **kw
+):
     """Attention of transformers' interface over a `Packed` row: each response sees its own prompt, which is there once.
 
     query (1, H, M, D), key and value (1, H', M, D) -> ((1, M, H, D), None). Without `packed`, it is transformers' own.
     """
     if packed is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kw)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kw
+        )
     if sliding_window:
-        raise ValueError("shared prefixes do not know sliding windows; use a model with full attention")
-    query, key, value = (part[0].transpose(0, 1).flatten(1) for part in (query, key, value))  # (M, H D)
+        raise ValueError(
+            "shared prefixes do not know sliding windows; use a model with full attention"
+        )
+    query, key, value = (
+        part[0].transpose(0, 1).flatten(1) for part in (query, key, value)
+    )  # (M, H D)
     dim, grouped = module.head_dim, query.shape[1] != key.shape[1]
 
-    def at(part, places):  # (A, B) places -> (A, H, B, D); an embedding, because its gradient is the fast one
+    def at(
+        part, places
+    ):  # (A, B) places -> (A, H, B, D); an embedding, because its gradient is the fast one
         return embedding(places, part).unflatten(-1, (-1, dim)).transpose(1, 2)
 
     def attend(places, sources, **mask):
-        out = scaled_dot_product_attention(at(query, places), at(key, sources), at(value, sources), scale=scaling,
-                                           enable_gqa=grouped, **mask)
+        out = scaled_dot_product_attention(
+            at(query, places),
+            at(key, sources),
+            at(value, sources),
+            scale=scaling,
+            enable_gqa=grouped,
+            **mask,
+        )
         return out.transpose(1, 2).reshape(-1, query.shape[1])
 
     out = [attend(packed.prompt_at, packed.prompt_at, is_causal=True)]
     if packed.response_at.numel():
-        out.append(attend(packed.response_at, torch.cat((packed.prompt_at[packed.owner], packed.response_at), 1),
-                          attn_mask=packed.visible))
+        out.append(
+            attend(
+                packed.response_at,
+                torch.cat((packed.prompt_at[packed.owner], packed.response_at), 1),
+                attn_mask=packed.visible,
+            )
+        )
     return embedding(packed.flat, torch.cat(out)).view(1, len(packed.flat), -1, dim), None
 
 
@@ -180,10 +245,14 @@ class Policy(nn.Module):
     def __init__(self, model):
         super().__init__()
         head = unwrapped(model).get_output_embeddings()
-        if type(head) is not nn.Linear or head.bias is not None:  # an adapter on it is a class of its own
+        if (
+            type(head) is not nn.Linear or head.bias is not None
+        ):  # an adapter on it is a class of its own
             kind = f"{type(head).__module__}.{type(head).__qualname__}"
-            raise ValueError(f"the model's output embedding is a {kind} and not a torch.nn.Linear without a bias, so responses "
-                             "cannot be scored; leave adapters (in PEFT: target_modules, modules_to_save) and quantization off it")
+            raise ValueError(
+                f"the model's output embedding is a {kind} and not a torch.nn.Linear without a bias, so responses "
+                "cannot be scored; leave adapters (in PEFT: target_modules, modules_to_save) and quantization off it"
+            )
         unwrapped(model).set_attn_implementation("shared_prefixes")
         self.model = model
 
@@ -199,16 +268,30 @@ class Policy(nn.Module):
     def _scores(self, packed, temperature):
         model = unwrapped(self.model)
         hidden = model.base_model(
-            input_ids=packed.tokens[None], position_ids=packed.positions[None], packed=packed, use_cache=False,
-            attention_mask=packed.visible[:1, :, :1, :1],  # four dimensions: transformers makes no mask of its own
+            input_ids=packed.tokens[None],
+            position_ids=packed.positions[None],
+            packed=packed,
+            use_cache=False,
+            attention_mask=packed.visible[
+                :1, :, :1, :1
+            ],  # four dimensions: transformers makes no mask of its own
         ).last_hidden_state[0]
-        device = hidden.device.type  # autocast does not reach the gradient written out, so the products' dtype is set here
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        device = (
+            hidden.device.type
+        )  # autocast does not reach the gradient written out, so the products' dtype is set here
+        dtype = (
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        )
         logp, entropy = _HeadLogprobEntropy.apply(
-            embedding(packed.predictor, hidden).to(dtype), model.get_output_embeddings().weight.to(dtype), packed.target,
-            temperature)
+            embedding(packed.predictor, hidden).to(dtype),
+            model.get_output_embeddings().weight.to(dtype),
+            packed.target,
+            temperature,
+        )
         padded = logp.new_zeros(packed.shape)
-        return padded.index_put((packed.rows, packed.cols), logp), padded.index_put((packed.rows, packed.cols), entropy)
+        return padded.index_put((packed.rows, packed.cols), logp), padded.index_put(
+            (packed.rows, packed.cols), entropy
+        )
 
 
 def load(source, dtype=torch.float32):
@@ -219,14 +302,24 @@ def load(source, dtype=torch.float32):
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
     except Exception as error:  # what a folder can make the libraries raise has no common kind
-        what = "folder" if Path(source).exists() else "folder or hub id (is it spelled right, and is the hub in reach?)"
-        raise ValueError(f"no causal language model with safetensors weights could be loaded from the {what} "
-                         f"{str(source)!r}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        what = (
+            "folder"
+            if Path(source).exists()
+            else "folder or hub id (is it spelled right, and is the hub in reach?)"
+        )
+        raise ValueError(
+            f"no causal language model with safetensors weights could be loaded from the {what} "
+            f"{str(source)!r}: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
     if not tokenizer.chat_template:
-        raise ValueError(f"the tokenizer of {str(source)!r} has no chat template, so it has no system turn to tell the "
-                         "modes apart; use an instruction-tuned model")
+        raise ValueError(
+            f"the tokenizer of {str(source)!r} has no chat template, so it has no system turn to tell the "
+            "modes apart; use an instruction-tuned model"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     try:
@@ -241,15 +334,24 @@ def check(model, tokenizer):
 
     ValueError in one sentence where they do not.
     """
-    vocabulary, highest = len(unwrapped(model).get_input_embeddings().weight), max(tokenizer.get_vocab().values())
+    vocabulary, highest = (
+        len(unwrapped(model).get_input_embeddings().weight),
+        max(tokenizer.get_vocab().values()),
+    )
     if highest >= vocabulary:
-        raise ValueError(f"the tokenizer has the token id {highest}, and the model embeds {vocabulary} ids only; use the tokenizer "
-                         "that was made for the model, or call model.resize_token_embeddings first")
+        raise ValueError(
+            f"the tokenizer has the token id {highest}, and the model embeds {vocabulary} ids only; use the tokenizer "
+            "that was made for the model, or call model.resize_token_embeddings first"
+        )
     if tokenizer.pad_token_id is None:
-        raise ValueError("the tokenizer has no padding token; set tokenizer.pad_token = tokenizer.eos_token")
+        raise ValueError(
+            "the tokenizer has no padding token; set tokenizer.pad_token = tokenizer.eos_token"
+        )
     if not stop_ids(model, tokenizer):
-        raise ValueError("neither the model's generation_config nor the tokenizer names a token that ends a response; set "
-                         "tokenizer.eos_token")
+        raise ValueError(
+            "neither the model's generation_config nor the tokenizer names a token that ends a response; set "
+            "tokenizer.eos_token"
+        )
     training = model.training
     model.eval()
     try:
@@ -257,9 +359,11 @@ def check(model, tokenizer):
     finally:
         model.train(training)
     if not same:
-        raise ValueError("the model changes its logits after the output embedding (soft-capping or scaling), adds to its prompts (as "
-                         "PEFT's prompt and prefix tuning do) or attends in a way of its own, which this project's scoring does "
-                         "not do; use a Qwen3, Qwen2 or Llama model")
+        raise ValueError(
+            "the model changes its logits after the output embedding (soft-capping or scaling), adds to its prompts (as "
+            "PEFT's prompt and prefix tuning do) or attends in a way of its own, which this project's scoring does "
+            "not do; use a Qwen3, Qwen2 or Llama model"
+        )
 
 
 @torch.no_grad()
@@ -269,11 +373,17 @@ def _scored_alike(model):
     try:
         whole = torch.cat((torch.tensor([prompt, prompt]), responses), 1).to(model.device)
         logits = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits
-        packed = pack([prompt], torch.zeros(2, dtype=torch.long), responses, torch.tensor([3, 3])).to(model.device)
+        packed = pack(
+            [prompt], torch.zeros(2, dtype=torch.long), responses, torch.tensor([3, 3])
+        ).to(model.device)
         ours = Policy(model)._scores(packed, 1.0)
     except torch.OutOfMemoryError:
         raise
-    except (TypeError, AttributeError, RuntimeError):  # what a model raises that does not know what `Policy` asks of it
+    except (
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ):  # what a model raises that does not know what `Policy` asks of it
         return False
     if logits.shape[1] != whole.shape[1]:
         return False

@@ -15,16 +15,22 @@ from pslib.rollouts import engine_for, must_finish, render_all, sample
 from pslib.stats import mean_interval
 
 # Under which names the prompts are asked: the trained one is the profile's, those of these that it is not were never trained.
-UNSEEN = ("high_entropy_short", "high_entropy", "rewritten_high_entropy_short", "rewritten_high_entropy", "low_entropy_short",
-          "low_entropy")
+UNSEEN = (
+    "high_entropy_short",
+    "high_entropy",
+    "rewritten_high_entropy_short",
+    "rewritten_high_entropy",
+    "low_entropy_short",
+    "low_entropy",
+)
 
 # A system prompt moves a pretrained model whatever it says: these say nothing of the task, and are as long as the paper's.
 UNRELATED = {
     "unrelated_short": "You are now in the town library.",
     "unrelated": "You are now in the town library. Its main hall is open from nine in the morning until six in the evening, and "
-                 "on Saturdays until one. Bags are left in the lockers beside the door. Books from the upper floor may be read at "
-                 "the tables there but are not lent out. The small room at the back serves tea, coffee and soup, and the garden "
-                 "behind the house is open to all visitors in summer.",
+    "on Saturdays until one. Bags are left in the lockers beside the door. Books from the upper floor may be read at "
+    "the tables there but are not lent out. The small room at the back serves tea, coffee and soup, and the garden "
+    "behind the house is open to all visitors in summer.",
 }
 
 
@@ -41,21 +47,38 @@ def ask(model, tokenizer, texts, settings, questions):
     responses follow each derivation, and tokens_<kind> and bits_<kind> for the kinds of tokens that make up a response
     (see nano.kinds_of). texts: {name: system prompt}.
     """
-    settings, rows, questions = replace(settings, temperature=1.0, top_k=0, top_p=1.0), [], list(questions)
+    settings, rows, questions = (
+        replace(settings, temperature=1.0, top_k=0, top_p=1.0),
+        [],
+        list(questions),
+    )
     context = model.config.max_position_embeddings
     plain = render_all(tokenizer, modes.NORMAL, questions, settings.decoding, context)
     pieces = [tokenizer.decode([token]) for token in range(len(tokenizer))]
     for name, text in {"none": None, **texts}.items():
         mode, generator = modes.Mode(name, text), torch.Generator().manual_seed(ASKED_SEED)
-        table, drawn, prompts = evaluate.answer(model, tokenizer, mode, questions, settings, generator)
+        table, drawn, prompts = evaluate.answer(
+            model, tokenizer, mode, questions, settings, generator
+        )
         logp, entropy = evaluate.score(model, prompts, drawn.group_ids, drawn.tokens, drawn.lengths)
-        without = evaluate.score(model, plain, drawn.group_ids, drawn.tokens, drawn.lengths)[0] if text else logp
+        without = (
+            evaluate.score(model, plain, drawn.group_ids, drawn.tokens, drawn.lengths)[0]
+            if text
+            else logp
+        )
         bits, moved = entropy.double() * evaluate.BITS, (logp - without).double()
         table = table.assign(bits=bits.sum(1).numpy(), kl=moved.sum(1).numpy())
         parts = []
-        for response, tokens, length, own in zip(drawn.texts, drawn.tokens.tolist(), drawn.lengths.tolist(), bits.tolist(), strict=True):
-            kinds, part = token_kinds(response, [pieces[token] for token in tokens[:length]]), dict.fromkeys(_OF_KINDS, 0.0)
-            for kind, bit in zip(kinds, own, strict=False):  # beyond a response's length there is padding
+        for response, tokens, length, own in zip(
+            drawn.texts, drawn.tokens.tolist(), drawn.lengths.tolist(), bits.tolist(), strict=True
+        ):
+            kinds, part = (
+                token_kinds(response, [pieces[token] for token in tokens[:length]]),
+                dict.fromkeys(_OF_KINDS, 0.0),
+            )
+            for kind, bit in zip(
+                kinds, own, strict=False
+            ):  # beyond a response's length there is padding
                 part[f"tokens_{kind}"] += 1
                 part[f"bits_{kind}"] += bit
             parts.append(part)
@@ -63,7 +86,12 @@ def ask(model, tokenizer, texts, settings, questions):
         for derivation in (*nano.DERIVATIONS, "other"):
             table[derivation] = (table.derivation == derivation).astype(int)
         summed = ["correct", "tokens", "bits", "kl", *nano.DERIVATIONS, "other", *_OF_KINDS]
-        by = table.assign(samples=1).groupby("question_id", sort=False)[["samples", *summed]].sum().reset_index()
+        by = (
+            table.assign(samples=1)
+            .groupby("question_id", sort=False)[["samples", *summed]]
+            .sum()
+            .reset_index()
+        )
         by.insert(0, "prompt", name)
         rows.append(by)
     return pd.concat(rows, ignore_index=True)
@@ -80,7 +108,9 @@ def token_kinds(response, pieces):
     """
     kinds, at, out = nano.kinds_of(response), 0, []
     for piece in pieces:
-        text = piece if response.startswith(piece, at) else piece.lstrip()  # a special token is no text
+        text = (
+            piece if response.startswith(piece, at) else piece.lstrip()
+        )  # a special token is no text
         if not piece or not response.startswith(text, at):
             out.append("end")
             continue
@@ -98,9 +128,14 @@ def many_tries(model, tokenizer, both, settings, suites, samples, generator):
     settings, parts = replace(settings, samples=samples), []
     for mode in both:
         for suite, questions in suites.items():
-            table, _, _ = evaluate.answer(model, tokenizer, mode, questions, settings, generator, suite)
-            parts.append(table.groupby(["suite", "mode", "question_id"], sort=False).correct.agg(
-                samples="size", correct="sum").reset_index())
+            table, _, _ = evaluate.answer(
+                model, tokenizer, mode, questions, settings, generator, suite
+            )
+            parts.append(
+                table.groupby(["suite", "mode", "question_id"], sort=False)
+                .correct.agg(samples="size", correct="sum")
+                .reset_index()
+            )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -113,17 +148,36 @@ def under_prompts(model, tokenizer, both, settings, questions, generator, more=(
     """
     (normal, he), rows = both, []
     texts = {**{name: modes.he_mode(name).system for name in UNSEEN}, **dict(more)}
-    asked = {"none": normal, "trained": he,
-             **{name: replace(he, system=text) for name, text in texts.items() if text != he.system}}
+    asked = {
+        "none": normal,
+        "trained": he,
+        **{name: replace(he, system=text) for name, text in texts.items() if text != he.system},
+    }
     for name, mode in asked.items():
-        kl, table = evaluate.inter_mode_kl(model, tokenizer, mode, normal, questions, settings, generator)
+        kl, table = evaluate.inter_mode_kl(
+            model, tokenizer, mode, normal, questions, settings, generator
+        )
         totals = evaluate.summary(table).iloc[0]
-        sums = table.assign(moved=table.kl * table.tokens).groupby("question_id")[["moved", "tokens"]].sum()
-        _, half = mean_interval((sums.moved - kl * sums.tokens) / sums.tokens.mean())  # of a ratio of sums, to first order
+        sums = (
+            table.assign(moved=table.kl * table.tokens)
+            .groupby("question_id")[["moved", "tokens"]]
+            .sum()
+        )
+        _, half = mean_interval(
+            (sums.moved - kl * sums.tokens) / sums.tokens.mean()
+        )  # of a ratio of sums, to first order
         shares = table.derivation.value_counts(normalize=True)
-        rows.append({"prompt": name, "accuracy": totals.accuracy, "entropy_bits": totals.entropy_bits,
-                     "tokens": table.tokens.mean(), "kl_from_normal": kl, "kl_ci": half,
-                     **{f"share_{d}": shares.get(d, 0.0) for d in (*nano.DERIVATIONS, "other")}})
+        rows.append(
+            {
+                "prompt": name,
+                "accuracy": totals.accuracy,
+                "entropy_bits": totals.entropy_bits,
+                "tokens": table.tokens.mean(),
+                "kl_from_normal": kl,
+                "kl_ci": half,
+                **{f"share_{d}": shares.get(d, 0.0) for d in (*nano.DERIVATIONS, "other")},
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -137,14 +191,31 @@ def stories(model, tokenizer, both, settings, prompts, samples, generator):
     told_by = nano.is_story if prompts == nano.story_prompts() else lambda text: math.nan
     settings, scores, texts = replace(settings, samples=samples), [], []
     for mode in both:
-        table, rollouts, _ = evaluate.evaluate(model, tokenizer, mode, asked, settings, generator, "stories")
-        told = pd.DataFrame({"mode": mode.name, "prompt": rollouts.question_ids, "sample": table["sample"],
-                             "story": rollouts.texts, "bits": table.entropy_bits * table.tokens, "tokens": table.tokens})
+        table, rollouts, _ = evaluate.evaluate(
+            model, tokenizer, mode, asked, settings, generator, "stories"
+        )
+        told = pd.DataFrame(
+            {
+                "mode": mode.name,
+                "prompt": rollouts.question_ids,
+                "sample": table["sample"],
+                "story": rollouts.texts,
+                "bits": table.entropy_bits * table.tokens,
+                "tokens": table.tokens,
+            }
+        )
         for prompt, own in told.groupby("prompt", sort=False):
-            scores.append({"mode": mode.name, "prompt": prompt, "div_2gram": creative.div_ngram(list(own.story), 2),
-                           "div_bleu4": creative.div_bleu(list(own.story)), "told": float(own.story.map(told_by).mean()),
-                           "entropy_bits": own.bits.sum() / own.tokens.sum(),
-                           "tokens": own.tokens.mean()})
+            scores.append(
+                {
+                    "mode": mode.name,
+                    "prompt": prompt,
+                    "div_2gram": creative.div_ngram(list(own.story), 2),
+                    "div_bleu4": creative.div_bleu(list(own.story)),
+                    "told": float(own.story.map(told_by).mean()),
+                    "entropy_bits": own.bits.sum() / own.tokens.sum(),
+                    "tokens": own.tokens.mean(),
+                }
+            )
         texts.append(told[["mode", "prompt", "sample", "story"]])
     return pd.DataFrame(scores), pd.concat(texts, ignore_index=True)
 
@@ -156,23 +227,56 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
     nano.kinds_of, or "end"), mode that drew it, advantage (A), bonus (B, eq. 4), paper and released (what each adds to A).
     """
     questions = list(questions)
-    prompts = {mode.name: render_all(tokenizer, mode, questions, settings.decoding, model.config.max_position_embeddings)
-               for mode in both}
-    drawn = sample(engine_for(model, tokenizer), tokenizer, questions, prompts, group_size, settings.decoding, generator,
-                   thinking=must_finish(both))
-    logp = {name: evaluate.score(model, prompts[name], drawn.group_ids, drawn.tokens, drawn.lengths,
-                                 temperature=settings.temperature)[0] for name in prompts}
+    prompts = {
+        mode.name: render_all(
+            tokenizer, mode, questions, settings.decoding, model.config.max_position_embeddings
+        )
+        for mode in both
+    }
+    drawn = sample(
+        engine_for(model, tokenizer),
+        tokenizer,
+        questions,
+        prompts,
+        group_size,
+        settings.decoding,
+        generator,
+        thinking=must_finish(both),
+    )
+    logp = {
+        name: evaluate.score(
+            model,
+            prompts[name],
+            drawn.group_ids,
+            drawn.tokens,
+            drawn.lengths,
+            temperature=settings.temperature,
+        )[0]
+        for name in prompts
+    }
     a = advantages.group_relative(drawn.rewards, drawn.group_ids)
-    b = advantages.standardize_in_group(advantages.exploration_signal(logp["he"], logp["normal"]), drawn.mask, drawn.group_ids)
-    added = {variant: advantages.high_entropy(a, b, 0.03, 2.0, variant) - a[:, None] for variant in ("paper", "released")}
+    b = advantages.standardize_in_group(
+        advantages.exploration_signal(logp["he"], logp["normal"]), drawn.mask, drawn.group_ids
+    )
+    added = {
+        variant: advantages.high_entropy(a, b, 0.03, 2.0, variant) - a[:, None]
+        for variant in ("paper", "released")
+    }
     rows = []
     for r in (a != 0).nonzero().squeeze(1).tolist():
         kinds, at = nano.kinds_of(drawn.texts[r]), 0
         for t in range(int(drawn.lengths[r])):
             piece = tokenizer.decode(drawn.tokens[r, t].item(), skip_special_tokens=True)
             at += len(piece) - len(piece.lstrip())
-            rows.append({"kind": kinds[at] if piece and at < len(kinds) else "end", "mode": drawn.modes[r], "advantage": float(a[r]),
-                         "bonus": float(b[r, t]), **{name: float(extra[r, t]) for name, extra in added.items()}})
+            rows.append(
+                {
+                    "kind": kinds[at] if piece and at < len(kinds) else "end",
+                    "mode": drawn.modes[r],
+                    "advantage": float(a[r]),
+                    "bonus": float(b[r, t]),
+                    **{name: float(extra[r, t]) for name, extra in added.items()},
+                }
+            )
             at += len(piece.lstrip())
     return pd.DataFrame(rows, columns=["kind", "mode", "advantage", "bonus", *added])
 
@@ -180,7 +284,11 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
 def questions(profile):
     """The questions of the suites that a profile's `probe` section asks: {suite, or "prompts": questions}."""
     wanted = profile.probe
-    many = {suite: profile.questions(suite, wanted.best_of_n) for suite in ("like", "long") if wanted.best_of_n}
+    many = {
+        suite: profile.questions(suite, wanted.best_of_n)
+        for suite in ("like", "long")
+        if wanted.best_of_n
+    }
     for part in ("prompts", "asked"):
         if getattr(wanted, part):
             many[part] = profile.questions("like", getattr(wanted, part))
@@ -190,19 +298,28 @@ def questions(profile):
 def probe(model, tokenizer, profile, size, seed):
     """All of the above that a profile's `probe` section (an evaluate.Probe) asks for: {name of the file: DataFrame}."""
     generator, wanted, out = torch.Generator().manual_seed(seed), profile.probe, {}
-    plain = replace(profile.evaluate, temperature=1.0, top_k=0, top_p=1.0)  # entropies and KL are of the policy itself
+    plain = replace(
+        profile.evaluate, temperature=1.0, top_k=0, top_p=1.0
+    )  # entropies and KL are of the policy itself
     asked = model, tokenizer, profile.modes_of(size, tokenizer), plain
     given = questions(profile)
     if wanted.best_of_n:
-        out["best_of_n"] = many_tries(*asked, {suite: given[suite] for suite in ("like", "long")}, wanted.samples, generator)
+        out["best_of_n"] = many_tries(
+            *asked, {suite: given[suite] for suite in ("like", "long")}, wanted.samples, generator
+        )
     if wanted.prompts:
-        out["prompts"] = under_prompts(*asked, given["prompts"], generator,
-                                       {} if profile.model == "nano" else UNRELATED)
+        out["prompts"] = under_prompts(
+            *asked, given["prompts"], generator, {} if profile.model == "nano" else UNRELATED
+        )
     if wanted.asked:
         texts = {name: modes.he_mode(name).system for name in ASKED}
         if profile.model == "nano":
             texts[runs.NEUTRAL] = profile.neutral_prompt(size, tokenizer)
-        out["asked"] = ask(model, tokenizer, texts, replace(plain, samples=wanted.asked_samples), given["asked"])
+        out["asked"] = ask(
+            model, tokenizer, texts, replace(plain, samples=wanted.asked_samples), given["asked"]
+        )
     if wanted.stories:
-        out["stories"], out["story_texts"] = stories(*asked, profile.stories, wanted.stories, generator)
+        out["stories"], out["story_texts"] = stories(
+            *asked, profile.stories, wanted.stories, generator
+        )
     return out

@@ -61,26 +61,44 @@ def of_tokenizer(tokenizer):
     if backend is None:
         content = tokenizer.get_vocab()
     else:
-        content = {key: value for key, value in json.loads(backend.to_str()).items() if key not in ("padding", "truncation")}
+        content = {
+            key: value
+            for key, value in json.loads(backend.to_str()).items()
+            if key not in ("padding", "truncation")
+        }
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     return digest(json.dumps([content, special], sort_keys=True, default=str))
 
 
 def of_model(model, tokenizer, both):
     """What a step's record says of its model: hashes, the ids that end a response, and each mode's prompt as text."""
-    config = {key: value for key, value in model.config.to_dict().items()
-              if key not in _INCIDENTAL and not key.startswith("_")}
-    return {"weights": of_weights(model), "config": digest(json.dumps(config, sort_keys=True, default=str)),
-            "tokenizer": of_tokenizer(tokenizer), "chat_template": digest(str(tokenizer.chat_template)),
-            "stops": [int(stop) for stop in stop_ids(model, tokenizer)], "prompts": modes.rendered(tokenizer, both),
-            **({"date": modes.pinned_date(tokenizer)} if modes.pinned_date(tokenizer) else {})}
+    config = {
+        key: value
+        for key, value in model.config.to_dict().items()
+        if key not in _INCIDENTAL and not key.startswith("_")
+    }
+    return {
+        "weights": of_weights(model),
+        "config": digest(json.dumps(config, sort_keys=True, default=str)),
+        "tokenizer": of_tokenizer(tokenizer),
+        "chat_template": digest(str(tokenizer.chat_template)),
+        "stops": [int(stop) for stop in stop_ids(model, tokenizer)],
+        "prompts": modes.rendered(tokenizer, both),
+        **({"date": modes.pinned_date(tokenizer)} if modes.pinned_date(tokenizer) else {}),
+    }
 
 
 def training_settings(profile, method, size, seed, split="train"):
     """All that a profile says of a training run."""
-    return {"method": method, "size": size, "seed": seed, "split": split,
-            "coefficients": dict(profile.method(method).coefficients), "train": asdict(profile.train),
-            **_asking(profile, size)}
+    return {
+        "method": method,
+        "size": size,
+        "seed": seed,
+        "split": split,
+        "coefficients": dict(profile.method(method).coefficients),
+        "train": asdict(profile.train),
+        **_asking(profile, size),
+    }
 
 
 def evaluation_settings(profile, size, split="test"):
@@ -91,9 +109,16 @@ def evaluation_settings(profile, size, split="test"):
 def _asking(profile, size):
     """Which model a profile starts from, and how questions are put to it."""
     own = {"base": of_base(profile)} if profile.base else {}
-    return {"he_prompt": profile.he_prompt, "model": profile.model.replace("{size}", size), **own, "data": profile.data,
-            "enable_thinking": profile.enable_thinking, "wording": profile.wording, "terms": profile.terms,
-            "engine": profile.engine}
+    return {
+        "he_prompt": profile.he_prompt,
+        "model": profile.model.replace("{size}", size),
+        **own,
+        "data": profile.data,
+        "enable_thinking": profile.enable_thinking,
+        "wording": profile.wording,
+        "terms": profile.terms,
+        "engine": profile.engine,
+    }
 
 
 def probe_settings(profile, size):
@@ -105,7 +130,11 @@ def probe_settings(profile, size):
 def base_record(profile, size):
     """The record of a nano base model: what the profile says of its training, and the hash of its world's definition."""
     world = nano.WORLDS[profile.base.world]
-    return {"size": size, **of_base(profile), "inputs": {"world": digest(json.dumps(asdict(world), sort_keys=True))}}
+    return {
+        "size": size,
+        **of_base(profile),
+        "inputs": {"world": digest(json.dumps(asdict(world), sort_keys=True))},
+    }
 
 
 def of_base(profile):
@@ -136,16 +165,28 @@ def _defaults_of(cls):
 
 def _defaults(method):
     """What a record that does not name a setting is taken to say of it."""
-    return _flat({**_defaults_of(runs.Profile), "train": _defaults_of(train.Settings), "model": "nano",
-                  "evaluate": _defaults_of(evaluate.Settings), "base": _defaults_of(runs.BaseSettings),
-                  "coefficients": dict(methods.get(method).coefficients) if method in methods.known() else {}})
+    return _flat(
+        {
+            **_defaults_of(runs.Profile),
+            "train": _defaults_of(train.Settings),
+            "model": "nano",
+            "evaluate": _defaults_of(evaluate.Settings),
+            "base": _defaults_of(runs.BaseSettings),
+            "coefficients": dict(methods.get(method).coefficients)
+            if method in methods.known()
+            else {},
+        }
+    )
 
 
 def changes(recorded, wanted):
     """What differs between a record and what would be recorded now, each as a text; inputs only where both name them."""
     inputs, now = recorded.get("inputs"), wanted.get("inputs")
     out, defaults = [], {**_defaults(recorded.get("method")), **REMOVED}
-    old, new = (_flat({key: value for key, value in record.items() if key != "inputs"}) for record in (recorded, wanted))
+    old, new = (
+        _flat({key: value for key, value in record.items() if key != "inputs"})
+        for record in (recorded, wanted)
+    )
     for name in [*new, *(name for name in old if name not in new)]:
         was, becomes = (record.get(name, defaults.get(name)) for record in (old, new))
         if was != becomes:
@@ -154,14 +195,22 @@ def changes(recorded, wanted):
         old, new = _flat(inputs), _flat(now)
         for name in sorted(new):
             if name in old and old[name] != new[name]:
-                out.append(f"the {_WORDS.get(name.split('.')[0], name)}" + (
-                    f" of {name.split('.', 1)[1]}" if "." in name else ""))
+                out.append(
+                    f"the {_WORDS.get(name.split('.')[0], name)}"
+                    + (f" of {name.split('.', 1)[1]}" if "." in name else "")
+                )
     return out
 
 
-_WORDS = {"weights": "base model's weights", "config": "model's configuration", "chat_template": "chat template",
-          "stops": "tokens that end a response", "prompts": "prompt text", "model": "trained model",
-          "corpus": "corpus of the base model"}
+_WORDS = {
+    "weights": "base model's weights",
+    "config": "model's configuration",
+    "chat_template": "chat template",
+    "stops": "tokens that end a response",
+    "prompts": "prompt text",
+    "model": "trained model",
+    "corpus": "corpus of the base model",
+}
 
 
 def load(path):
@@ -187,20 +236,26 @@ def untouched(folder):
     """Check that the model of a finished step is the one that its manifest names; ValueError if it is not."""
     made = json.loads((folder / "manifest.json").read_text())["inputs"].get("model")
     if made != files_digest(folder / "model"):
-        raise ValueError(f"{folder / 'model'} is not the model that was made there (its manifest.json names another hash); "
-                         "bring its files back, or remove that folder to make it again")
+        raise ValueError(
+            f"{folder / 'model'} is not the model that was made there (its manifest.json names another hash); "
+            "bring its files back, or remove that folder to make it again"
+        )
 
 
 def whole_curve(folder, steps):
     """Check that a run's metrics.csv has a row for each of its first `steps` steps; ValueError if it has not."""
     if rows_missing(folder / "metrics.csv", steps):
-        raise ValueError(f"{folder / 'metrics.csv'} lacks some of the run's first {steps} steps; bring the file back, or remove "
-                         "the run and train it again")
+        raise ValueError(
+            f"{folder / 'metrics.csv'} lacks some of the run's first {steps} steps; bring the file back, or remove "
+            "the run and train it again"
+        )
 
 
 def rows_missing(path, steps):
     """Whether a metrics.csv lacks one of the rows of steps 1 to `steps`."""
-    return not path.exists() or pd.read_csv(path, usecols=["step"]).step.tolist()[:steps] != list(range(1, steps + 1))
+    return not path.exists() or pd.read_csv(path, usecols=["step"]).step.tolist()[:steps] != list(
+        range(1, steps + 1)
+    )
 
 
 @lru_cache(maxsize=8192)
@@ -233,16 +288,22 @@ def check(profile, folder=None):
             _refuse(own / "evaluation.yaml", changes(asked, evaluation_settings(profile, size)))
             made = _read(own / "manifest.json")
             if made and asked["inputs"].get("model") not in (None, made["inputs"]["model"]):
-                raise ValueError(f"{own / 'evaluation.csv'} is of another model than the one that this run trained; remove "
-                                 "it and evaluate again")
+                raise ValueError(
+                    f"{own / 'evaluation.csv'} is of another model than the one that this run trained; remove "
+                    "it and evaluate again"
+                )
         for record, kind in ((trained, "trained"), (asked, "evaluated")):
-            for name in ("weights", "questions", "prompts") if record and record.get("inputs") else ():
+            for name in (
+                ("weights", "questions", "prompts") if record and record.get("inputs") else ()
+            ):
                 if name == "weights" and kind == "evaluated":
                     continue  # of a trained model, checked above
                 first = seen.setdefault((kind, size, name), (record["inputs"].get(name), own))
                 if first[0] != record["inputs"].get(name):
-                    raise ValueError(f"{own} and {first[1]} differ in their {_WORDS.get(name, name)}, so they cannot stand in "
-                                     "one table; move one of them away")
+                    raise ValueError(
+                        f"{own} and {first[1]} differ in their {_WORDS.get(name, name)}, so they cannot stand in "
+                        "one table; move one of them away"
+                    )
 
 
 def _check_training(profile, own, trained, which):
@@ -255,8 +316,10 @@ def _check_training(profile, own, trained, which):
 
 def _refuse(path, differing):
     if differing:
-        raise ValueError(f"{path.parent} was made with other settings or inputs: {', '.join(differing)}; put this back, or "
-                         "move that folder away, before going on")
+        raise ValueError(
+            f"{path.parent} was made with other settings or inputs: {', '.join(differing)}; put this back, or "
+            "move that folder away, before going on"
+        )
 
 
 def inputs_recorded(folder):
@@ -267,7 +330,9 @@ def inputs_recorded(folder):
 
 def unrecorded(profile, folder=None):
     """How many of a profile's training runs in a folder do not say what they were made from, as a sentence; "" for none."""
-    folders = [Path(folder or profile.folder) / "runs" / runs.run_id(*which) for which in profile.grid]
+    folders = [
+        Path(folder or profile.folder) / "runs" / runs.run_id(*which) for which in profile.grid
+    ]
     found = [own for own in folders if (own / "params.yaml").exists()]
     lacking = sum(not inputs_recorded(own) for own in found)
     return f"Inputs not recorded: {lacking} of {len(found)} training runs." if lacking else ""

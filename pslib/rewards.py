@@ -29,7 +29,11 @@ if __name__ != "__main__":  # the process that compares answers needs no more th
     from pslib import dress
 
 LONGEST_ANSWER = 200  # characters; a longer one is wrong, unread
-CPU_SECONDS, SECONDS, BYTES = 1.0, 1.5, 2**29  # for one comparison; CPU time, so that a busy machine changes no reward
+CPU_SECONDS, SECONDS, BYTES = (
+    1.0,
+    1.5,
+    2**29,
+)  # for one comparison; CPU time, so that a busy machine changes no reward
 FIGURES = 500  # in which constants that are no fractions must agree
 
 _OPENS = re.compile(r"\\boxed\s{0,9}\{")
@@ -117,7 +121,11 @@ def _right(given, answer, worked_out):
         return True
     if dress.squeezed(answer) in ("\\infty", "-\\infty") and not worked_out:
         return False  # of 2\infty, too, something is left to be worked out
-    if not worked_out and (_ALONE.fullmatch(given) or _ALONE.fullmatch(answer)) or _MIXED.search(given):
+    if (
+        not worked_out
+        and (_ALONE.fullmatch(given) or _ALONE.fullmatch(answer))
+        or _MIXED.search(given)
+    ):
         return False
     if _WORDS.fullmatch(answer) and (_WORDS.fullmatch(given) or number is not None):
         return given.lower() == answer.lower()  # yes and Yes; a lone letter was compared above
@@ -148,8 +156,14 @@ _process, _lock = None, threading.Lock()
 
 def _start():
     global _process
-    _process = subprocess.Popen([sys.executable, "-P", "-B", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True)
+    _process = subprocess.Popen(
+        [sys.executable, "-P", "-B", __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        start_new_session=True,
+    )
     return _reply(60)
 
 
@@ -199,8 +213,10 @@ def _equal(answer, given):
                     _stop()  # also when interrupted: a late reply must not be taken for the next answer's
             if reply:
                 return reply == b"1"
-    raise RuntimeError("the process that compares LaTeX answers does not stay alive; check that memory is left and that "
-                       f"`{sys.executable} -c 'import math_verify'` works")
+    raise RuntimeError(
+        "the process that compares LaTeX answers does not stay alive; check that memory is left and that "
+        f"`{sys.executable} -c 'import math_verify'` works"
+    )
 
 
 def _confine():
@@ -217,14 +233,21 @@ def _confine():
     os.close(1)  # the verdict is the exit code alone
 
     # All that sympy compiles of its own: figures, and its monomial arithmetic.
-    source = re.compile(rb"from sympy import \*|Integer \(\d{1,200} \)|Float \('[\d.eE+-]{1,200}' \)"
-                        rb"|def monomial_[^._'\"\[]*")
-    families, harmless = {"os", "subprocess", "socket", "shutil", "ctypes", "fcntl", "mmap"}, {"os.listdir", "os.scandir"}
+    source = re.compile(
+        rb"from sympy import \*|Integer \(\d{1,200} \)|Float \('[\d.eE+-]{1,200}' \)"
+        rb"|def monomial_[^._'\"\[]*"
+    )
+    families, harmless = (
+        {"os", "subprocess", "socket", "shutil", "ctypes", "fcntl", "mmap"},
+        {"os.listdir", "os.scandir"},
+    )
 
     def refuse(event, args):
         if event == "compile":
             text, file = args
-            bad = str(file).startswith("<") and not (isinstance(text, bytes) and source.fullmatch(text))
+            bad = str(file).startswith("<") and not (
+                isinstance(text, bytes) and source.fullmatch(text)
+            )
         elif event == "open":
             bad = args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         else:
@@ -273,12 +296,24 @@ def _serve():
 
     def equal(answer, given):
         # Timeouts of its own would need SIGALRM. LaTeX alone: sympy's own parser, which is eval, is not for such text.
-        answer, given = (parse(f"${text}$", [LatexExtractionConfig()], parsing_timeout=None) for text in (answer, given))
+        answer, given = (
+            parse(f"${text}$", [LatexExtractionConfig()], parsing_timeout=None)
+            for text in (answer, given)
+        )
         return verify(answer, given, timeout_seconds=None)
 
-    for pair in (("x=3", "y=3"), ("\\frac{1}{2}\\pi", "0.5\\pi"), ("\\frac{7\\pi}{3}", "2\\pi"), ("(1,2)", "(4,2)"),
-                 ("\\{1,2\\}", "2,1"), ("(1,2]", "[1,2)"), ("2\\sqrt{3}", "\\sqrt{7}"), ("x^2+1", "2x"),
-                 ("x<2", "(-\\infty,2)"), ("\\text{B}", "(B)")):
+    for pair in (
+        ("x=3", "y=3"),
+        ("\\frac{1}{2}\\pi", "0.5\\pi"),
+        ("\\frac{7\\pi}{3}", "2\\pi"),
+        ("(1,2)", "(4,2)"),
+        ("\\{1,2\\}", "2,1"),
+        ("(1,2]", "[1,2)"),
+        ("2\\sqrt{3}", "\\sqrt{7}"),
+        ("x^2+1", "2x"),
+        ("x<2", "(-\\infty,2)"),
+        ("\\text{B}", "(B)"),
+    ):
         equal(*pair)  # what is loaded and learned here, no fork has to
     os.write(1, b"!")
     for line in sys.stdin.buffer:

@@ -29,8 +29,16 @@ class Decoding:
     max_new_tokens: int
 
     def __post_init__(self):
-        ranges.check(vars(self), {"temperature": ranges.FROM_ZERO, "top_k": ranges.COUNT_OR_NONE, "top_p": ranges.POSITIVE_SHARE,
-                                  "max_new_tokens": ranges.COUNT}, "decoding")
+        ranges.check(
+            vars(self),
+            {
+                "temperature": ranges.FROM_ZERO,
+                "top_k": ranges.COUNT_OR_NONE,
+                "top_p": ranges.POSITIVE_SHARE,
+                "max_new_tokens": ranges.COUNT,
+            },
+            "decoding",
+        )
 
 
 @dataclass
@@ -58,17 +66,34 @@ class Rollouts:
 
 def unfinished(rollouts, stops):
     """bool (R,): the responses that ran into their length limit, their last token being none of the ids that end one."""
-    return ~torch.isin(rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1), torch.tensor(stops))
+    return ~torch.isin(
+        rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1), torch.tensor(stops)
+    )
 
 
 # Every field of a GenerationConfig that shapes a distribution and has a value that leaves it alone. The library's own default,
 # which it would take for a field that is left unset, may be another: top_k of 50.
 _NEUTRAL = {
-    "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "diversity_penalty": 0.0, "length_penalty": 1.0,
-    "early_stopping": False, "min_length": 0, "min_new_tokens": 0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
-    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0, "guidance_scale": 1.0, "renormalize_logits": False, "remove_invalid_values": False,
-    "token_healing": False, "return_dict_in_generate": False,
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "num_return_sequences": 1,
+    "diversity_penalty": 0.0,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "guidance_scale": 1.0,
+    "renormalize_logits": False,
+    "remove_invalid_values": False,
+    "token_healing": False,
+    "return_dict_in_generate": False,
 }
 
 
@@ -76,10 +101,20 @@ def _drawing(model, tokenizer, decoding):
     """A generation config that draws from the policy itself at the given settings, and ends at every stop id."""
     drawing = {"do_sample": False}
     if decoding.temperature:
-        drawing = {"do_sample": True, "temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p}
+        drawing = {
+            "do_sample": True,
+            "temperature": decoding.temperature,
+            "top_k": decoding.top_k,
+            "top_p": decoding.top_p,
+        }
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return GenerationConfig(max_new_tokens=decoding.max_new_tokens, eos_token_id=stop_ids(model, tokenizer), pad_token_id=pad,
-                            **_NEUTRAL, **drawing)
+    return GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=stop_ids(model, tokenizer),
+        pad_token_id=pad,
+        **_NEUTRAL,
+        **drawing,
+    )
 
 
 @contextmanager
@@ -114,12 +149,17 @@ class GenerateEngine:
         ids = torch.full((len(prompts), width), self.tokenizer.pad_token_id)
         seen = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :], seen[row, width - len(prompt) :] = torch.tensor(prompt), 1
+            ids[row, width - len(prompt) :], seen[row, width - len(prompt) :] = (
+                torch.tensor(prompt),
+                1,
+            )
         device, wanted = self.model.device, _drawing(self.model, self.tokenizer, decoding)
         # generate draws from the global generator: seed it, then restore
         with torch.random.fork_rng(), _configured(self.model, wanted):
             torch.manual_seed(int(seeds[0]))
-            out = self.model.generate(ids.to(device), attention_mask=seen.to(device), generation_config=wanted)
+            out = self.model.generate(
+                ids.to(device), attention_mask=seen.to(device), generation_config=wanted
+            )
         tokens = out[:, width:].cpu()
         stops = torch.isin(tokens, torch.tensor(stop_ids(self.model, self.tokenizer)))
         lengths = torch.where(stops.any(1), stops.int().argmax(1) + 1, tokens.shape[1])
@@ -129,7 +169,9 @@ class GenerateEngine:
 def _padded(responses):
     """Lists of ids -> tokens (N, T), lengths (N,)."""
     rows = [torch.tensor(response) for response in responses]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(list(map(len, rows)))
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(
+        list(map(len, rows))
+    )
 
 
 class ContinuousEngine:
@@ -148,18 +190,34 @@ class ContinuousEngine:
         """
         wanted = _drawing(self.model, self.tokenizer, decoding)
         # On a GPU it fits its cache to the free memory; on a CPU it would take all of it, and attend to all of it.
-        room = {} if self.model.device.type == "cuda" else {"page_size": 32, "num_blocks": 256, "max_batch_tokens": 512}
-        rows, attention = [prompt for prompt in prompts for _ in range(copies)], self.model.config._attn_implementation
+        room = (
+            {}
+            if self.model.device.type == "cuda"
+            else {"page_size": 32, "num_blocks": 256, "max_batch_tokens": 512}
+        )
+        rows, attention = (
+            [prompt for prompt in prompts for _ in range(copies)],
+            self.model.config._attn_implementation,
+        )
         self.model.set_attn_implementation("sdpa")  # it refuses those that it does not know
         try:
-            with torch.random.fork_rng(), _configured(self.model, wanted):  # it seeds the global generator
-                out = self.model.generate_batch(rows, wanted, ContinuousBatchingConfig(seed=int(seeds[0]) % 2**32, **room))
+            with (
+                torch.random.fork_rng(),
+                _configured(self.model, wanted),
+            ):  # it seeds the global generator
+                out = self.model.generate_batch(
+                    rows, wanted, ContinuousBatchingConfig(seed=int(seeds[0]) % 2**32, **room)
+                )
         finally:
             self.model.set_attn_implementation(attention)
-        failed = [str(one.error) for one in out.values() if one.error] + ["no answer came"] * (len(rows) - len(out))
+        failed = [str(one.error) for one in out.values() if one.error] + ["no answer came"] * (
+            len(rows) - len(out)
+        )
         if failed:
-            raise RuntimeError(f"continuous batching lost {len(failed)} of {len(rows)} responses ({failed[0]}); set the "
-                               "profile's engine to generate")
+            raise RuntimeError(
+                f"continuous batching lost {len(failed)} of {len(rows)} responses ({failed[0]}); set the "
+                "profile's engine to generate"
+            )
         return _padded([one.generated_tokens for one in out.values()])
 
 
@@ -170,30 +228,54 @@ class VllmEngine:
     """
 
     # What else shapes a distribution, set so that it does nothing.
-    NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0, "min_tokens": 0,
-               "logit_bias": None, "bad_words": None, "allowed_token_ids": None, "ignore_eos": False}
+    NEUTRAL = {
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "min_p": 0.0,
+        "min_tokens": 0,
+        "logit_bias": None,
+        "bad_words": None,
+        "allowed_token_ids": None,
+        "ignore_eos": False,
+    }
 
     def __init__(self, model, tokenizer):
-        for name, value in {"ENABLE_V1_MULTIPROCESSING": "0", "CPU_OMP_THREADS_BIND": "nobind", "CPU_KVCACHE_SPACE": "1"}.items():
+        for name, value in {
+            "ENABLE_V1_MULTIPROCESSING": "0",
+            "CPU_OMP_THREADS_BIND": "nobind",
+            "CPU_KVCACHE_SPACE": "1",
+        }.items():
             os.environ.setdefault(f"VLLM_{name}", value)
         try:
             import vllm
         except ImportError as error:
-            raise ValueError("the profile's engine is vllm, which is not installed here; run it in the environment that "
-                             "`make .venv/vllm/ready` builds, or set engine to auto") from error
+            raise ValueError(
+                "the profile's engine is vllm, which is not installed here; run it in the environment that "
+                "`make .venv/vllm/ready` builds, or set engine to auto"
+            ) from error
         if unwrapped(model) is not model:
-            raise ValueError("the engine vllm is given weights by the names that they have in a model of their own, so it cannot draw "
-                             "from a wrapped model; set engine to auto")
+            raise ValueError(
+                "the engine vllm is given weights by the names that they have in a model of their own, so it cannot draw "
+                "from a wrapped model; set engine to auto"
+            )
         self.model, self.vllm, self.stops = model, vllm, stop_ids(model, tokenizer)
         with tempfile.TemporaryDirectory() as folder:
             model.config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             with torch.random.fork_rng():  # it seeds the global generator, and draws from it
                 self.llm = vllm.LLM(
-                    folder, load_format="dummy", dtype=model.dtype, enforce_eager=True, generation_config="vllm",
-                    hf_overrides={"architectures": [type(model).__name__]},  # a fresh model's config has none
+                    folder,
+                    load_format="dummy",
+                    dtype=model.dtype,
+                    enforce_eager=True,
+                    generation_config="vllm",
+                    hf_overrides={
+                        "architectures": [type(model).__name__]
+                    },  # a fresh model's config has none
                     enable_chunked_prefill=False,  # of a prompt cut in two it cannot draw by a seed on a CPU
-                    gpu_memory_utilization=0.4)  # the rest is for training
+                    gpu_memory_utilization=0.4,
+                )  # the rest is for training
 
     def generate(self, prompts, copies, decoding, seeds):
         """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,).
@@ -201,16 +283,39 @@ class VllmEngine:
         Temperatures go up to 2. ValueError below 0.01, which vLLM takes for 0.01.
         """
         if 0 < decoding.temperature < 0.01:
-            raise ValueError(f"vllm draws at temperatures of 0 or from 0.01; got {decoding.temperature}; set the profile's "
-                             "engine to generate")
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(self.model.state_dict().items())})
+            raise ValueError(
+                f"vllm draws at temperatures of 0 or from 0.01; got {decoding.temperature}; set the profile's "
+                "engine to generate"
+            )
+        self.llm.collective_rpc(
+            "reload_weights", kwargs={"weights_iterator": list(self.model.state_dict().items())}
+        )
         self.llm.reset_prefix_cache()  # keys and values of the weights before
-        wanted = [self.vllm.SamplingParams(
-            n=copies, temperature=decoding.temperature, top_k=decoding.top_k, top_p=decoding.top_p, seed=int(seed),
-            max_tokens=decoding.max_new_tokens, stop_token_ids=self.stops, detokenize=False, **self.NEUTRAL) for seed in seeds]
+        wanted = [
+            self.vllm.SamplingParams(
+                n=copies,
+                temperature=decoding.temperature,
+                top_k=decoding.top_k,
+                top_p=decoding.top_p,
+                seed=int(seed),
+                max_tokens=decoding.max_new_tokens,
+                stop_token_ids=self.stops,
+                detokenize=False,
+                **self.NEUTRAL,
+            )
+            for seed in seeds
+        ]
         with torch.random.fork_rng():
-            out = self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], wanted, use_tqdm=False)
-        return _padded([list(one.token_ids) for request in out for one in sorted(request.outputs, key=lambda one: one.index)])
+            out = self.llm.generate(
+                [{"prompt_token_ids": prompt} for prompt in prompts], wanted, use_tqdm=False
+            )
+        return _padded(
+            [
+                list(one.token_ids)
+                for request in out
+                for one in sorted(request.outputs, key=lambda one: one.index)
+            ]
+        )
 
 
 class DecoderEngine:
@@ -221,13 +326,34 @@ class DecoderEngine:
 
     def generate(self, prompts, copies, decoding, seeds):
         """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,)."""
-        draws = torch.cat([torch.rand(copies, decoding.max_new_tokens, generator=torch.Generator().manual_seed(int(seed)))
-                           for seed in seeds])
-        return decode.Decoder(self.model).generate(prompts, copies, self.stops, decoding.max_new_tokens,
-                                                   decoding.temperature, decoding.top_k, decoding.top_p, draws)
+        draws = torch.cat(
+            [
+                torch.rand(
+                    copies,
+                    decoding.max_new_tokens,
+                    generator=torch.Generator().manual_seed(int(seed)),
+                )
+                for seed in seeds
+            ]
+        )
+        return decode.Decoder(self.model).generate(
+            prompts,
+            copies,
+            self.stops,
+            decoding.max_new_tokens,
+            decoding.temperature,
+            decoding.top_k,
+            decoding.top_p,
+            draws,
+        )
 
 
-ENGINES = {"auto": None, "generate": GenerateEngine, "continuous": ContinuousEngine, "vllm": VllmEngine}
+ENGINES = {
+    "auto": None,
+    "generate": GenerateEngine,
+    "continuous": ContinuousEngine,
+    "vllm": VllmEngine,
+}
 
 
 def choose(model, tokenizer, name):
@@ -239,7 +365,9 @@ def engine_for(model, tokenizer):
     """The engine chosen for a model, or the fastest one here that fits it."""
     if getattr(model, "rollout_engine", None):
         return model.rollout_engine
-    small = decode.fits(model) and model.device.type == "cpu" and model.num_parameters() < 20_000_000
+    small = (
+        decode.fits(model) and model.device.type == "cpu" and model.num_parameters() < 20_000_000
+    )
     return (DecoderEngine if small else GenerateEngine)(model, tokenizer)
 
 
@@ -248,9 +376,11 @@ def render_all(tokenizer, mode, questions, decoding, context):
     prompts = [modes.render(tokenizer, mode, q["question"]) for q in questions]
     for question, prompt in zip(questions, prompts):
         if len(prompt) + decoding.max_new_tokens > context:
-            raise ValueError(f"question {question['id']} takes {len(prompt)} tokens in {mode.name} mode, which with "
-                             f"max_new_tokens={decoding.max_new_tokens} is more than the model's context of {context}; "
-                             "shorten the question or lower max_new_tokens")
+            raise ValueError(
+                f"question {question['id']} takes {len(prompt)} tokens in {mode.name} mode, which with "
+                f"max_new_tokens={decoding.max_new_tokens} is more than the model's context of {context}; "
+                "shorten the question or lower max_new_tokens"
+            )
     return prompts
 
 
@@ -271,7 +401,9 @@ def exact(text, row, thinking=False):
     A question whose column worked_out is true also takes what comes to its answer. thinking: see rewards.grade.
     """
     asked = {"worked_out": bool(row.get("worked_out")), "thinking": thinking}
-    return rewards.grade(text, row["answer"], **{name: True for name, wanted in asked.items() if wanted})
+    return rewards.grade(
+        text, row["answer"], **{name: True for name, wanted in asked.items() if wanted}
+    )
 
 
 def must_finish(modes):
@@ -287,10 +419,22 @@ def _reward(reward, text, row):
             raise TypeError
         return float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"the reward of a response to the question {row['id']} must be a number; got {value!r}") from error
+        raise ValueError(
+            f"the reward of a response to the question {row['id']} must be a number; got {value!r}"
+        ) from error
 
 
-def sample(engine, tokenizer, questions, prompts, group_size, decoding, generator, reward=exact, thinking=()):
+def sample(
+    engine,
+    tokenizer,
+    questions,
+    prompts,
+    group_size,
+    decoding,
+    generator,
+    reward=exact,
+    thinking=(),
+):
     """Draw group_size responses to each question, in equal parts from each mode, and grade them.
 
     questions: Q rows with id, and answer for the reward `exact`; prompts: {mode name: Q prompts} of the modes that sample;
@@ -300,21 +444,37 @@ def sample(engine, tokenizer, questions, prompts, group_size, decoding, generato
     ValueError for a reward that is no number; whether it is finite is for the caller to check.
     """
     if group_size % len(prompts):
-        raise ValueError(f"group_size {group_size} cannot be split evenly over the modes {', '.join(prompts)}; "
-                         f"choose a multiple of {len(prompts)}")
+        raise ValueError(
+            f"group_size {group_size} cannot be split evenly over the modes {', '.join(prompts)}; "
+            f"choose a multiple of {len(prompts)}"
+        )
     copies = group_size // len(prompts)
-    every = [prompt for rendered in prompts.values() for prompt in rendered]  # all modes in one batch
-    tokens, lengths = engine.generate(every, copies, decoding, torch.randint(2**62, (len(every),), generator=generator))
+    every = [
+        prompt for rendered in prompts.values() for prompt in rendered
+    ]  # all modes in one batch
+    tokens, lengths = engine.generate(
+        every, copies, decoding, torch.randint(2**62, (len(every),), generator=generator)
+    )
     group_ids = torch.arange(len(questions)).repeat_interleave(copies).repeat(len(prompts))
-    texts = tokenizer.batch_decode([t[:n] for t, n in zip(tokens.tolist(), lengths.tolist())], skip_special_tokens=True)
+    texts = tokenizer.batch_decode(
+        [t[:n] for t, n in zip(tokens.tolist(), lengths.tolist())], skip_special_tokens=True
+    )
     rows = [questions[g] for g in group_ids.tolist()]
     drawn_in = [name for name in prompts for _ in range(len(questions) * copies)]
-    in_mode = {name: partial(exact, thinking=True) if reward is exact and name in thinking else reward for name in prompts}
+    in_mode = {
+        name: partial(exact, thinking=True) if reward is exact and name in thinking else reward
+        for name in prompts
+    }
     return Rollouts(
-        question_ids=[q["id"] for q in rows], group_ids=group_ids,
+        question_ids=[q["id"] for q in rows],
+        group_ids=group_ids,
         modes=drawn_in,
-        tokens=tokens, lengths=lengths, texts=texts,
-        rewards=torch.tensor([_reward(in_mode[name], text, row) for name, text, row in zip(drawn_in, texts, rows)]),
+        tokens=tokens,
+        lengths=lengths,
+        texts=texts,
+        rewards=torch.tensor(
+            [_reward(in_mode[name], text, row) for name, text, row in zip(drawn_in, texts, rows)]
+        ),
     )
 
 
@@ -327,11 +487,17 @@ def share(rollouts, method, stops):
     mask, modes, learned = rollouts.mask, rollouts.modes, []
     last = rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1)
     ended = torch.isin(last, torch.tensor(stops)) & method.loses_end
-    shared = mask & (torch.arange(mask.shape[1]) < (rollouts.lengths - ended.long())[:, None]) & method.shares
+    shared = (
+        mask
+        & (torch.arange(mask.shape[1]) < (rollouts.lengths - ended.long())[:, None])
+        & method.shares
+    )
     for name in method.training:
         own = torch.tensor([drawn_in == name for drawn_in in modes])
         learned.append(torch.where(own[:, None], mask, shared))
     if method.shares:
         return rollouts.group_ids, torch.cat(learned)
     place = {name: k for k, name in enumerate(method.sampling)}
-    return rollouts.group_ids * len(place) + torch.tensor([place[name] for name in modes]), torch.cat(learned)
+    return rollouts.group_ids * len(place) + torch.tensor(
+        [place[name] for name in modes]
+    ), torch.cat(learned)

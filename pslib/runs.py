@@ -15,13 +15,27 @@ import filelock
 import torch
 import yaml
 
-from pslib import base, benchmarks, checkpoint, evaluate, methods, modes, nano, ranges, rollouts, tasks, train
+from pslib import (
+    base,
+    benchmarks,
+    checkpoint,
+    evaluate,
+    methods,
+    modes,
+    nano,
+    ranges,
+    rollouts,
+    tasks,
+    train,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = Path(__file__).parent / "profiles"
 NEUTRAL = "neutral"  # as he_prompt: not the same text for all, but each nano base model's own, which means nothing
 BASE_MODELS = "base models"  # see Profile.replicates
-TOUR = ROOT / "results" / "tour" / "model"  # a small trained model that the checkout carries; see the README there
+TOUR = (
+    ROOT / "results" / "tour" / "model"
+)  # a small trained model that the checkout carries; see the README there
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,9 @@ class BaseSettings:
     steps: int
     batch_size: int = 64
     seed: int = 0
-    shared: bool = False  # kept once for all profiles of the world, with committed weights, see base_folder
+    shared: bool = (
+        False  # kept once for all profiles of the world, with committed weights, see base_folder
+    )
 
     def __post_init__(self):
         allowed = {"steps": ranges.COUNT, "batch_size": ranges.COUNT, "seed": ranges.SEED}
@@ -52,24 +68,40 @@ class Profile:
     train: train.Settings
     evaluate: evaluate.Settings
     base: BaseSettings = None  # the nano model's
-    data: dict = field(default_factory=dict)  # suite -> {data set: where it is}, see benchmarks; empty: the nano world's
-    wording: str = ""  # how the nano world's sums are put to a model that reads words, see tasks.load
-    terms: dict = field(default_factory=dict)  # suite -> list of how many numbers its sums have, where that is not its own
+    data: dict = field(
+        default_factory=dict
+    )  # suite -> {data set: where it is}, see benchmarks; empty: the nano world's
+    wording: str = (
+        ""  # how the nano world's sums are put to a model that reads words, see tasks.load
+    )
+    terms: dict = field(
+        default_factory=dict
+    )  # suite -> list of how many numbers its sums have, where that is not its own
     engine: str = "auto"  # which of rollouts.ENGINES draws responses
     enable_thinking: bool = None  # see modes.Mode.thinking
-    coefficients: dict = field(default_factory=dict)  # method -> coefficients that differ from the paper's
+    coefficients: dict = field(
+        default_factory=dict
+    )  # method -> coefficients that differ from the paper's
     probe: evaluate.Probe = evaluate.Probe()
     ablation_size: str = ""  # the size at which the variants run; empty: at every size
-    variants: dict = field(default_factory=dict)  # name -> {of: method, then its coefficients}: rows of the ablation table
-    launch: dict = field(default_factory=dict)  # size -> the file of notebooks/accelerate whose processes train it
-    resources: dict = field(default_factory=dict)  # rule -> what it asks of a cluster, see notebooks/Snakefile
+    variants: dict = field(
+        default_factory=dict
+    )  # name -> {of: method, then its coefficients}: rows of the ablation table
+    launch: dict = field(
+        default_factory=dict
+    )  # size -> the file of notebooks/accelerate whose processes train it
+    resources: dict = field(
+        default_factory=dict
+    )  # rule -> what it asks of a cluster, see notebooks/Snakefile
 
     def method(self, name):
         """A method with this profile's coefficients, or one of its variants, whose coefficients are all given there."""
         if name in self.variants:
             given = dict(self.variants[name])
             of = methods.get(given.pop("of", name))
-            return of.having(", ".join([of.label, *(f"{key} {value}" for key, value in given.items())]), **given)
+            return of.having(
+                ", ".join([of.label, *(f"{key} {value}" for key, value in given.items())]), **given
+            )
         return methods.get(name, **self.coefficients.get(name, {}))
 
     @property
@@ -98,7 +130,11 @@ class Profile:
         if self.model != "nano" or len(self.seeds) > 1:
             return size, seed
         kind, which = base.parse(size)
-        return (kind, which) if sum(base.parse(other)[0] == kind for other in self.sizes) > 1 else (size, seed)
+        return (
+            (kind, which)
+            if sum(base.parse(other)[0] == kind for other in self.sizes) > 1
+            else (size, seed)
+        )
 
     def replicates(self, method=""):
         """What the runs behind one row of a table differ in, in words: all that an interval over them can speak for.
@@ -118,7 +154,10 @@ class Profile:
     @property
     def modes(self):
         """The normal and the high-entropy mode; see `modes_of` for a prompt that every base model has for itself."""
-        return tuple(replace(mode, thinking=self.enable_thinking) for mode in (modes.NORMAL, modes.he_mode(self.he_prompt)))
+        return tuple(
+            replace(mode, thinking=self.enable_thinking)
+            for mode in (modes.NORMAL, modes.he_mode(self.he_prompt))
+        )
 
     def modes_of(self, size, tokenizer):
         """The two modes of the runs of a size, whose base model has this tokenizer."""
@@ -134,7 +173,9 @@ class Profile:
         """Up to `count` questions of a suite, of the profile's data sets or the nano world's."""
         if self.data:
             return benchmarks.load(self.data, suite, count, split)
-        return tasks.load(suite, count, split, terms=self.terms.get(suite, ()), wording=self.wording)
+        return tasks.load(
+            suite, count, split, terms=self.terms.get(suite, ()), wording=self.wording
+        )
 
     @property
     def stories(self):
@@ -160,9 +201,18 @@ def results_root():
 
 
 # What a step may ask of a cluster in numbers; see notebooks/Snakefile.
-RESOURCES = {**dict.fromkeys(("threads", "mem_mb", "runtime", "nodes", "tasks"), ranges.COUNT),
-             **dict.fromkeys(("gpu", "tasks_per_gpu"), ranges.COUNT_OR_NONE)}
-_TYPES = {int: (int,), float: (int, float), str: (str,), list: (list,), dict: (dict,), bool: (bool,)}
+RESOURCES = {
+    **dict.fromkeys(("threads", "mem_mb", "runtime", "nodes", "tasks"), ranges.COUNT),
+    **dict.fromkeys(("gpu", "tasks_per_gpu"), ranges.COUNT_OR_NONE),
+}
+_TYPES = {
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    list: (list,),
+    dict: (dict,),
+    bool: (bool,),
+}
 
 
 def build(cls, given, where):
@@ -180,7 +230,9 @@ def build(cls, given, where):
                 raise ValueError(f"{where} lacks the setting {name!r}")
         elif dataclasses.is_dataclass(f.type):
             values[name] = build(f.type, given[name], f"{where}, section {name}")
-        elif isinstance(given[name], bool) != (f.type is bool) or not isinstance(given[name], _TYPES[f.type]):
+        elif isinstance(given[name], bool) != (f.type is bool) or not isinstance(
+            given[name], _TYPES[f.type]
+        ):
             raise ValueError(f"{where}: {name} must be {f.type.__name__}; got {given[name]!r}")
         else:
             values[name] = f.type(given[name])
@@ -195,15 +247,21 @@ def profile_file(given):
     known, path = {p.stem: p for p in sorted(PROFILES.glob("*.yaml"))}, Path(given)
     if path.suffix not in (".yaml", ".yml"):
         if given not in known:
-            raise ValueError(f"no profile is called {given!r}; there are {', '.join(known)}, or give the path of a YAML file")
+            raise ValueError(
+                f"no profile is called {given!r}; there are {', '.join(known)}, or give the path of a YAML file"
+            )
         return known[given]
     if not path.is_file():
         raise ValueError(f"there is no profile in {given}: there is no such file")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", path.stem):
-        raise ValueError("a profile is called as its file, whose name may hold letters, digits, '.', '_' and '-' and begins with one "
-                         f"of the first two; got {path.name!r}")
+        raise ValueError(
+            "a profile is called as its file, whose name may hold letters, digits, '.', '_' and '-' and begins with one "
+            f"of the first two; got {path.name!r}"
+        )
     if path.stem in known and path.read_bytes() != known[path.stem].read_bytes():
-        raise ValueError(f"{given} would be called {path.stem}, and another profile of this package is; give the file another name")
+        raise ValueError(
+            f"{given} would be called {path.stem}, and another profile of this package is; give the file another name"
+        )
     return path
 
 
@@ -217,53 +275,86 @@ def load_profile(name):
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"profile {path} is not readable YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"profile {path} is not readable YAML: {' '.join(str(error).split())}"
+        ) from error
     if isinstance(given, dict) and "name" in given:
-        raise ValueError(f"profile {name} has the setting 'name', and is called as its file; take the setting out")
-    profile = build(Profile, {"name": name, **given} if isinstance(given, dict) else given, f"profile {name}")
+        raise ValueError(
+            f"profile {name} has the setting 'name', and is called as its file; take the setting out"
+        )
+    profile = build(
+        Profile, {"name": name, **given} if isinstance(given, dict) else given, f"profile {name}"
+    )
     for variant, given in profile.variants.items():
         if not isinstance(given, dict):
-            raise ValueError(f"profile {name}: variant {variant} must be a mapping like {{of: policy_split, eta: 1.0}}; got {given!r}")
-    for method in (*profile.methods, *profile.coefficients, *profile.variants, *profile.probe.methods):
+            raise ValueError(
+                f"profile {name}: variant {variant} must be a mapping like {{of: policy_split, eta: 1.0}}; got {given!r}"
+            )
+    for method in (
+        *profile.methods,
+        *profile.coefficients,
+        *profile.variants,
+        *profile.probe.methods,
+    ):
         profile.method(method)
     if profile.he_prompt != NEUTRAL or profile.model != "nano":
         modes.he_mode(profile.he_prompt)  # raises for a prompt that there is not
     if profile.train.group_size % 2:
-        raise ValueError(f"profile {name}: group_size must be even, so that Policy Split can draw half of each group in each "
-                         f"mode; got {profile.train.group_size}")
+        raise ValueError(
+            f"profile {name}: group_size must be even, so that Policy Split can draw half of each group in each "
+            f"mode; got {profile.train.group_size}"
+        )
     for size, file in profile.launch.items():
         there = sorted(path.stem for path in (ROOT / "notebooks" / "accelerate").glob("*.yaml"))
         # A package without a checkout has none of these files, and no chain that would read them.
         if size not in profile.sizes or there and str(file) not in there:
-            raise ValueError(f"profile {name}: launch must be like {{{profile.sizes[0]}: 8}}, with one of its sizes and one of "
-                             f"{', '.join(there)}; got {size!r}: {file!r}")
+            raise ValueError(
+                f"profile {name}: launch must be like {{{profile.sizes[0]}: 8}}, with one of its sizes and one of "
+                f"{', '.join(there)}; got {size!r}: {file!r}"
+            )
     if profile.engine not in rollouts.ENGINES:
-        raise ValueError(f"profile {name}: engine must be one of {', '.join(rollouts.ENGINES)}; got {profile.engine!r}")
+        raise ValueError(
+            f"profile {name}: engine must be one of {', '.join(rollouts.ENGINES)}; got {profile.engine!r}"
+        )
     for suite, terms in profile.terms.items():
         whole = isinstance(terms, list) and terms and all(type(n) is int and n > 1 for n in terms)
         if suite not in tasks.SUITES or not whole:
-            raise ValueError(f"profile {name}: terms must give suites lists of whole numbers from 2, like {{train: [2, 3]}}; got "
-                             f"{suite!r}: {terms!r}")
+            raise ValueError(
+                f"profile {name}: terms must give suites lists of whole numbers from 2, like {{train: [2, 3]}}; got "
+                f"{suite!r}: {terms!r}"
+            )
     if profile.data:
         benchmarks.check(profile.data, f"profile {name}, section data")
     if profile.model == "nano" and not profile.base:
-        raise ValueError(f"profile {name} lacks the setting 'base', which says how nano models are made")
+        raise ValueError(
+            f"profile {name} lacks the setting 'base', which says how nano models are made"
+        )
     if profile.model != "nano" and len(profile.sizes) > 1 and "{size}" not in profile.model:
-        raise ValueError(f"profile {name} has {len(profile.sizes)} sizes, so its model must say where the size goes, like "
-                         f"Qwen/Qwen3-{{size}}; got {profile.model!r}")
+        raise ValueError(
+            f"profile {name} has {len(profile.sizes)} sizes, so its model must say where the size goes, like "
+            f"Qwen/Qwen3-{{size}}; got {profile.model!r}"
+        )
     if profile.model == "nano" and profile.base.world not in nano.WORLDS:
-        raise ValueError(f"no nano world is called {profile.base.world!r}; there are {', '.join(nano.WORLDS)}")
+        raise ValueError(
+            f"no nano world is called {profile.base.world!r}; there are {', '.join(nano.WORLDS)}"
+        )
     for seed in profile.seeds if profile.seeds != ["base"] or profile.model != "nano" else ():
         if type(seed) is not int:
-            raise ValueError(f"profile {name}: seeds must be whole numbers, or [base] for nano models; got {seed!r}")
+            raise ValueError(
+                f"profile {name}: seeds must be whole numbers, or [base] for nano models; got {seed!r}"
+            )
         ranges.check({"seed": seed}, {"seed": ranges.SEED}, f"profile {name}")
     for step, asked in profile.resources.items():
         if not isinstance(asked, dict):
-            raise ValueError(f"profile {name}, resources of {step} must be a mapping like {{mem_mb: 2000}}; got {asked!r}")
+            raise ValueError(
+                f"profile {name}, resources of {step} must be a mapping like {{mem_mb: 2000}}; got {asked!r}"
+            )
         ranges.check(asked, RESOURCES, f"profile {name}, resources of {step}")
     if profile.ablation_size and profile.ablation_size not in profile.sizes:
-        raise ValueError(f"profile {name}: ablation_size must be one of its sizes, {', '.join(profile.sizes)}; got "
-                         f"{profile.ablation_size!r}")
+        raise ValueError(
+            f"profile {name}: ablation_size must be one of its sizes, {', '.join(profile.sizes)}; got "
+            f"{profile.ablation_size!r}"
+        )
     for size in profile.sizes:
         run_id("", size, 0)  # raises for what cannot be a folder's name
         if profile.model == "nano":
@@ -282,8 +373,10 @@ def run_id(method, size, seed):
 def within(root, path):
     """The path, if it lies in `root` when all links are followed; ValueError if it does not."""
     if not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{path} leads out of {root}, and results stay there; use another name, or remove the link "
-                         "(PSLIB_RESULTS says where results go)")
+        raise ValueError(
+            f"{path} leads out of {root}, and results stay there; use another name, or remove the link "
+            "(PSLIB_RESULTS says where results go)"
+        )
     return path
 
 
@@ -323,11 +416,15 @@ def owned(folder):
     folder.mkdir(parents=True, exist_ok=True)
     lock, owner = filelock.FileLock(folder / ".lock"), folder / ".owner"
     try:
-        with filelock.FileLock(folder / ".door"):  # one asks at a time: who is refused finds the holder's name, no older one
+        with filelock.FileLock(
+            folder / ".door"
+        ):  # one asks at a time: who is refused finds the holder's name, no older one
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
-                raise BlockingIOError(f"{folder} is in use by {owner.read_text()}; wait for it to end, or stop it") from None
+                raise BlockingIOError(
+                    f"{folder} is in use by {owner.read_text()}; wait for it to end, or stop it"
+                ) from None
             checkpoint.write(owner, f"process {os.getpid()} on {platform.node()}")
         for path in folder.rglob("*"):
             within(folder, path)
@@ -341,22 +438,34 @@ def manifest(seed, seconds, inputs):
 
     Of a GPU, where there is one, its name and its memory in MB.
     """
+
     def git(*args):
         if not (ROOT / ".git").exists():
             return ""  # git would go on to the repository of a folder above, which is another's
         try:
-            return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True).stdout.strip()
+            return subprocess.run(
+                ["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True
+            ).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return ""
+
     return {
-        "commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "accelerate", "datasets")},
-        "python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count(),
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "versions": {
+            name: version(name)
+            for name in ("torch", "transformers", "tokenizers", "accelerate", "datasets")
+        },
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
         "processor": _processor(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),  # cores of one name differ in it, and rounding with it
-        "seed": seed, "seconds": round(seconds, 1),
+        "seed": seed,
+        "seconds": round(seconds, 1),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_PER_MB),
-        **_gpu(), "inputs": inputs,
+        **_gpu(),
+        "inputs": inputs,
     }
 
 

@@ -51,10 +51,19 @@ def bootstrap_interval(values, level=0.95, resamples=10000, seed=0):
     if len(values) < 2:
         return NAN, NAN
     for method in ("BCa", "percentile"):
-        with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # equal values are 0 / 0 to BCa
+        with (
+            warnings.catch_warnings(),
+            np.errstate(invalid="ignore"),
+        ):  # equal values are 0 / 0 to BCa
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            out = stats.bootstrap((values,), np.mean, confidence_level=level, n_resamples=resamples, method=method,
-                                  rng=np.random.default_rng(seed)).confidence_interval
+            out = stats.bootstrap(
+                (values,),
+                np.mean,
+                confidence_level=level,
+                n_resamples=resamples,
+                method=method,
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
         if not np.isnan(out).any():
             break
     return float(out.low), float(out.high)
@@ -81,7 +90,9 @@ def paired_effect(first, second):
     """
     first, second = np.asarray(first, float), np.asarray(second, float)
     if first.shape != second.shape or first.ndim != 1:
-        raise ValueError(f"results are paired by seed: two lists of one length, not shapes {first.shape} and {second.shape}")
+        raise ValueError(
+            f"results are paired by seed: two lists of one length, not shapes {first.shape} and {second.shape}"
+        )
     gaps = (first - second)[~np.isnan(first - second)]
     mean, low, high = paired_interval(gaps)
     if len(gaps) < 2 or np.ptp(gaps) <= 1e-12 * np.nanmax(np.abs([first, second])):
@@ -100,11 +111,16 @@ def sign_flip(differences):
     """
     differences = _without_nan(differences)
     if len(differences) > 20:
-        raise ValueError(f"sign_flip lists every pattern of signs, of at most 20 differences; got {len(differences)}")
+        raise ValueError(
+            f"sign_flip lists every pattern of signs, of at most 20 differences; got {len(differences)}"
+        )
     if len(differences) < 2:  # scipy asks for two
         return 1.0 if len(differences) else NAN
-    return float(stats.permutation_test((differences,), np.mean, vectorized=True, permutation_type="samples",
-                                        n_resamples=np.inf).pvalue)
+    return float(
+        stats.permutation_test(
+            (differences,), np.mean, vectorized=True, permutation_type="samples", n_resamples=np.inf
+        ).pvalue
+    )
 
 
 def least_sign_flip(n):
@@ -150,11 +166,19 @@ def paired_by_question(first, second):
     8 samples; effects of seeds, questions, both, none) gave 1 to 6% false positives, the bootstrap up to 12, that t test 27.
     Seeds of both tables count; NaN for fewer than two of either; ValueError where questions differ between seeds.
     """
-    cells = [table.groupby(["seed", "question_id"]).correct.mean().unstack() for table in (first, second)]
+    cells = [
+        table.groupby(["seed", "question_id"]).correct.mean().unstack() for table in (first, second)
+    ]
     shared = cells[0].index.intersection(cells[1].index)
     one, two = (table.loc[shared].dropna(axis=1, how="all").sort_index(axis=1) for table in cells)
-    if not one.columns.equals(two.columns) or one.isna().any(axis=None) or two.isna().any(axis=None):
-        raise ValueError("all seeds of both tables must have answered the same questions; evaluate them on one suite again")
+    if (
+        not one.columns.equals(two.columns)
+        or one.isna().any(axis=None)
+        or two.isna().any(axis=None)
+    ):
+        raise ValueError(
+            "all seeds of both tables must have answered the same questions; evaluate them on one suite again"
+        )
     gaps = one.to_numpy() - two.to_numpy()
     seeds, questions = gaps.shape
     mean = float(gaps.mean()) if gaps.size else NAN
@@ -162,15 +186,25 @@ def paired_by_question(first, second):
         return CrossedEffect(mean, NAN, NAN, NAN, NAN, seeds, questions)
     by_seed, by_question = gaps.mean(1, keepdims=True), gaps.mean(0, keepdims=True)
     free = np.array([seeds - 1, questions - 1, (seeds - 1) * (questions - 1)])
-    squares = np.array([questions * ((by_seed - mean) ** 2).sum(), seeds * ((by_question - mean) ** 2).sum(),
-                        ((gaps - by_seed - by_question + mean) ** 2).sum()]) / free
+    squares = (
+        np.array(
+            [
+                questions * ((by_seed - mean) ** 2).sum(),
+                seeds * ((by_question - mean) ** 2).sum(),
+                ((gaps - by_seed - by_question + mean) ** 2).sum(),
+            ]
+        )
+        / free
+    )
     total = max(squares[0] + squares[1] - squares[2], squares[0], squares[1])
     if total < 1e-20:  # the same gap everywhere: nothing measures its spread
         return CrossedEffect(mean, NAN, NAN, NAN, NAN, seeds, questions)
     degrees = float(max(total**2 / (squares**2 / free).sum(), 1))
     error = np.sqrt(total / gaps.size)
     half, p = stats.t.ppf(0.975, degrees) * error, 2 * stats.t.sf(abs(mean) / error, degrees)
-    return CrossedEffect(mean, float(mean - half), float(mean + half), float(p), degrees, seeds, questions)
+    return CrossedEffect(
+        mean, float(mean - half), float(mean + half), float(p), degrees, seeds, questions
+    )
 
 
 def holm(pvalues):
@@ -181,7 +215,9 @@ def holm(pvalues):
     pvalues = np.asarray(pvalues, float)
     order = np.argsort(pvalues)[: np.count_nonzero(~np.isnan(pvalues))]  # NaN sort last
     adjusted = np.full(pvalues.shape, NAN)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(pvalues[order] * np.arange(len(order), 0, -1)))
+    adjusted[order] = np.minimum(
+        1, np.maximum.accumulate(pvalues[order] * np.arange(len(order), 0, -1))
+    )
     return adjusted
 
 
@@ -214,15 +250,21 @@ def equivalence(*samples, bound):
     are seen. NaN for fewer than two values or where no values differ; ValueError for another number of samples, or bound.
     """
     if len(samples) not in (1, 2) or not bound > 0:
-        raise ValueError("equivalence takes paired differences or two samples, and a bound above 0; "
-                         f"got {len(samples)} samples and bound={bound}")
+        raise ValueError(
+            "equivalence takes paired differences or two samples, and a bound above 0; "
+            f"got {len(samples)} samples and bound={bound}"
+        )
     first, *second = (_without_nan(values) for values in samples)
-    if min(map(len, (first, *second))) < 2 or not any(np.ptp(values) for values in (first, *second)):
+    if min(map(len, (first, *second))) < 2 or not any(
+        np.ptp(values) for values in (first, *second)
+    ):
         return NAN
     ps = []
     for shift, side in ((bound, "greater"), (-bound, "less")):
         if second:
-            ps.append(stats.ttest_ind(first + shift, second[0], equal_var=False, alternative=side).pvalue)
+            ps.append(
+                stats.ttest_ind(first + shift, second[0], equal_var=False, alternative=side).pvalue
+            )
         else:
             ps.append(stats.ttest_1samp(first + shift, 0, alternative=side).pvalue)
     return float(max(ps))
@@ -235,7 +277,9 @@ def verdict(low, high, direction, margin=0):
     interval is, refuted if the whole interval is on the other side of that bound, else (NaN too) not separated.
     """
     if direction not in ("positive", "negative"):
-        raise ValueError(f'a claim is that a difference is "positive" or "negative", not {direction!r}')
+        raise ValueError(
+            f'a claim is that a difference is "positive" or "negative", not {direction!r}'
+        )
     if low > high:
         raise ValueError(f"an interval runs from low to high, not from {low} to {high}")
     if np.isnan([low, high]).any():

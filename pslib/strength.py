@@ -64,20 +64,33 @@ def measure(strength, seed):
     model, tokenizer, _ = base.train(f"{SIZE}.b{seed}", world, STEPS, BATCH_SIZE)
     questions, rows = list(tasks.load("train", SETTINGS.questions, "tuning")), []
     for name, texts in prompts_for(tokenizer, seed).items():
-        answers = pd.concat([
-            evaluate.inter_mode_kl(  # each prompt has the same sampling seed
-                model, tokenizer, modes.Mode("he", text), modes.NORMAL, questions[k :: len(texts)],
-                SETTINGS, torch.Generator().manual_seed(seed),
-            )[1]
-            for k, text in enumerate(texts)
-        ])
+        answers = pd.concat(
+            [
+                evaluate.inter_mode_kl(  # each prompt has the same sampling seed
+                    model,
+                    tokenizer,
+                    modes.Mode("he", text),
+                    modes.NORMAL,
+                    questions[k :: len(texts)],
+                    SETTINGS,
+                    torch.Generator().manual_seed(seed),
+                )[1]
+                for k, text in enumerate(texts)
+            ]
+        )
         weights = answers.tokens / answers.tokens.sum()
-        rows.append({
-            "strength": strength, "base": seed, "prompt": name, "x": nano.lean(texts[0]),
-            "accuracy": answers.correct.mean(),
-            "entropy_bits": (answers.entropy_bits * weights).sum(),
-            "kl": (answers.kl * weights).sum(), "tokens": answers.tokens.mean(),
-        })
+        rows.append(
+            {
+                "strength": strength,
+                "base": seed,
+                "prompt": name,
+                "x": nano.lean(texts[0]),
+                "accuracy": answers.correct.mean(),
+                "entropy_bits": (answers.entropy_bits * weights).sum(),
+                "kl": (answers.kl * weights).sum(),
+                "tokens": answers.tokens.mean(),
+            }
+        )
     return pd.DataFrame(rows).round(5)
 
 
@@ -92,8 +105,10 @@ def conditions(found):
         grows = bool(entropy[[f"x={x:g}" for x in XS]].mean().diff()[1:].gt(0).all())
         whole = len(entropy) == len(SEEDS)
         rows[strength] = {
-            "base models": len(entropy), "high-entropy above low-entropy": counts[0],
-            "rewritten above low-entropy": counts[1], "entropy grows with x": grows,
+            "base models": len(entropy),
+            "high-entropy above low-entropy": counts[0],
+            "rewritten above low-entropy": counts[1],
+            "entropy grows with x": grows,
             "largest change of accuracy": round(changes.max(), 4),
             "KL under high-entropy": round(own[own.prompt == "high_entropy"].kl.mean(), 4),
             "passes": whole and min(counts) >= ENOUGH and grows and bool(changes.max() <= POINTS),
@@ -109,8 +124,12 @@ def search(pool, folder):
     """
     settings = {
         "world": {k: v for k, v in asdict(nano.WORLDS[WORLD]).items() if k != "strength"},
-        "size": SIZE, "steps": STEPS, "batch_size": BATCH_SIZE, "seeds": list(SEEDS),
-        "candidates": list(CANDIDATES), "evaluate": asdict(SETTINGS),
+        "size": SIZE,
+        "steps": STEPS,
+        "batch_size": BATCH_SIZE,
+        "seeds": list(SEEDS),
+        "candidates": list(CANDIDATES),
+        "evaluate": asdict(SETTINGS),
         "synthetic": {"listed": LISTED, "plain": PLAIN, "prompts": COPIES},
     }
     made, path = folder / "strength.yaml", folder / "strength.csv"
@@ -146,4 +165,6 @@ def _begun(folder):
 
 if __name__ == "__main__":
     with ProcessPoolExecutor(2, get_context("spawn")) as workers:
-        print(conditions(search(workers, _begun(runs.results_root() / "local" / WORLD))).to_markdown())
+        print(
+            conditions(search(workers, _begun(runs.results_root() / "local" / WORLD))).to_markdown()
+        )

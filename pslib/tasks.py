@@ -41,7 +41,13 @@ def load(suite, count, split="test", seed=0, terms=(), wording=""):
         if question.numbers not in seen:
             seen.add(question.numbers)
             text = wording.replace("{sum}", question.words) if wording else question.text
-            rows.append({"id": f"{suite}-{split}-{seed}-{len(rows)}", "question": text, "answer": question.answer})
+            rows.append(
+                {
+                    "id": f"{suite}-{split}-{seed}-{len(rows)}",
+                    "question": text,
+                    "answer": question.answer,
+                }
+            )
     return Dataset.from_list(rows)
 
 

@@ -35,7 +35,18 @@ from pslib.measures import BITS, bonus_shares, measure  # noqa: F401 - BITS for 
 from pslib.methods import Scored
 from pslib.modes import rendered
 from pslib.policy import Policy, stop_ids
-from pslib.rollouts import Decoding, Rollouts, check_room, engine_for, exact, must_finish, render_all, sample, share, unfinished
+from pslib.rollouts import (
+    Decoding,
+    Rollouts,
+    check_room,
+    engine_for,
+    exact,
+    must_finish,
+    render_all,
+    sample,
+    share,
+    unfinished,
+)
 from pslib.stopping import stop_requests
 
 
@@ -57,9 +68,13 @@ class Settings:
     save_every: int = 10
     measure_every: int = 5  # steps from one measurement of entropy and inter-mode KL to the next
     micro_tokens: int = 4096  # prompt and response tokens to a forward pass
-    graph_tokens: int = 65536  # up to this many tokens a step, scoring and training share one forward pass
+    graph_tokens: int = (
+        65536  # up to this many tokens a step, scoring and training share one forward pass
+    )
     bf16: bool = False  # products in bfloat16, on float32 weights and optimiser
-    recompute: bool = False  # gradient checkpointing: activations inside a layer are made again for the gradient
+    recompute: bool = (
+        False  # gradient checkpointing: activations inside a layer are made again for the gradient
+    )
     # Runaway entropy: a step with a mode's entropy above max_entropy_bits (0: no bound) or a mode's accuracy (where rewards
     # are not 0 or 1: mean reward) below min_accuracy is beyond its bounds. The column beyond_bounds counts such measured steps in a row; the run stops at
     # stop_beyond of them, and where that is 0 it only reports.
@@ -68,12 +83,33 @@ class Settings:
     stop_beyond: int = 0
 
     def __post_init__(self):
-        counts = ("steps", "questions", "group_size", "pool", "max_new_tokens", "save_every", "measure_every", "micro_tokens")
-        ranges.check(vars(self), {
-            **dict.fromkeys(counts, ranges.COUNT), "learning_rate": ranges.POSITIVE, "warmup": ranges.COUNT_OR_NONE,
-            "weight_decay": ranges.FROM_ZERO, "grad_clip_norm": ranges.POSITIVE, "clip_eps": ranges.BETWEEN,
-            "temperature": ranges.POSITIVE, "graph_tokens": ranges.COUNT_OR_NONE, "max_entropy_bits": ranges.FROM_ZERO,
-            "min_accuracy": ranges.ANY, "stop_beyond": ranges.COUNT_OR_NONE}, "training")
+        counts = (
+            "steps",
+            "questions",
+            "group_size",
+            "pool",
+            "max_new_tokens",
+            "save_every",
+            "measure_every",
+            "micro_tokens",
+        )
+        ranges.check(
+            vars(self),
+            {
+                **dict.fromkeys(counts, ranges.COUNT),
+                "learning_rate": ranges.POSITIVE,
+                "warmup": ranges.COUNT_OR_NONE,
+                "weight_decay": ranges.FROM_ZERO,
+                "grad_clip_norm": ranges.POSITIVE,
+                "clip_eps": ranges.BETWEEN,
+                "temperature": ranges.POSITIVE,
+                "graph_tokens": ranges.COUNT_OR_NONE,
+                "max_entropy_bits": ranges.FROM_ZERO,
+                "min_accuracy": ranges.ANY,
+                "stop_beyond": ranges.COUNT_OR_NONE,
+            },
+            "training",
+        )
 
 
 def check(model, tokenizer, method, modes, settings, questions=()):
@@ -87,13 +123,19 @@ def check(model, tokenizer, method, modes, settings, questions=()):
     named = {mode.name: mode for mode in modes}
     needed = dict.fromkeys((*method.sampling, *method.training))
     if not needed.keys() <= named.keys():
-        raise ValueError(f"{method.label} needs the modes {', '.join(needed)}; got {', '.join(named)}")
+        raise ValueError(
+            f"{method.label} needs the modes {', '.join(needed)}; got {', '.join(named)}"
+        )
     if settings.group_size % len(method.sampling):
-        raise ValueError(f"group_size {settings.group_size} cannot be split evenly over the modes {', '.join(method.sampling)}; "
-                         f"choose a multiple of {len(method.sampling)}")
+        raise ValueError(
+            f"group_size {settings.group_size} cannot be split evenly over the modes {', '.join(method.sampling)}; "
+            f"choose a multiple of {len(method.sampling)}"
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("no weight of the model requires a gradient, so there is nothing to train; set requires_grad where it is to "
-                         "learn")
+        raise ValueError(
+            "no weight of the model requires a gradient, so there is nothing to train; set requires_grad where it is to "
+            "learn"
+        )
     used = [named[name] for name in needed]
     rendered(tokenizer, used)
     scoring.check(model, tokenizer)
@@ -110,7 +152,9 @@ class Batch:
     group_ids: torch.Tensor = None  # (R,)
     learned: torch.Tensor = None  # bool (N, T): the tokens that each training mode learns from
     parts: list = None  # the micro-batches of the rows that have a gradient
-    outputs: list = None  # of each part (logp, entropy) with their graph, or None where they are made again
+    outputs: list = (
+        None  # of each part (logp, entropy) with their graph, or None where they are made again
+    )
     logp: torch.Tensor = None  # (N, T), in nats, detached as is the entropy
     entropy: torch.Tensor = None
     scored: Scored = None
@@ -143,7 +187,9 @@ class Run:
         self.optimiser = torch.optim.AdamW(
             self.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        self.generators = {name: torch.Generator().manual_seed(seed) for name in ("sampling", "tokens")}
+        self.generators = {
+            name: torch.Generator().manual_seed(seed) for name in ("sampling", "tokens")
+        }
         self.decoding = Decoding(settings.temperature, 0, 1.0, settings.max_new_tokens)
         self.done = self.beyond = 0  # steps taken; steps in a row beyond the bounds
 
@@ -189,7 +235,11 @@ class Run:
         clock.append(time.perf_counter())
         seconds = zip(("sample", "score", "update"), clock, clock[1:], strict=False)
         return {
-            "step": self.done, "loss": loss, "grad_norm": norm, **self._metrics(batch), "beyond_bounds": self.beyond,
+            "step": self.done,
+            "loss": loss,
+            "grad_norm": norm,
+            **self._metrics(batch),
+            "beyond_bounds": self.beyond,
             **{f"seconds_{part}": end - begin for part, begin, end in seconds},
         }, batch.rollouts
 
@@ -197,16 +247,31 @@ class Run:
         """{mode name: a prompt to each question} of the modes that a step needs."""
         method, context = self.method, self.model.config.max_position_embeddings
         needed = {name: self.modes[name] for name in (*method.sampling, *method.training)}
-        needed |= {micro.rewrapped(name): replace(self.modes[name], one_turn=True) for name in method.rewrapped}
-        return {name: render_all(self.tokenizer, mode, questions, self.decoding, context) for name, mode in needed.items()}
+        needed |= {
+            micro.rewrapped(name): replace(self.modes[name], one_turn=True)
+            for name in method.rewrapped
+        }
+        return {
+            name: render_all(self.tokenizer, mode, questions, self.decoding, context)
+            for name, mode in needed.items()
+        }
 
     def _sample_and_grade(self, batch, questions):
         """Each sampling mode draws its part of every group, and the reward grades it."""
         prompts = {name: batch.prompts[name] for name in self.method.sampling}
         engine = engine_for(self.sampler(), self.tokenizer)
         try:
-            batch.rollouts = sample(engine, self.tokenizer, questions, prompts, self.settings.group_size, self.decoding,
-                                    self.generators["sampling"], self.reward, must_finish(self.modes.values()))
+            batch.rollouts = sample(
+                engine,
+                self.tokenizer,
+                questions,
+                prompts,
+                self.settings.group_size,
+                self.decoding,
+                self.generators["sampling"],
+                self.reward,
+                must_finish(self.modes.values()),
+            )
         except Exception:  # a reward function may end in any way
             self._undo()
             raise
@@ -214,7 +279,9 @@ class Run:
 
     def _share(self, batch):
         """Every response becomes a row under every training mode (eq. 10)."""
-        batch.group_ids, batch.learned = share(batch.rollouts, self.method, stop_ids(self.model, self.tokenizer))
+        batch.group_ids, batch.learned = share(
+            batch.rollouts, self.method, stop_ids(self.model, self.tokenizer)
+        )
 
     def _score(self, batch):
         """Log-probs and entropies of the rows that have a gradient; of all where the batch is measured as a whole."""
@@ -228,7 +295,9 @@ class Run:
         with torch.no_grad():
             unlearned = [self._forward(part, batch) for part in others]
         dtype = torch.promote_types(self.model.dtype, torch.float32)
-        batch.logp, batch.entropy = (torch.zeros(batch.learned.shape, dtype=dtype) for _ in range(2))
+        batch.logp, batch.entropy = (
+            torch.zeros(batch.learned.shape, dtype=dtype) for _ in range(2)
+        )
         for part, (logp, entropy) in zip(batch.parts + others, outputs + unlearned, strict=True):
             batch.logp[part.rows, : logp.shape[1]] = logp.detach().cpu()
             batch.entropy[part.rows, : entropy.shape[1]] = entropy.detach().cpu()
@@ -238,11 +307,15 @@ class Run:
 
     def _live(self, rollouts, group_ids):
         """bool (N,): the rows that have a gradient; all of them where dead groups have one too."""
-        live = advantages.group_relative(rollouts.rewards, group_ids) != 0  # every method's A is 0 with it
+        live = (
+            advantages.group_relative(rollouts.rewards, group_ids) != 0
+        )  # every method's A is 0 with it
         return (live | self.method.learns_from_dead).repeat(len(self.method.training))
 
     def _cut(self, batch, wanted):
-        return micro.cut(batch.rollouts, self.method, batch.prompts, wanted, self.settings.micro_tokens)
+        return micro.cut(
+            batch.rollouts, self.method, batch.prompts, wanted, self.settings.micro_tokens
+        )
 
     def _forward(self, part, batch):
         """Log-probs and entropies (rows, T) of a micro-batch, whose layout is made only here: it may be large."""
@@ -253,15 +326,25 @@ class Run:
 
     def _weigh(self, batch):
         """Advantages, each of its training mode's kind, and the tokens that count."""
-        by_mode = [dict(zip(self.method.training, t.chunk(len(self.method.training)), strict=True))
-                   for t in (batch.logp, batch.entropy)]
-        batch.scored = Scored(batch.rollouts.rewards, batch.group_ids, batch.rollouts.mask, *by_mode)
+        by_mode = [
+            dict(zip(self.method.training, t.chunk(len(self.method.training)), strict=True))
+            for t in (batch.logp, batch.entropy)
+        ]
+        batch.scored = Scored(
+            batch.rollouts.rewards, batch.group_ids, batch.rollouts.mask, *by_mode
+        )
         coefficients = self.method.coefficients
         kinds = self.method.advantage.values()
         batch.advantage = torch.cat([advantage(batch.scored, coefficients) for advantage in kinds])
         self._check("advantages", batch.advantage, batch)
-        batch.keep = self.method.keep(batch.logp, batch.advantage, batch.entropy, batch.learned, coefficients,
-                                      self.generators["tokens"])
+        batch.keep = self.method.keep(
+            batch.logp,
+            batch.advantage,
+            batch.entropy,
+            batch.learned,
+            coefficients,
+            self.generators["tokens"],
+        )
         batch.total = int((batch.keep if self.method.divide_by_kept else batch.learned).sum())
 
     def _update(self, batch):
@@ -283,28 +366,47 @@ class Run:
         """Add the gradient of the k-th micro-batch's part of the loss -> that part."""
         part, eps = batch.parts[k], self.settings.clip_eps
         logp, entropy = batch.outputs[k] if batch.outputs else self._forward(part, batch)
-        self._check("new log-probs", logp, batch, part.rows)  # minus infinity would give a ratio of 0, and no trace
-        old, adv, keep = (t[part.rows, : logp.shape[1]].to(self.device) for t in (batch.logp, batch.advantage, batch.keep))
+        self._check(
+            "new log-probs", logp, batch, part.rows
+        )  # minus infinity would give a ratio of 0, and no trace
+        old, adv, keep = (
+            t[part.rows, : logp.shape[1]].to(self.device)
+            for t in (batch.logp, batch.advantage, batch.keep)
+        )
         coef = self.method.coefficients.get(self.method.entropy_coef, 0.0)
-        loss = losses.token_mean(losses.clipped_surrogate(logp, old, adv, eps, eps) - coef * entropy, keep, batch.total)
+        loss = losses.token_mean(
+            losses.clipped_surrogate(logp, old, adv, eps, eps) - coef * entropy, keep, batch.total
+        )
         loss.backward()
         return loss.item()
 
     def _metrics(self, batch):
         """What the batch shows, by mode, and whether the run is still within its bounds."""
         names = self.method.training
-        rows = {name: slice(k * len(batch.rollouts.tokens), (k + 1) * len(batch.rollouts.tokens)) for k, name in enumerate(names)}
+        rows = {
+            name: slice(k * len(batch.rollouts.tokens), (k + 1) * len(batch.rollouts.tokens))
+            for k, name in enumerate(names)
+        }
         ran_out = unfinished(batch.rollouts, stop_ids(self.model, self.tokenizer))
-        metrics = {**measure(batch.rollouts, batch.scored, batch.measured, self.reward is not exact),
-                   **bonus_shares(batch.scored, batch.advantage, rows), "unfinished": float(ran_out.float().mean())}
+        metrics = {
+            **measure(batch.rollouts, batch.scored, batch.measured, self.reward is not exact),
+            **bonus_shares(batch.scored, batch.advantage, rows),
+            "unfinished": float(ran_out.float().mean()),
+        }
         if batch.measured:
             self.beyond = self.beyond + 1 if self._is_beyond(metrics) else 0
         return metrics
 
     def _is_beyond(self, measured):
         entropies = [measured[f"entropy_bits_{mode}"] for mode in self.method.sampling]
-        means = [measured.get(f"reward_{mode}", measured.get(f"accuracy_{mode}")) for mode in self.method.sampling]
-        return 0 < self.settings.max_entropy_bits < max(entropies) or min(means) < self.settings.min_accuracy
+        means = [
+            measured.get(f"reward_{mode}", measured.get(f"accuracy_{mode}"))
+            for mode in self.method.sampling
+        ]
+        return (
+            0 < self.settings.max_entropy_bits < max(entropies)
+            or min(means) < self.settings.min_accuracy
+        )
 
     def _undo(self):
         """Leave everything as it was before the step at hand, whose update was not made."""
@@ -319,11 +421,17 @@ class Run:
             return
         if bad.ndim:  # all rows are the responses, once for each training mode
             rows = range(len(bad)) if rows is None else rows
-            ids = [ids[row % len(ids)] for row, is_bad in zip(rows, bad.reshape(len(bad), -1).any(1), strict=True) if is_bad]
+            ids = [
+                ids[row % len(ids)]
+                for row, is_bad in zip(rows, bad.reshape(len(bad), -1).any(1), strict=True)
+                if is_bad
+            ]
         self._undo()
         ids = ", ".join(dict.fromkeys(ids))
-        raise FloatingPointError(f"{what} not finite at step {self.done + 1} of {self.method.label}; no weight was "
-                                 f"changed. Lower the learning rate, or look at the questions {ids}")
+        raise FloatingPointError(
+            f"{what} not finite at step {self.done + 1} of {self.method.label}; no weight was "
+            f"changed. Lower the learning rate, or look at the questions {ids}"
+        )
 
 
 def run(state, dataset, folder=None, record=None):
@@ -337,13 +445,17 @@ def run(state, dataset, folder=None, record=None):
     if folder:
         state.resume(folder)
     with stop_requests() as asked:
-        for step, questions in enumerate(tasks.batches(dataset, settings.questions, settings.steps, state.seed)):
+        for step, questions in enumerate(
+            tasks.batches(dataset, settings.questions, settings.steps, state.seed)
+        ):
             if step < state.done:
                 continue
             if state.runaway:
-                raise RuntimeError(f"{state.method.label} was stopped after step {step}: for {state.beyond} steps entropy "
-                                   f"was above max_entropy_bits={settings.max_entropy_bits} or accuracy below min_accuracy="
-                                   f"{settings.min_accuracy}; lower the learning rate or the method's coefficients")
+                raise RuntimeError(
+                    f"{state.method.label} was stopped after step {step}: for {state.beyond} steps entropy "
+                    f"was above max_entropy_bits={settings.max_entropy_bits} or accuracy below min_accuracy="
+                    f"{settings.min_accuracy}; lower the learning rate or the method's coefficients"
+                )
             metrics, rollouts = state.step(questions)
             if record:
                 record(metrics, rollouts)
@@ -352,5 +464,7 @@ def run(state, dataset, folder=None, record=None):
             if folder and (stop or due or state.runaway):
                 state.save(folder)
             if stop:
-                raise KeyboardInterrupt(f"stopped after step {state.done} of {settings.steps}; run the same again to "
-                                        "continue")
+                raise KeyboardInterrupt(
+                    f"stopped after step {state.done} of {settings.steps}; run the same again to "
+                    "continue"
+                )

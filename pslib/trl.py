@@ -146,7 +146,9 @@ class PolicySplitTrainer(trl.GRPOTrainer):
     def _calculate_rewards(self, inputs, *given):
         if (self.args.chat_template_kwargs or {}).get("enable_thinking"):
             inputs = [{"thinking": True, **row} for row in inputs]  # a column, for `exact_answer`
-        self._rewards = super()._calculate_rewards(inputs, *given)  # (R, functions), of all processes
+        self._rewards = super()._calculate_rewards(
+            inputs, *given
+        )  # (R, functions), of all processes
         return self._rewards
 
     def _generate_and_score_completions(self, inputs):

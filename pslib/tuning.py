@@ -36,17 +36,30 @@ def trial(name, size, rate, method, setting, value, seed):
     torch.set_num_threads(1)
     profile = runs.load_profile(name)
     own = {} if setting == "learning_rate" else {method: {setting: value}}
-    profile = replace(profile, train=replace(profile.train, learning_rate=rate),
-                      coefficients={**profile.coefficients, **own})
+    profile = replace(
+        profile,
+        train=replace(profile.train, learning_rate=rate),
+        coefficients={**profile.coefficients, **own},
+    )
     folder = profile.folder / "tuning" / f"{method}-{setting}-{value:g}-lr-{rate:g}-s{seed}"
     metrics = chain.train_run(profile, method, size, seed, "tuning", folder)
     table = chain.evaluate_run(profile, method, size, seed, "tuning", folder)
     means = evaluate.summary(table).groupby("mode")[["accuracy", "entropy_bits"]].mean()
-    row = {"method": method, "setting": setting, "value": value, "learning_rate": rate, "seed": seed,
-           "accuracy": 100 * means.accuracy["normal"], "entropy_bits": means.entropy_bits["normal"]}
+    row = {
+        "method": method,
+        "setting": setting,
+        "value": value,
+        "learning_rate": rate,
+        "seed": seed,
+        "accuracy": 100 * means.accuracy["normal"],
+        "entropy_bits": means.entropy_bits["normal"],
+    }
     if "he" in means.index:
-        row |= {"accuracy_he": 100 * means.accuracy["he"], "entropy_bits_he": means.entropy_bits["he"],
-                "kl_he_from_normal": metrics.kl_he_from_normal.tail(10).mean()}
+        row |= {
+            "accuracy_he": 100 * means.accuracy["he"],
+            "entropy_bits_he": means.entropy_bits["he"],
+            "kl_he_from_normal": metrics.kl_he_from_normal.tail(10).mean(),
+        }
     return row
 
 
@@ -65,9 +78,15 @@ def _in_worker(*job):
 
 def choose(trials):
     """The chosen value of each method, by the rule above: a Series by method."""
-    means = trials.groupby(["method", "value"], sort=False)[["accuracy", "entropy_bits"]].mean().reset_index()
+    means = (
+        trials.groupby(["method", "value"], sort=False)[["accuracy", "entropy_bits"]]
+        .mean()
+        .reset_index()
+    )
     near = means[means.accuracy >= means.groupby("method").accuracy.transform("max") - TOLERANCE]
-    return near.loc[near.groupby("method", sort=False).entropy_bits.idxmax()].set_index("method").value
+    return (
+        near.loc[near.groupby("method", sort=False).entropy_bits.idxmax()].set_index("method").value
+    )
 
 
 def tune(name, cores):
@@ -80,15 +99,24 @@ def tune(name, cores):
     total = len(SEEDS) * (len(rates) + sum(len(values) for _, values in GRID.values()))
     # workers in groups of their own: a terminal's Ctrl-C reaches this process alone, which asks each of them once
     with ProcessPoolExecutor(cores, get_context("spawn"), os.setpgrp) as pool:
+
         def finish(jobs):
-            for future in as_completed([pool.submit(_in_worker, name, size, *job, seed) for job in jobs for seed in SEEDS]):
+            for future in as_completed(
+                [pool.submit(_in_worker, name, size, *job, seed) for job in jobs for seed in SEEDS]
+            ):
                 rows.append(future.result())
                 progress(len(rows), total)
 
         try:
             finish(rates)
             rate = float(pd.DataFrame(rows).groupby("value").accuracy.mean().idxmax())
-            finish([(rate, method, setting, value) for method, (setting, values) in GRID.items() for value in values])
+            finish(
+                [
+                    (rate, method, setting, value)
+                    for method, (setting, values) in GRID.items()
+                    for value in values
+                ]
+            )
         except BaseException:  # else the pool would work through what it has been given
             for worker in active_children():
                 worker.terminate()  # saves its trial

@@ -25,7 +25,9 @@ TINY = (16, 2, 32, 4, 2, 8)
 def tokenizer():
     """A byte-pair tokenizer of 200 tokens, learned from a little of the nano corpus."""
     examples = nano.corpus(nano.WORLDS["rare"], 150, seed=0)
-    return base.build_tokenizer([text for example in examples for text in example if text], vocab_size=200)
+    return base.build_tokenizer(
+        [text for example in examples for text in example if text], vocab_size=200
+    )
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +60,13 @@ def model64(_lively, monkeypatch):
 
     The norms of transformers compute in float32 whatever they are given, which would cost nine digits.
     """
-    monkeypatch.setattr(modeling_qwen3.Qwen3RMSNorm, "forward", lambda self, x: torch.nn.functional.rms_norm(
-        x, x.shape[-1:], self.weight, self.variance_epsilon))
+    monkeypatch.setattr(
+        modeling_qwen3.Qwen3RMSNorm,
+        "forward",
+        lambda self, x: torch.nn.functional.rms_norm(
+            x, x.shape[-1:], self.weight, self.variance_epsilon
+        ),
+    )
     return copy.deepcopy(_lively).double()
 
 
@@ -70,8 +77,12 @@ class LowRank(torch.nn.Module):
         super().__init__()
         self.base_layer = layer
         generator = torch.Generator().manual_seed(0)
-        self.down = torch.nn.Parameter(torch.randn(layer.in_features, rank, generator=generator, dtype=layer.weight.dtype))
-        self.up = torch.nn.Parameter(torch.randn(rank, layer.out_features, generator=generator, dtype=layer.weight.dtype))
+        self.down = torch.nn.Parameter(
+            torch.randn(layer.in_features, rank, generator=generator, dtype=layer.weight.dtype)
+        )
+        self.up = torch.nn.Parameter(
+            torch.randn(rank, layer.out_features, generator=generator, dtype=layer.weight.dtype)
+        )
 
     @property
     def weight(self):
@@ -135,8 +146,10 @@ def laid_out(packed):
     """The (prompt, response) ids of each row of a Packed, read back from its places."""
     rows, width = [], packed.prompt_at.shape[1]
     for row in range(packed.shape[0]):
-        first = packed.predictor[packed.rows == row][0]  # the last token of the prompt predicts the first of the response
-        places = packed.prompt_at[packed.owner[row], : width].tolist()
+        first = packed.predictor[packed.rows == row][
+            0
+        ]  # the last token of the prompt predicts the first of the response
+        places = packed.prompt_at[packed.owner[row], :width].tolist()
         prompt = packed.tokens[places[: places.index(int(first)) + 1]]
         rows.append((tuple(prompt.tolist()), tuple(packed.target[packed.rows == row].tolist())))
     return rows
@@ -151,6 +164,8 @@ def he():
 @pytest.fixture(scope="session")
 def questions():
     """Three questions, two of them with the same text and of one length, the third longer."""
-    return [{"id": "first", "question": "7+8+6+1+2+3", "answer": "27"},
-            {"id": "second", "question": "7+8+6+1+2+3", "answer": "27"},
-            {"id": "third", "question": "9+9+1+1+5+5+2+4", "answer": "36"}]
+    return [
+        {"id": "first", "question": "7+8+6+1+2+3", "answer": "27"},
+        {"id": "second", "question": "7+8+6+1+2+3", "answer": "27"},
+        {"id": "third", "question": "9+9+1+1+5+5+2+4", "answer": "36"},
+    ]

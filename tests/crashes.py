@@ -36,10 +36,16 @@ def small_profile(results, **train):
     """The smoke profile on a base model of two steps and with short responses, in a results folder of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PSLIB_RESULTS", str(results))
-        patch.setenv("TOKENIZERS_PARALLELISM", "false")  # which tokenizers would warn of in each child
+        patch.setenv(
+            "TOKENIZERS_PARALLELISM", "false"
+        )  # which tokenizers would warn of in each child
         patch.setattr(rewards, "grade", parity)
         smoke = runs.load_profile("smoke")
-        yield replace(smoke, base=replace(smoke.base, steps=2), train=replace(smoke.train, max_new_tokens=8, **train))
+        yield replace(
+            smoke,
+            base=replace(smoke.base, steps=2),
+            train=replace(smoke.train, max_new_tokens=8, **train),
+        )
 
 
 @contextmanager
@@ -77,7 +83,11 @@ def end(pid, log):
 def run_and_kill(job, folder, log, rng, longest):
     """Start a job and SIGKILL it, half of the time while it writes a checkpoint, else anywhere -> whether it still ran."""
     pid = start(job, log)
-    until, writes, seen = time.monotonic() + rng.uniform(0, longest), rng.choice([0, 0, 0, 1, 2, 3]), set()
+    until, writes, seen = (
+        time.monotonic() + rng.uniform(0, longest),
+        rng.choice([0, 0, 0, 1, 2, 3]),
+        set(),
+    )
     while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         with suppress(FileNotFoundError):  # a run that ends removes the folder
             seen.update(folder.glob("checkpoints/.step-*.tmp"))
@@ -93,9 +103,12 @@ def run_and_kill(job, folder, log, rng, longest):
 def outcome(folder):
     """A finished run's result, without its times: hash of the weights, metrics, rollouts."""
     metrics = pd.read_csv(folder / "metrics.csv", dtype=str)
-    return (json.loads((folder / "manifest.json").read_text())["inputs"]["model"], records.files_digest(folder / "model"),
-            metrics[[name for name in metrics if not name.startswith("seconds")]].to_csv(),
-            pd.read_parquet(folder / "rollouts.parquet").to_csv())
+    return (
+        json.loads((folder / "manifest.json").read_text())["inputs"]["model"],
+        records.files_digest(folder / "model"),
+        metrics[[name for name in metrics if not name.startswith("seconds")]].to_csv(),
+        pd.read_parquet(folder / "rollouts.parquet").to_csv(),
+    )
 
 
 def lost_steps(folder):
@@ -110,7 +123,9 @@ def lost_steps(folder):
         return 0
     steps = pd.read_csv(folder / "metrics.csv").step.tolist()
     assert steps == list(range(1, len(steps) + 1))  # each once
-    with warnings.catch_warnings(action="ignore"):  # a save that was cut off is said; here it does not matter
+    with warnings.catch_warnings(
+        action="ignore"
+    ):  # a save that was cut off is said; here it does not matter
         found = checkpoint.load_newest(folder / "checkpoints")
     return len(steps) - (found[0] if found else 0)
 
@@ -140,7 +155,12 @@ def fail_and_go_on(job, folder, expected, number, code, result=outcome):
     with faults.watched(faults.Calls(number, code)), pytest.raises(OSError) as error:
         job()
     said = str(error.value)
-    assert error.value.errno == code and os.strerror(code) in said and str(folder) in said and "\n" not in said
+    assert (
+        error.value.errno == code
+        and os.strerror(code) in said
+        and str(folder) in said
+        and "\n" not in said
+    )
     assert "nothing earlier was lost" in said
     assert lost_steps(folder) <= 1
     job()

@@ -47,6 +47,7 @@ class Calls:
         """A file that writes half of what it is given before it fails, as a full disk would."""
         self("open", path)
         with builtins.open(path, "wb") as real:
+
             def write(data):
                 real.write(data[: len(data) // 2])
                 self("write")
@@ -63,6 +64,7 @@ class Calls:
         def call(*args, **kwargs):
             self(name)
             return getattr(os, name)(*args, **kwargs)
+
         return call
 
 
@@ -83,12 +85,14 @@ def _spoilt(function, change):
 
 def _last(bad):
     """Replace a tensor's last row, or its only value, on a copy that keeps the gradient."""
+
     def change(values):
         if not values.ndim:
             return values + bad
         spoil = torch.zeros_like(values)
         spoil[-1] = bad
         return values + spoil
+
     return change
 
 
@@ -102,6 +106,7 @@ def _forward(which, only_learning):
 
         plain = train.Policy.forward
         patch.setattr(train.Policy, "forward", forward)
+
     return inject
 
 
@@ -110,7 +115,9 @@ def _reward(patch, state, bad):
 
 
 def _advantage(patch, state, bad):
-    kinds = {mode: _spoilt(advantage, _last(bad)) for mode, advantage in state.method.advantage.items()}
+    kinds = {
+        mode: _spoilt(advantage, _last(bad)) for mode, advantage in state.method.advantage.items()
+    }
     patch.setattr(state, "method", methods.replace(state.method, advantage=kinds))
 
 

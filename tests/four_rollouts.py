@@ -17,7 +17,10 @@ EPS = 1e-6
 
 def cut(rows):
     """A tensor (4, 3) as lists, with PAD beyond each row's length."""
-    return [[value if t < length else PAD for t, value in enumerate(row)] for row, length in zip(rows.tolist(), LENGTHS)]
+    return [
+        [value if t < length else PAD for t, value in enumerate(row)]
+        for row, length in zip(rows.tolist(), LENGTHS)
+    ]
 
 
 # --- eq. 10: which tokens each mode learns from, a row a response under a training mode, the normal mode's first -----
@@ -40,25 +43,21 @@ LOGP_HE, LOGP_NORMAL = cut(example.LOGP["he"]), cut(example.LOGP["normal"])
 
 # --- eq. 6: b = -alpha log pi_HE - (1 - alpha) log pi ---------------------------------------------------------------
 # alpha = 1/2: (1 + 2)/2 = 1.5, (0.2 + 0.8)/2 = 0.5, (0.1 + 0.3)/2 = 0.2, and so on
-SIGNAL = [[1.5, 0.5, PAD],
-          [0.2, 0.7, 0.6],
-          [0.3, PAD, PAD],
-          [0.4, 0.6, PAD]]
+SIGNAL = [[1.5, 0.5, PAD], [0.2, 0.7, 0.6], [0.3, PAD, PAD], [0.4, 0.6, PAD]]
 # alpha = 1/4, which tells the two modes apart: 0.25 + 1.5 = 1.75, 0.05 + 0.6 = 0.65, 0.025 + 0.225 = 0.25,
 # 0.225 + 0.375 = 0.6, 0.15 + 0.45 = 0.6, 0.1 + 0.15 = 0.25, 0.125 + 0.225 = 0.35, 0.1 + 0.6 = 0.7
-SIGNAL_QUARTER = [[1.75, 0.65, PAD],
-                  [0.25, 0.60, 0.60],
-                  [0.25, PAD, PAD],
-                  [0.35, 0.70, PAD]]
+SIGNAL_QUARTER = [[1.75, 0.65, PAD], [0.25, 0.60, 0.60], [0.25, PAD, PAD], [0.35, 0.70, PAD]]
 
 # --- eq. 4: B = (b - mean) / (std + eps) over the 8 tokens ----------------------------------------------------------
 # sum of b = 4.8, mean = 0.6; deviations 0.9, -0.1, -0.4, 0.1, 0, -0.3, -0.2, 0
 # their squares: 0.81 + 0.01 + 0.16 + 0.01 + 0 + 0.09 + 0.04 + 0 = 1.12; 1.12 / 7 = 0.16; std = 0.4
 # B = deviation / 0.400001: 2.25, -0.25, -1, 0.25, 0, -0.75, -0.5, 0 less 2.5 millionths of each; 0 where padded
-BONUS = [[2.249994375014, -0.249999375002, 0.0],
-         [-0.999997500006, 0.249999375002, 0.0],
-         [-0.749998125005, 0.0, 0.0],
-         [-0.499998750003, 0.0, 0.0]]
+BONUS = [
+    [2.249994375014, -0.249999375002, 0.0],
+    [-0.999997500006, 0.249999375002, 0.0],
+    [-0.749998125005, 0.0, 0.0],
+    [-0.499998750003, 0.0, 0.0],
+]
 
 # --- eq. 3 at eta = 0.5, kappa = 2: the clip is at +-a/2 = +-0.433011951894 -----------------------------------------
 ETA, KAPPA = example.ETA, example.KAPPA
@@ -67,20 +66,24 @@ ETA, KAPPA = example.ETA, example.KAPPA
 #   row 1: -a - a/4 = -1.25 a; -a + 0.124999687501;  -a + 0
 #   row 2: -a - a/4 = -1.25 a
 #   row 3: a - a/4 = 0.75 a;   a + 0
-PAPER = [[1.082529879734, 0.741024216286, PAD],
-         [-1.082529879734, -0.741024216286, -0.866023903787],
-         [-1.082529879734, PAD, PAD],
-         [0.649517927840, 0.866023903787, PAD]]
+PAPER = [
+    [1.082529879734, 0.741024216286, PAD],
+    [-1.082529879734, -0.741024216286, -0.866023903787],
+    [-1.082529879734, PAD, PAD],
+    [0.649517927840, 0.866023903787, PAD],
+]
 # "released": A + 2 clip(eta B, -a/2, a/2). eta B = 1.125, -0.125, -0.5, 0.125, 0, -0.375, -0.25, 0 (less the 2.5
 # millionths); only 1.125 and -0.5 are beyond +-a/2 and become +-a after the doubling:
 #   row 0: a + a = 2 a;   a - 0.249999375002
 #   row 1: -a - a = -2 a; -a + 0.249999375002;  -a + 0
 #   row 2: -a - 2 (0.374999062502) = -a - 0.749998125005
 #   row 3: a - 2 (0.249999375002) = a - 0.499998750003;  a + 0
-RELEASED = [[1.732047807574, 0.616024528785, PAD],
-            [-1.732047807574, -0.616024528785, -0.866023903787],
-            [-1.616022028792, PAD, PAD],
-            [0.366025153784, 0.866023903787, PAD]]
+RELEASED = [
+    [1.732047807574, 0.616024528785, PAD],
+    [-1.732047807574, -0.616024528785, -0.866023903787],
+    [-1.616022028792, PAD, PAD],
+    [0.366025153784, 0.866023903787, PAD],
+]
 
 # --- eq. 7, 8: -min(rho A, clip(rho, 0.8, 1.2) A), with ratios picked on both sides of the clip --------------------
 RATIOS = cut(example.RATIOS)  # 1.5 0.5 | 1.5 0.5 1.1 | 0.9 | 1.0 1.25
@@ -91,17 +94,21 @@ RATIOS = cut(example.RATIOS)  # 1.5 0.5 | 1.5 0.5 1.1 | 0.9 | 1.0 1.25
 #   row 2, A < 0: 0.9
 #   row 3, A > 0: 1.0;   min(1.25, 1.2) = 1.2
 # The loss is minus the gain: minus for rows 0 and 3, plus for rows 1 and 2.
-LOSS_NORMAL = [[-1.039228684544, -0.433011951894, PAD],
-               [1.299035855681, 0.692819123030, 0.952626294166],
-               [0.779421513408, PAD, PAD],
-               [-0.866023903787, -1.039228684544, PAD]]
+LOSS_NORMAL = [
+    [-1.039228684544, -0.433011951894, PAD],
+    [1.299035855681, 0.692819123030, 0.952626294166],
+    [0.779421513408, PAD, PAD],
+    [-0.866023903787, -1.039228684544, PAD],
+]
 # (-1.2 - 0.5 + 1.5 + 0.8 + 1.1 + 0.9 - 1.0 - 1.2) a = 0.4 a; over 8 tokens: 0.05 a
 MEAN_NORMAL = 0.043301195189
 # The same ratios with PAPER as advantages: -1.2 (1.0825...), -0.5 (0.7410...), 1.5 (1.0825...), 0.8 (0.7410...), ...
-LOSS_HE = [[-1.299035855681, -0.370512108143, PAD],
-           [1.623794819601, 0.592819373029, 0.952626294166],
-           [0.974276891760, PAD, PAD],
-           [-0.649517927840, -1.039228684544, PAD]]
+LOSS_HE = [
+    [-1.299035855681, -0.370512108143, PAD],
+    [1.623794819601, 0.592819373029, 0.952626294166],
+    [0.974276891760, PAD, PAD],
+    [-0.649517927840, -1.039228684544, PAD],
+]
 # their sum is 0.785222802347; over 8 tokens:
 MEAN_HE = 0.098152850293
 # Policy Split's loss is one mean over the 16 tokens of both modes: (0.346409561515 + 0.785222802347) / 16

@@ -17,9 +17,13 @@ from pslib.policy import logprobs_and_entropy
 TRAINED = [name for name, method in methods.METHODS.items() if method.training]
 # Coefficients under which each method's own part acts on a batch of some twenty tokens. Clip-Cov drops every candidate:
 # fewer are drawn at random by their place, which is all that the order of rows may change.
-ACTING = {"forking": {"keep": 0.4}, "clip_cov": {"ratio": 1.0, "lower": 0.05, "upper": 100.0},
-          "entropy_regularization": {"coef": 0.3}, "policy_split": {"eta": 1.3, "alpha": 0.3},
-          "policy_split_released": {"eta": 0.7, "alpha": 0.3}}
+ACTING = {
+    "forking": {"keep": 0.4},
+    "clip_cov": {"ratio": 1.0, "lower": 0.05, "upper": 100.0},
+    "entropy_regularization": {"coef": 0.3},
+    "policy_split": {"eta": 1.3, "alpha": 0.3},
+    "policy_split_released": {"eta": 0.7, "alpha": 0.3},
+}
 PROPERTIES = {}
 
 seeds = st.integers(0, 10**9)
@@ -31,20 +35,24 @@ names = st.sampled_from(TRAINED)
 
 def holds(**strategies):
     """Enter a check among PROPERTIES with what it is tried on."""
+
     def enter(check):
         PROPERTIES[check.__name__] = check, strategies
         return check
+
     return enter
 
 
 def prove(check, strategies, cases, counts):
     """Try a check on `cases` examples, counting in counts["tried"] and counts["survived"]; raises where it fails."""
+
     @settings(max_examples=cases)
     @given(**strategies)
     def trial(**drawn):
         counts["tried"] += 1
         check(**drawn)
         counts["survived"] += 1
+
     trial()
 
 
@@ -68,20 +76,29 @@ def batch(sizes, width, seed):
     def uniform(*shape):
         return torch.rand(*shape, dtype=torch.float64, generator=generator)
 
-    labels = torch.randperm(100, generator=generator)[: len(sizes)].repeat_interleave(torch.tensor(sizes))
+    labels = torch.randperm(100, generator=generator)[: len(sizes)].repeat_interleave(
+        torch.tensor(sizes)
+    )
     lengths = torch.randint(1, width + 1, (rows,), generator=generator)
     mixed = torch.randperm(rows, generator=generator)
-    return Scored(torch.randint(3, (rows,), generator=generator).double() / 2, labels[mixed],
-                  torch.arange(width) < lengths[:, None],
-                  {mode: -3 * uniform(rows, width) for mode in ("normal", "he")},
-                  {mode: 2 * uniform(rows, width) for mode in ("normal", "he")})
+    return Scored(
+        torch.randint(3, (rows,), generator=generator).double() / 2,
+        labels[mixed],
+        torch.arange(width) < lengths[:, None],
+        {mode: -3 * uniform(rows, width) for mode in ("normal", "he")},
+        {mode: 2 * uniform(rows, width) for mode in ("normal", "he")},
+    )
 
 
 def changed(scored, rewards=lambda t: t, ids=lambda t: t, tokens=lambda t: t):
     """The same step with its rewards, group ids and (R, T) tensors passed through functions."""
-    return Scored(rewards(scored.rewards), ids(scored.group_ids), tokens(scored.mask),
-                  {mode: tokens(t) for mode, t in scored.logp.items()},
-                  {mode: tokens(t) for mode, t in scored.entropy.items()})
+    return Scored(
+        rewards(scored.rewards),
+        ids(scored.group_ids),
+        tokens(scored.mask),
+        {mode: tokens(t) for mode, t in scored.logp.items()},
+        {mode: tokens(t) for mode, t in scored.entropy.items()},
+    )
 
 
 def advantage(method, scored):
@@ -96,14 +113,22 @@ def loss(method, scored, logp, entropy, old=None):
     adv, mask = advantage(method, scored), scored.mask.repeat(len(method.training), 1)
     keep = method.keep(old, adv, before, mask, method.coefficients, random_of(0))
     coef = method.coefficients.get(method.entropy_coef, 0.0)
-    return losses.token_mean(losses.clipped_surrogate(logp, old, adv) - coef * entropy, keep,
-                             int((keep if method.divide_by_kept else mask).sum()))
+    return losses.token_mean(
+        losses.clipped_surrogate(logp, old, adv) - coef * entropy,
+        keep,
+        int((keep if method.divide_by_kept else mask).sum()),
+    )
 
 
 def whole_loss(method, scored, step=0.3):
     """The loss after log-probs have moved by a fixed function of where they were, so that some ratios are clipped."""
     old = torch.cat([scored.logp[mode] for mode in method.training])
-    return loss(method, scored, old + step * torch.sin(5 * old), torch.cat([scored.entropy[m] for m in method.training]))
+    return loss(
+        method,
+        scored,
+        old + step * torch.sin(5 * old),
+        torch.cat([scored.entropy[m] for m in method.training]),
+    )
 
 
 # --- rewards --------------------------------------------------------------------------------------------------------
@@ -111,8 +136,11 @@ def whole_loss(method, scored, step=0.3):
 def adding_to_all_rewards_of_a_group_changes_no_advantage(sizes, seed, shift):
     scored = batch(sizes, 1, seed)
     moved = scored.rewards + shift * scored.group_ids  # every group by another amount
-    close(advantages.group_relative(moved, scored.group_ids), advantages.group_relative(scored.rewards, scored.group_ids),
-          1e-8)
+    close(
+        advantages.group_relative(moved, scored.group_ids),
+        advantages.group_relative(scored.rewards, scored.group_ids),
+        1e-8,
+    )
 
 
 @holds(sizes=groups, seed=seeds, scale=st.floats(1e-3, 1e3))
@@ -126,18 +154,30 @@ def multiplying_rewards_is_dividing_eps(sizes, seed, scale):
     for label in ids.unique():
         of = rewards[ids == label]
         std = of.std() if len(of) > 1 else torch.tensor(1.0)
-        close(ours[ids == label], advantages.group_relative(rewards, ids)[ids == label] * (std + eps) / (std + eps / scale))
+        close(
+            ours[ids == label],
+            advantages.group_relative(rewards, ids)[ids == label]
+            * (std + eps)
+            / (std + eps / scale),
+        )
 
 
 @holds(sizes=groups, seed=seeds)
 def the_opposite_rewards_have_the_opposite_advantages(sizes, seed):
     scored = batch(sizes, 1, seed)
-    close(advantages.group_relative(-scored.rewards, scored.group_ids),
-          -advantages.group_relative(scored.rewards, scored.group_ids))
+    close(
+        advantages.group_relative(-scored.rewards, scored.group_ids),
+        -advantages.group_relative(scored.rewards, scored.group_ids),
+    )
 
 
-@holds(sizes=st.lists(st.integers(1, 16), min_size=1, max_size=4), width=widths, seed=seeds, name=names,
-       reward=st.one_of(wide, st.integers(1, 99).map(lambda percent: percent / 100)))
+@holds(
+    sizes=st.lists(st.integers(1, 16), min_size=1, max_size=4),
+    width=widths,
+    seed=seeds,
+    name=names,
+    reward=st.one_of(wide, st.integers(1, 99).map(lambda percent: percent / 100)),
+)
 def equal_rewards_give_exactly_no_advantage(sizes, width, seed, name, reward):
     # float32, as rewards are when graded, where rounding is at its worst
     dead = changed(batch(sizes, width, seed), rewards=lambda r: torch.full_like(r, reward).float())
@@ -176,20 +216,32 @@ def a_group_is_shaped_as_if_it_were_alone(sizes, width, seed, name):
 def padding_on_the_right_is_not_seen(sizes, width, more, seed, name, fill):
     scored, method = batch(sizes, width, seed), acting(name)
     valid = torch.nn.functional.pad(scored.mask, (0, more))
-    filled = changed(scored, tokens=lambda t: valid if t.dtype == torch.bool else torch.where(
-        valid, torch.nn.functional.pad(t, (0, more)), fill))
+    filled = changed(
+        scored,
+        tokens=lambda t: (
+            valid
+            if t.dtype == torch.bool
+            else torch.where(valid, torch.nn.functional.pad(t, (0, more)), fill)
+        ),
+    )
     mask = scored.mask.repeat(len(method.training), 1)
     close(advantage(method, filled)[:, :width][mask], advantage(method, scored)[mask])
     close(whole_loss(method, filled, 1e-3), whole_loss(method, scored, 1e-3))
 
 
 # --- the high-entropy advantage -------------------------------------------------------------------------------------
-bonuses = {"adv": st.floats(-5, 5, width=32), "bonus": st.floats(-1e3, 1e3, width=32), "eta": st.floats(0, 20),
-           "kappa": st.floats(1, 10)}
+bonuses = {
+    "adv": st.floats(-5, 5, width=32),
+    "bonus": st.floats(-1e3, 1e3, width=32),
+    "eta": st.floats(0, 20),
+    "kappa": st.floats(1, 10),
+}
 
 
 def _tilted(adv, bonus, eta, kappa, variant):
-    made = advantages.high_entropy(torch.tensor([adv]).double(), torch.tensor([[bonus]]).double(), eta, kappa, variant)
+    made = advantages.high_entropy(
+        torch.tensor([adv]).double(), torch.tensor([[bonus]]).double(), eta, kappa, variant
+    )
     return made.item()
 
 
@@ -197,15 +249,27 @@ def _tilted(adv, bonus, eta, kappa, variant):
 def the_bonus_is_at_most_its_bound(adv, bonus, eta, kappa):
     # paper: eta |A| / kappa, so |A| / kappa at most while eta <= 1; released: 2 |A| / kappa, whatever eta is
     slack = 1 + 1e-9
-    assert abs(_tilted(adv, bonus, eta, kappa, "paper") - adv) <= eta * abs(adv) / kappa * slack + 1e-15
-    assert abs(_tilted(adv, bonus, min(eta, 1), kappa, "paper") - adv) <= abs(adv) / kappa * slack + 1e-15
-    assert abs(_tilted(adv, bonus, eta, kappa, "released") - adv) <= 2 * abs(adv) / kappa * slack + 1e-15
+    assert (
+        abs(_tilted(adv, bonus, eta, kappa, "paper") - adv)
+        <= eta * abs(adv) / kappa * slack + 1e-15
+    )
+    assert (
+        abs(_tilted(adv, bonus, min(eta, 1), kappa, "paper") - adv)
+        <= abs(adv) / kappa * slack + 1e-15
+    )
+    assert (
+        abs(_tilted(adv, bonus, eta, kappa, "released") - adv)
+        <= 2 * abs(adv) / kappa * slack + 1e-15
+    )
 
 
 @holds(**bonuses, share=st.floats(0, 0.99))
 def the_sign_of_the_advantage_never_flips(adv, bonus, eta, kappa, share):
     # paper: while eta <= kappa; released: while kappa >= 2. Beyond, a large enough bonus does flip it.
-    for made in (_tilted(adv, bonus, share * kappa, kappa, "paper"), _tilted(adv, bonus, eta, 1.01 + kappa, "released")):
+    for made in (
+        _tilted(adv, bonus, share * kappa, kappa, "paper"),
+        _tilted(adv, bonus, eta, 1.01 + kappa, "released"),
+    ):
         assert math.copysign(1, made) == math.copysign(1, adv) if adv else made == 0
     against = math.copysign(1e3, -adv)
     assert _tilted(adv, against, 1.01 * kappa, kappa, "paper") * adv < 0 or abs(adv) < 1e-9
@@ -224,7 +288,9 @@ def the_exploration_signal_is_the_same_with_modes_and_weights_exchanged(sizes, w
 
 
 @holds(sizes=groups, width=widths, seed=seeds, scale=st.floats(0.1, 10), shift=st.floats(-10, 10))
-def a_standardized_signal_has_mean_0_and_deviation_1_whatever_its_scale(sizes, width, seed, scale, shift):
+def a_standardized_signal_has_mean_0_and_deviation_1_whatever_its_scale(
+    sizes, width, seed, scale, shift
+):
     scored, eps = batch(sizes, width, seed), 1e-12
     signal, mask, ids = scored.logp["he"], scored.mask, scored.group_ids
     made = advantages.standardize_in_group(signal, mask, ids, eps)
@@ -240,8 +306,9 @@ def a_standardized_signal_has_mean_0_and_deviation_1_whatever_its_scale(sizes, w
 @holds(sizes=groups, width=widths, seed=seeds)
 def entropy_driven_weights_are_positive_and_average_to_one_where_inverted(sizes, width, seed):
     scored = batch(sizes, width, seed)
-    weight = advantages.entropy_driven(torch.ones_like(scored.rewards), scored.entropy["normal"], scored.mask,
-                                       scored.group_ids)
+    weight = advantages.entropy_driven(
+        torch.ones_like(scored.rewards), scored.entropy["normal"], scored.mask, scored.group_ids
+    )
     assert (weight > 0).all()
     for label in scored.group_ids.unique():  # 1 / weight = P / mean P
         close((1 / weight[scored.group_ids == label]).mean(), torch.ones((), dtype=torch.float64))
@@ -250,25 +317,42 @@ def entropy_driven_weights_are_positive_and_average_to_one_where_inverted(sizes,
 @holds(sizes=groups, width=widths, seed=seeds, alpha=st.floats(0, 2), kappa=st.floats(1, 5))
 def the_entropy_advantage_raises_by_at_most_its_share(sizes, width, seed, alpha, kappa):
     scored = batch(sizes, width, seed)
-    adv = advantages.group_relative(scored.rewards, scored.group_ids)[:, None].expand(scored.mask.shape)
+    adv = advantages.group_relative(scored.rewards, scored.group_ids)[:, None].expand(
+        scored.mask.shape
+    )
     raised = advantages.entropy_advantage(adv, scored.entropy["normal"], alpha, kappa) - adv
     assert ((0 <= raised) & (raised <= adv.abs() / kappa + 1e-15)).all()
     assert (raised <= alpha * scored.entropy["normal"] + 1e-15).all()
 
 
 # --- log-probs and entropy ------------------------------------------------------------------------------------------
-@holds(vocabulary=st.integers(1, 40), seed=seeds, spread=st.floats(0, 50), temperature=st.floats(0.1, 10), shift=wide)
-def entropy_is_between_0_and_log_v_and_probabilities_add_up(vocabulary, seed, spread, temperature, shift):
+@holds(
+    vocabulary=st.integers(1, 40),
+    seed=seeds,
+    spread=st.floats(0, 50),
+    temperature=st.floats(0.1, 10),
+    shift=wide,
+)
+def entropy_is_between_0_and_log_v_and_probabilities_add_up(
+    vocabulary, seed, spread, temperature, shift
+):
     logits = spread * torch.randn(vocabulary, dtype=torch.float64, generator=random_of(seed))
     every = torch.arange(vocabulary)
     logp, entropy = logprobs_and_entropy(logits.expand(vocabulary, -1), every, temperature)
     assert (logp <= 0).all() and -1e-12 <= entropy[0] <= math.log(vocabulary) + 1e-12
     close(logp.exp().sum(), torch.ones((), dtype=torch.float64))
     close(entropy[0], -(logp.exp() * logp).sum())
-    close(logprobs_and_entropy((logits + shift).expand(vocabulary, -1), every, temperature)[0], logp, 1e-8)
+    close(
+        logprobs_and_entropy((logits + shift).expand(vocabulary, -1), every, temperature)[0],
+        logp,
+        1e-8,
+    )
     hotter = logprobs_and_entropy(logits[None], every[:1], 1.5 * temperature)[1]
     assert hotter[0] >= entropy[0] - 1e-9
-    close(logprobs_and_entropy(0 * logits[None], every[:1], temperature)[1][0], torch.tensor(vocabulary).double().log())
+    close(
+        logprobs_and_entropy(0 * logits[None], every[:1], temperature)[1][0],
+        torch.tensor(vocabulary).double().log(),
+    )
 
 
 # --- masks and means ------------------------------------------------------------------------------------------------
@@ -282,9 +366,18 @@ def forking_keeps_the_right_number_and_none_below_one_left_out(sizes, width, see
     assert len(left) == 0 or entropy[chosen].min() >= left.max()
 
 
-@holds(sizes=groups, width=widths, seed=seeds, ratio=st.floats(1e-4, 1), lower=st.floats(-1, 1), band=st.floats(0, 4),
-       step=st.floats(0, 1))
-def clip_cov_drops_the_right_number_and_candidates_alone(sizes, width, seed, ratio, lower, band, step):
+@holds(
+    sizes=groups,
+    width=widths,
+    seed=seeds,
+    ratio=st.floats(1e-4, 1),
+    lower=st.floats(-1, 1),
+    band=st.floats(0, 4),
+    step=st.floats(0, 1),
+)
+def clip_cov_drops_the_right_number_and_candidates_alone(
+    sizes, width, seed, ratio, lower, band, step
+):
     scored = batch(sizes, width, seed)
     logp, mask = scored.logp["normal"], scored.mask
     old, adv = logp + step * torch.sin(7 * logp), scored.entropy["he"] - 1
@@ -297,10 +390,22 @@ def clip_cov_drops_the_right_number_and_candidates_alone(sizes, width, seed, rat
     assert (mask & ~keep).sum() == min(int(candidates.sum()), max(1, int(ratio * int(mask.sum()))))
 
 
-@holds(sizes=groups, width=widths, seed=seeds, cuts=st.lists(st.floats(0, 1), max_size=4), a=wide, b=wide)
+@holds(
+    sizes=groups,
+    width=widths,
+    seed=seeds,
+    cuts=st.lists(st.floats(0, 1), max_size=4),
+    a=wide,
+    b=wide,
+)
 def the_token_mean_is_linear_and_the_sum_of_its_parts(sizes, width, seed, cuts, a, b):
     scored = batch(sizes, width, seed)
-    x, y, mask, total = scored.logp["normal"], scored.entropy["normal"], scored.mask, int(scored.mask.sum())
+    x, y, mask, total = (
+        scored.logp["normal"],
+        scored.entropy["normal"],
+        scored.mask,
+        int(scored.mask.sum()),
+    )
     whole = losses.token_mean(x, mask)
     edges = [0, *sorted(round(cut * len(x)) for cut in cuts), len(x)]
     close(sum(losses.token_mean(x[i:j], mask[i:j], total) for i, j in zip(edges, edges[1:])), whole)
@@ -308,7 +413,14 @@ def the_token_mean_is_linear_and_the_sum_of_its_parts(sizes, width, seed, cuts, 
     close(losses.token_mean(x, mask, 3 * total), whole / 3)
 
 
-@holds(sizes=groups, width=widths, seed=seeds, step=st.floats(0, 2), low=st.floats(0, 0.9), high=st.floats(0, 2))
+@holds(
+    sizes=groups,
+    width=widths,
+    seed=seeds,
+    step=st.floats(0, 2),
+    low=st.floats(0, 0.9),
+    high=st.floats(0, 2),
+)
 def the_surrogate_is_pessimistic_and_plain_inside_its_clip(sizes, width, seed, step, low, high):
     scored = batch(sizes, width, seed)
     old, adv = scored.logp["normal"], scored.entropy["he"] - 1
@@ -316,7 +428,10 @@ def the_surrogate_is_pessimistic_and_plain_inside_its_clip(sizes, width, seed, s
     made, plain = losses.clipped_surrogate(logp, old, adv, low, high), -(logp - old).exp() * adv
     made.sum().backward()
     rho = (logp - old).exp().detach()
-    inside, stopped = (1 - low < rho) & (rho < 1 + high), torch.where(adv > 0, rho > 1 + high, rho < 1 - low)
+    inside, stopped = (
+        (1 - low < rho) & (rho < 1 + high),
+        torch.where(adv > 0, rho > 1 + high, rho < 1 - low),
+    )
     assert (made >= plain - 1e-12).all()
     close(made[inside], plain[inside])
     close(logp.grad[inside], -(rho * adv)[inside])
@@ -328,9 +443,12 @@ extreme = [-1e30, -math.inf, 88.72, 88.73, 709.7, 709.8, 1e30, math.inf]
 log_ratios = st.one_of(st.floats(-2, 2), st.floats(-1e3, 1e3), st.sampled_from(extreme))
 
 
-@holds(entries=st.lists(st.tuples(log_ratios, st.floats(-100, 100)), min_size=1, max_size=12),
-       dtype=st.sampled_from([torch.float32, torch.float64]),
-       low=st.floats(0, 0.9), high=st.floats(0, 2))
+@holds(
+    entries=st.lists(st.tuples(log_ratios, st.floats(-100, 100)), min_size=1, max_size=12),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    low=st.floats(0, 0.9),
+    high=st.floats(0, 2),
+)
 def the_surrogate_is_finite_and_as_written_where_that_is_finite(entries, dtype, low, high):
     log_ratio, adv = (torch.tensor([values], dtype=dtype) for values in zip(*entries, strict=True))
     ours, plain = log_ratio.clone().requires_grad_(), log_ratio.clone().requires_grad_()

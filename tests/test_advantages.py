@@ -75,7 +75,9 @@ def test_group_relative_names_the_shapes_that_do_not_fit():
 # --- eq. 6 ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("alpha, expected", [(0.5, four.SIGNAL), (0.25, four.SIGNAL_QUARTER)])
 def test_exploration_signal_of_the_four_rollouts(alpha, expected):
-    logp_he, logp_normal = (f64(four.padded(rows, 0.0)) for rows in (four.LOGP_HE, four.LOGP_NORMAL))
+    logp_he, logp_normal = (
+        f64(four.padded(rows, 0.0)) for rows in (four.LOGP_HE, four.LOGP_NORMAL)
+    )
     signal = advantages.exploration_signal(logp_he, logp_normal, alpha)
     assert signal.shape == (4, 3)
     close(signal[MASK], valid(expected))
@@ -114,22 +116,31 @@ def test_standardize_in_group_weighs_tokens_not_responses():
 
 def test_standardize_in_group_is_zero_and_finite_for_a_group_without_spread():
     # one token alone, equal tokens, and a group that has no valid token at all
-    signal, mask = f64([[2, NAN], [3, 3], [NAN, NAN]]), torch.tensor([[1, 0], [1, 1], [0, 0]]).bool()
+    signal, mask = (
+        f64([[2, NAN], [3, 3], [NAN, NAN]]),
+        torch.tensor([[1, 0], [1, 1], [0, 0]]).bool(),
+    )
     out = advantages.standardize_in_group(signal, mask, torch.tensor([0, 1, 2]))
     assert out.tolist() == [[0, 0], [0, 0], [0, 0]]
 
 
 def test_standardize_in_group_keeps_dtype_and_names_the_shapes_that_do_not_fit():
-    out = advantages.standardize_in_group(torch.ones(1, 2), torch.ones(1, 2).bool(), torch.tensor([0]))
+    out = advantages.standardize_in_group(
+        torch.ones(1, 2), torch.ones(1, 2).bool(), torch.tensor([0])
+    )
     assert out.dtype == torch.float32
     with pytest.raises(ValueError, match=r"'signal': \(1, 2\), 'mask': \(1, 3\)"):
-        advantages.standardize_in_group(torch.ones(1, 2), torch.ones(1, 3).bool(), torch.tensor([0]))
+        advantages.standardize_in_group(
+            torch.ones(1, 2), torch.ones(1, 3).bool(), torch.tensor([0])
+        )
 
 
 # --- eq. 3 ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("variant, expected", [("paper", four.PAPER), ("released", four.RELEASED)])
 def test_high_entropy_advantage_of_the_four_rollouts(variant, expected):
-    out = advantages.high_entropy(f64(four.ADVANTAGES), f64(four.BONUS), four.ETA, four.KAPPA, variant)
+    out = advantages.high_entropy(
+        f64(four.ADVANTAGES), f64(four.BONUS), four.ETA, four.KAPPA, variant
+    )
     assert out.shape == (4, 3)
     close(out[MASK], valid(expected))
 
@@ -143,7 +154,9 @@ def test_high_entropy_follows_the_paper_unless_told():
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_a_dead_group_gets_no_bonus_whatever_the_signal(variant):
-    out = advantages.high_entropy(torch.zeros(2), torch.tensor([[3.0, -1e30], [1e30, 0.1]]), 1.0, 2.0, variant)
+    out = advantages.high_entropy(
+        torch.zeros(2), torch.tensor([[3.0, -1e30], [1e30, 0.1]]), 1.0, 2.0, variant
+    )
     assert out.tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
@@ -152,14 +165,29 @@ def test_high_entropy_is_detached_from_both_its_inputs():
     assert not advantages.high_entropy(adv, bonus, 0.03, 2.0).requires_grad
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: advantages.high_entropy(torch.ones(2, 1), torch.ones(2, 1), 0.1, 2.0), r"got \(2, 1\) and \(2, 1\)"),
-    (lambda: advantages.high_entropy(torch.ones(2), torch.ones(2), 0.1, 2.0), r"got \(2,\) and \(2,\)"),
-    (lambda: advantages.high_entropy(torch.ones(2), torch.ones(3, 1), 0.1, 2.0), r"got \(2,\) and \(3, 1\)"),
-    (lambda: advantages.high_entropy(torch.ones(1), torch.ones(1, 1), -0.1, 2.0), "eta=-0.1"),
-    (lambda: advantages.high_entropy(torch.ones(1), torch.ones(1, 1), 0.1, 0.5), "kappa=0.5"),
-    (lambda: advantages.high_entropy(torch.ones(1), torch.ones(1, 1), 0.1, 2.0, "theirs"), "'theirs'"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            lambda: advantages.high_entropy(torch.ones(2, 1), torch.ones(2, 1), 0.1, 2.0),
+            r"got \(2, 1\) and \(2, 1\)",
+        ),
+        (
+            lambda: advantages.high_entropy(torch.ones(2), torch.ones(2), 0.1, 2.0),
+            r"got \(2,\) and \(2,\)",
+        ),
+        (
+            lambda: advantages.high_entropy(torch.ones(2), torch.ones(3, 1), 0.1, 2.0),
+            r"got \(2,\) and \(3, 1\)",
+        ),
+        (lambda: advantages.high_entropy(torch.ones(1), torch.ones(1, 1), -0.1, 2.0), "eta=-0.1"),
+        (lambda: advantages.high_entropy(torch.ones(1), torch.ones(1, 1), 0.1, 0.5), "kappa=0.5"),
+        (
+            lambda: advantages.high_entropy(torch.ones(1), torch.ones(1, 1), 0.1, 2.0, "theirs"),
+            "'theirs'",
+        ),
+    ],
+)
 def test_high_entropy_names_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()
@@ -173,7 +201,10 @@ def test_entropy_advantage_adds_the_entropy_up_to_a_share_of_the_advantage():
 
 
 def test_entropy_advantage_takes_its_coefficients():
-    close(advantages.entropy_advantage(f64([[2, 2]]), f64([[1, 9]]), alpha=0.1, kappa=4.0), f64([[2.1, 2.5]]))
+    close(
+        advantages.entropy_advantage(f64([[2, 2]]), f64([[1, 9]]), alpha=0.1, kappa=4.0),
+        f64([[2.1, 2.5]]),
+    )
 
 
 def test_entropy_advantage_does_not_differentiate_the_entropy():
@@ -189,8 +220,13 @@ def test_entropy_advantage_names_the_shapes_that_do_not_fit():
 @pytest.mark.parametrize("fill", [0.0, 1e30, NAN])
 def test_entropy_driven_gives_confident_responses_more_weight(fill):
     # group 0: mean entropies 1 and (1 + 5) / 2 = 3, their mean 2: weights 2 and 2/3; group 1: one response, weight 1
-    entropy, mask = f64([[1, fill], [1, 5], [7, fill]]), torch.tensor([[1, 0], [1, 1], [1, 0]]).bool()
-    out = advantages.entropy_driven(f64([1, -3, 5]), entropy, mask, torch.tensor([0, 0, 1]), floor=0.0)
+    entropy, mask = (
+        f64([[1, fill], [1, 5], [7, fill]]),
+        torch.tensor([[1, 0], [1, 1], [1, 0]]).bool(),
+    )
+    out = advantages.entropy_driven(
+        f64([1, -3, 5]), entropy, mask, torch.tensor([0, 0, 1]), floor=0.0
+    )
     close(out, f64([2, -2, 5]))
 
 
@@ -204,14 +240,19 @@ def test_entropy_driven_floor_keeps_a_response_without_entropy_finite():
 
 def test_entropy_driven_does_not_differentiate_the_entropy():
     entropy = torch.ones(1, 2, requires_grad=True)
-    out = advantages.entropy_driven(torch.ones(1), entropy, torch.ones(1, 2).bool(), torch.tensor([0]))
+    out = advantages.entropy_driven(
+        torch.ones(1), entropy, torch.ones(1, 2).bool(), torch.tensor([0])
+    )
     assert not out.requires_grad
 
 
-@pytest.mark.parametrize("shapes, message", [
-    (((2,), (2, 3), (2, 4), (2,)), r"'entropy': \(2, 3\), 'mask': \(2, 4\)"),
-    (((2,), (2, 3), (2, 3), (3,)), r"'adv': \(2,\), 'group_ids': \(3,\)"),
-])
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        (((2,), (2, 3), (2, 4), (2,)), r"'entropy': \(2, 3\), 'mask': \(2, 4\)"),
+        (((2,), (2, 3), (2, 3), (3,)), r"'adv': \(2,\), 'group_ids': \(3,\)"),
+    ],
+)
 def test_entropy_driven_names_the_shapes_that_do_not_fit(shapes, message):
     adv, entropy, mask, groups = map(torch.ones, shapes)
     with pytest.raises(ValueError, match=message):
@@ -220,4 +261,6 @@ def test_entropy_driven_names_the_shapes_that_do_not_fit(shapes, message):
 
 def test_a_group_of_equal_signals_gives_exactly_zero_whatever_rounding_says():
     signal, mask = torch.full((1, 183), 5.3), torch.ones(1, 183, dtype=torch.bool)
-    assert (advantages.standardize_in_group(signal, mask, torch.zeros(1, dtype=torch.long)) == 0).all()
+    assert (
+        advantages.standardize_in_group(signal, mask, torch.zeros(1, dtype=torch.long)) == 0
+    ).all()

@@ -17,7 +17,9 @@ def found(tmp_path_factory):
 
 
 # --- best of n ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("samples, correct, n", [(4, 1, 2), (5, 2, 3), (6, 0, 3), (4, 4, 1), (5, 3, 5), (4, 1, 0)])
+@pytest.mark.parametrize(
+    "samples, correct, n", [(4, 1, 2), (5, 2, 3), (6, 0, 3), (4, 4, 1), (5, 3, 5), (4, 1, 0)]
+)
 def test_best_of_n_is_the_share_of_all_draws_that_hold_a_right_response(samples, correct, n):
     responses = [k < correct for k in range(samples)]
     draws = list(itertools.combinations(responses, n))
@@ -31,7 +33,12 @@ def test_best_of_n_refuses_what_cannot_be(correct, samples, n):
 
 
 def test_half_of_the_budget_in_each_mode_solves_what_either_solves(found):
-    table = analyses.best_of_n(*found).query("method == 'policy_split' and seed == 1").set_index(["sampling", "n"]).accuracy
+    table = (
+        analyses.best_of_n(*found)
+        .query("method == 'policy_split' and seed == 1")
+        .set_index(["sampling", "n"])
+        .accuracy
+    )
     # of 4 samples q1 has 2 right in the normal mode and 1 in the HE mode, q2 0 and 4, q3 none, q4 1 and 0
     assert table["normal", 1] == pytest.approx(100 * (2 / 4 + 0 + 0 + 1 / 4) / 4)
     assert table["normal", 2] == pytest.approx(100 * ((1 - 1 / 6) + 0 + 0 + 1 / 2) / 4)
@@ -48,53 +55,98 @@ def test_dynamics_hold_measured_steps_only_and_start_is_the_first_and_the_end_a_
     assert 2 not in set(table.step) and len(table.query("method == 'grpo' and seed == 1")) == 10
     ends = analyses.start_and_end(*found).query("method == 'policy_split' and seed == 1").iloc[0]
     assert ends.kl_he_from_normal_start == pytest.approx(0.001 * 1 + 0.0001)
-    assert ends.kl_he_from_normal_end == pytest.approx(0.001 * (26 + 31 + 36 + 41 + 46) / 5 + 0.0001)
+    assert ends.kl_he_from_normal_end == pytest.approx(
+        0.001 * (26 + 31 + 36 + 41 + 46) / 5 + 0.0001
+    )
     assert ends.kl_he_from_normal_peak == ends.kl_he_from_normal_end  # it only grows
-    assert "eta_1" not in set(table.method) and set(analyses.dynamics(*found, variants=True).method) >= {"eta_1", "unshared"}
+    assert "eta_1" not in set(table.method) and set(
+        analyses.dynamics(*found, variants=True).method
+    ) >= {"eta_1", "unshared"}
 
 
-def test_learning_is_accuracy_above_grpos_of_the_same_seed_in_each_quarter_and_peaks_are_found_inside(tmp_path):
+def test_learning_is_accuracy_above_grpos_of_the_same_seed_in_each_quarter_and_peaks_are_found_inside(
+    tmp_path,
+):
     profile, folder = evidence.write(tmp_path)
     path = folder / "runs" / "policy_split-0.2m-s2" / "metrics.csv"
     metrics = pd.read_csv(path)  # of 150 steps the first quarter ends with step 37
     metrics.loc[metrics.step > 37, ["accuracy_he", "kl_he_from_normal"]] = [0.8, 0.0]
     metrics.loc[metrics.step == 46, "accuracy_normal"] = 0.7
-    for path, metrics in ((path, metrics), (grpo := path.parents[1] / "grpo-0.2m-s2" / "metrics.csv", pd.read_csv(grpo))):
-        metrics.loc[len(metrics)] = metrics.iloc[-1].replace(46, 150)  # the last step belongs to the last quarter
+    for path, metrics in (
+        (path, metrics),
+        (grpo := path.parents[1] / "grpo-0.2m-s2" / "metrics.csv", pd.read_csv(grpo)),
+    ):
+        metrics.loc[len(metrics)] = metrics.iloc[-1].replace(
+            46, 150
+        )  # the last step belongs to the last quarter
         metrics.to_csv(path, index=False)
     table = analyses.learning(profile, folder).query("seed == 2").set_index(["method", "mode"])
-    assert table.quarter_1["policy_split", "he"] == pytest.approx(-10) and table.quarter_2["policy_split", "he"] == pytest.approx(30)
-    assert table.quarter_2["policy_split", "normal"] == pytest.approx(10)  # steps 41 and 46: 50 and 70 against 50
-    assert table.quarter_2["policy_split_released", "he"] == pytest.approx(-10) and table.quarter_3.isna().all()
+    assert table.quarter_1["policy_split", "he"] == pytest.approx(-10) and table.quarter_2[
+        "policy_split", "he"
+    ] == pytest.approx(30)
+    assert table.quarter_2["policy_split", "normal"] == pytest.approx(
+        10
+    )  # steps 41 and 46: 50 and 70 against 50
+    assert (
+        table.quarter_2["policy_split_released", "he"] == pytest.approx(-10)
+        and table.quarter_3.isna().all()
+    )
     assert table.quarter_4["policy_split", "he"] == pytest.approx(30)
     assert not {"grpo", "original", "eta_1"} & set(table.index.get_level_values("method"))
-    ends = analyses.start_and_end(profile, folder).query("method == 'policy_split' and seed == 2").iloc[0]
-    assert ends.kl_he_from_normal_peak == pytest.approx(0.001 * (16 + 21 + 26 + 31 + 36) / 5 + 0.0002)
-    smooth = analyses.dynamics(profile, folder).query("method == 'policy_split' and seed == 2").set_index("step").accuracy_normal
+    ends = (
+        analyses.start_and_end(profile, folder)
+        .query("method == 'policy_split' and seed == 2")
+        .iloc[0]
+    )
+    assert ends.kl_he_from_normal_peak == pytest.approx(
+        0.001 * (16 + 21 + 26 + 31 + 36) / 5 + 0.0002
+    )
+    smooth = (
+        analyses.dynamics(profile, folder)
+        .query("method == 'policy_split' and seed == 2")
+        .set_index("step")
+        .accuracy_normal
+    )
     assert smooth[46] == pytest.approx((4 * 0.5 + 0.7) / 5) and smooth[1] == 0.5
 
 
 def test_the_distance_between_modes_is_half_the_sum_of_the_differences_of_their_shares(found):
     table = analyses.behaviour(*found).query("seed == 1").set_index("method")
-    assert table.distance["policy_split"] == pytest.approx(0.3) and table.distance["grpo"] == pytest.approx(0.1)
+    assert table.distance["policy_split"] == pytest.approx(0.3) and table.distance[
+        "grpo"
+    ] == pytest.approx(0.1)
     assert 0 < table.chance["grpo"] < 0.05 and table.kl["policy_split"] == 0.2
 
 
 def test_prompts_are_told_as_changes_from_the_same_runs_normal_mode(found):
-    row = analyses.prompt_generalization(*found).query("method == 'grpo' and seed == 2 and prompt == 'trained'").iloc[0]
-    assert row.entropy_change == pytest.approx(0.05 + 0.002) and row.accuracy_change == pytest.approx(-10)
+    row = (
+        analyses.prompt_generalization(*found)
+        .query("method == 'grpo' and seed == 2 and prompt == 'trained'")
+        .iloc[0]
+    )
+    assert row.entropy_change == pytest.approx(
+        0.05 + 0.002
+    ) and row.accuracy_change == pytest.approx(-10)
     assert "none" not in set(analyses.prompt_generalization(*found).prompt)
 
 
 def test_cost_is_the_mean_step_and_its_parts(found):
     row = analyses.cost(*found).query("method == 'policy_split' and seed == 3").iloc[0]
-    assert (row.seconds_sample, row.seconds_score, row.seconds_update, row.seconds) == (4.0, 0.5, 2.0, 6.5)
+    assert (row.seconds_sample, row.seconds_score, row.seconds_update, row.seconds) == (
+        4.0,
+        0.5,
+        2.0,
+        6.5,
+    )
 
 
 def test_the_bonus_is_told_by_kind_beside_the_advantage(found):
     table = analyses.bonus_by_kind(*found).set_index("kind")
     assert table.mean_bonus["plan"] == 1.5 and table.paper_median["sum"] == pytest.approx(0.015)
-    assert table.released_max["plan"] == pytest.approx(0.12) and table.tokens.to_dict() == {"plan": 2, "sum": 1}
+    assert table.released_max["plan"] == pytest.approx(0.12) and table.tokens.to_dict() == {
+        "plan": 2,
+        "sum": 1,
+    }
 
 
 def test_over_seeds_gives_means_and_students_interval():
@@ -108,30 +160,59 @@ def test_over_seeds_gives_means_and_students_interval():
 def test_ablations_are_paired_with_policy_split_of_the_same_eta_and_eta_with_grpo(found):
     table = tables.ablations(*found)
     beyond = table[table.reference == "clip_order"]
-    assert set(beyond.variant) == {"policy_split_released"} and beyond["mode"].tolist() == ["normal", "he"]
-    assert beyond.average_acc_change.isna().all() and (beyond.seeds == 3).all()  # clip_order was not run
+    assert set(beyond.variant) == {"policy_split_released"} and beyond["mode"].tolist() == [
+        "normal",
+        "he",
+    ]
+    assert (
+        beyond.average_acc_change.isna().all() and (beyond.seeds == 3).all()
+    )  # clip_order was not run
     table = table.drop(beyond.index).set_index(["variant", "mode"])
-    assert table.reference["eta_1", "he"] == "grpo" and table.average_acc_change["eta_1", "normal"] == pytest.approx(-10)
-    assert table.reference["unshared", "he"] == "eta_1" and table.average_acc_change["unshared", "he"] == pytest.approx(2)
-    assert table.average_acc_change_ci["unshared", "he"] == pytest.approx(0)  # the seeds' jitter cancels in pairs
-    assert table.reference["policy_split_released", "normal"] == "policy_split" == table.reference["doubled", "normal"]
-    assert table.seeds["doubled", "normal"] == 0 and math.isnan(table.average_acc["doubled", "normal"])  # not run: a blank
+    assert table.reference["eta_1", "he"] == "grpo" and table.average_acc_change[
+        "eta_1", "normal"
+    ] == pytest.approx(-10)
+    assert table.reference["unshared", "he"] == "eta_1" and table.average_acc_change[
+        "unshared", "he"
+    ] == pytest.approx(2)
+    assert table.average_acc_change_ci["unshared", "he"] == pytest.approx(
+        0
+    )  # the seeds' jitter cancels in pairs
+    assert (
+        table.reference["policy_split_released", "normal"]
+        == "policy_split"
+        == table.reference["doubled", "normal"]
+    )
+    assert table.seeds["doubled", "normal"] == 0 and math.isnan(
+        table.average_acc["doubled", "normal"]
+    )  # not run: a blank
     assert table.kl_end["eta_1", "he"] == pytest.approx(0.0362)
 
 
 def test_table_2_is_the_mean_over_prompts_then_seeds_in_both_modes(found):
     table = tables.table2(*found).set_index("label")
-    assert table.div_2gram["Policy Split + HE prompt"] == 62 and table.div_2gram["GRPO + HE prompt"] == 52
-    assert table.div_2gram_ci["GRPO"] == pytest.approx(4.3027 / 3**0.5, rel=1e-4)  # t of 2 degrees of freedom; s = 1
+    assert (
+        table.div_2gram["Policy Split + HE prompt"] == 62
+        and table.div_2gram["GRPO + HE prompt"] == 52
+    )
+    assert table.div_2gram_ci["GRPO"] == pytest.approx(
+        4.3027 / 3**0.5, rel=1e-4
+    )  # t of 2 degrees of freedom; s = 1
 
 
 def test_judged_stories_are_blank_where_no_judge_is_configured(found, monkeypatch, tmp_path):
     for name in ("URL", "MODELS", "KEY"):
         monkeypatch.delenv(f"PSLIB_JUDGE_{name}", raising=False)
-    assert list(tables.judged(*found).columns) == ["size", "label", "judge", *tables.creative.RUBRICS]
+    assert list(tables.judged(*found).columns) == [
+        "size",
+        "label",
+        "judge",
+        *tables.creative.RUBRICS,
+    ]
     folder = tmp_path / "runs" / "grpo-0.2m-s1"
     folder.mkdir(parents=True)
-    pd.DataFrame({"mode": "he", "prompt": "p", "sample": [0, 1], "story": ["a", "b"]}).to_parquet(folder / "story_texts.parquet")
+    pd.DataFrame({"mode": "he", "prompt": "p", "sample": [0, 1], "story": ["a", "b"]}).to_parquet(
+        folder / "story_texts.parquet"
+    )
     row = tables.judged(found[0], tmp_path).iloc[0]
     assert row.label == "GRPO + HE prompt" and row.judge == "" and math.isnan(row.creativity)
 
@@ -144,7 +225,10 @@ def test_every_artefact_is_written_from_results_alone_and_has_content(tmp_path):
     assert names == list(artefacts.ARTEFACTS)
     for name, artefact in artefacts.ARTEFACTS.items():
         for table in artefact.tables:
-            assert len(pd.read_csv(folder / "tables" / f"{table}.csv")) > 0 and (folder / "tables" / f"{table}.md").stat().st_size > 50
+            assert (
+                len(pd.read_csv(folder / "tables" / f"{table}.csv")) > 0
+                and (folder / "tables" / f"{table}.md").stat().st_size > 50
+            )
         for figure in artefact.figures:
             for kind in ("svg", "png"):
                 assert (folder / "figures" / f"{figure}.{kind}").stat().st_size > 5000
@@ -156,11 +240,17 @@ def test_a_profile_without_results_has_empty_artefacts_and_no_error(tmp_path):
         for artefact in artefacts.ARTEFACTS:
             if artefacts.ARTEFACTS[artefact].needs(profile):
                 artefacts.write(profile, artefact, tmp_path / name)
-    assert pd.read_csv(tmp_path / "nano" / "tables" / "verdicts.csv").verdict.eq("not testable here").all()
+    assert (
+        pd.read_csv(tmp_path / "nano" / "tables" / "verdicts.csv")
+        .verdict.eq("not testable here")
+        .all()
+    )
 
 
 def test_an_unknown_artefact_is_refused():
-    with pytest.raises(ValueError, match="no artefact is called 'table3'; there are table1_general"):
+    with pytest.raises(
+        ValueError, match="no artefact is called 'table3'; there are table1_general"
+    ):
         artefacts.write(runs.load_profile("smoke"), "table3")
 
 
@@ -178,18 +268,35 @@ def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
     figure = figures.dynamics(*found)
     accuracy, entropy, kl = figure.axes  # one size has results: one column
     assert [line.get_ydata()[0] for line in accuracy.lines[:3]] == pytest.approx([0.5, 0.5, 0.4])
-    assert [line.get_label() for line in entropy.lines] == ["GRPO", "Policy Split", "Policy Split, HE mode",
-                                                            "Policy Split (released code's bonus)",
-                                                            "Policy Split (released code's bonus), HE mode"]
+    assert [line.get_label() for line in entropy.lines] == [
+        "GRPO",
+        "Policy Split",
+        "Policy Split, HE mode",
+        "Policy Split (released code's bonus)",
+        "Policy Split (released code's bonus), HE mode",
+    ]
     assert len(kl.lines) == 2 and kl.lines[0].get_ydata()[0] == pytest.approx(0.001 + 0.0002)
     figures.plt.close(figure)
 
 
-@pytest.mark.parametrize("name", ["accuracy_against_entropy", "dynamics", "eta_ablation", "part_ablation", "prompt_generalization",
-                                  "creative", "checks"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "accuracy_against_entropy",
+        "dynamics",
+        "eta_ablation",
+        "part_ablation",
+        "prompt_generalization",
+        "creative",
+        "checks",
+    ],
+)
 def test_a_figure_with_intervals_says_what_they_are_over(found, name):
     figure = getattr(figures, name)(*found)
-    assert any(text.get_text().startswith("95% intervals over seeds of one base model") for text in figure.texts)
+    assert any(
+        text.get_text().startswith("95% intervals over seeds of one base model")
+        for text in figure.texts
+    )
     figures.plt.close(figure)
 
 
@@ -201,20 +308,29 @@ def test_a_figure_of_single_runs_speaks_of_no_interval(tmp_path):
 
 def test_the_training_curves_of_a_variant_are_drawn(found):
     figure = figures.training_curves(found[0], "0.2m", methods=("eta_1",), folder=found[1])
-    assert [line.get_label() for line in figure.axes[1].lines if not line.get_label().startswith("_")] == [
-        "Policy Split, eta 1.0", "Policy Split, eta 1.0, HE mode"]
+    assert [
+        line.get_label() for line in figure.axes[1].lines if not line.get_label().startswith("_")
+    ] == ["Policy Split, eta 1.0", "Policy Split, eta 1.0, HE mode"]
     figures.plt.close(figure)
 
 
-def test_the_training_curves_of_one_run_are_drawn_though_the_grid_has_no_such_run_and_of_base_models_together(tmp_path):
+def test_the_training_curves_of_one_run_are_drawn_though_the_grid_has_no_such_run_and_of_base_models_together(
+    tmp_path,
+):
     evidence.write_parting(tmp_path, split=[0.03, 0.05])
     split, folder = runs.load_profile("split"), tmp_path / "split"
-    (folder / "runs" / "policy_split-0.2m.b1-s1").rename(folder / "runs" / "policy_split_unshared-0.2m.b1-s9")
+    (folder / "runs" / "policy_split-0.2m.b1-s1").rename(
+        folder / "runs" / "policy_split_unshared-0.2m.b1-s9"
+    )
     evidence.write_parting(tmp_path / "more", split=[0.03, 0.05])
-    for root, size, method, seeds, count in ((folder, "0.2m.b1", "policy_split_unshared", (9,), 1),
-                                             (tmp_path / "more" / "split", "0.2m", "policy_split", None, 2)):
+    for root, size, method, seeds, count in (
+        (folder, "0.2m.b1", "policy_split_unshared", (9,), 1),
+        (tmp_path / "more" / "split", "0.2m", "policy_split", None, 2),
+    ):
         figure = figures.training_curves(split, size, methods=(method,), seeds=seeds, folder=root)
-        assert len(figure.axes[0].lines) == 2 * (count + 1)  # two modes, in each the runs and their mean
+        assert len(figure.axes[0].lines) == 2 * (
+            count + 1
+        )  # two modes, in each the runs and their mean
         figures.plt.close(figure)
 
 
@@ -222,16 +338,24 @@ def test_derivations_are_read_from_responses_or_from_what_was_published_of_them(
     profile, folder = evidence.write(tmp_path)
     path = folder / "runs" / "policy_split-0.2m-s2" / "evaluation.csv"
     table = pd.read_csv(path)
-    table.loc[(table.suite == "long") & (table["mode"] == "he") & (table.index % 4 == 0), "derivation"] = "pairs"
+    table.loc[
+        (table.suite == "long") & (table["mode"] == "he") & (table.index % 4 == 0), "derivation"
+    ] = "pairs"
     table.to_csv(path, index=False)
     whole = analyses.derivations(profile, folder)
-    row = whole[(whole.method == "policy_split") & (whole.seed == 2)].set_index(["suite", "mode"]).loc[("long", "he")]
+    row = (
+        whole[(whole.method == "policy_split") & (whole.seed == 2)]
+        .set_index(["suite", "mode"])
+        .loc[("long", "he")]
+    )
     assert (row.steps, row.pairs, row.glance, row.accuracy) == (0.75, 0.25, 0, 0.75)
     for path in folder.glob("runs/*/evaluation.csv"):
         table = pd.read_csv(path)
         evaluate.derivations(table).to_csv(path.with_name("derivations.csv"), index=False)
         evaluate.condensed(table).to_csv(path, index=False)
-    pd.testing.assert_frame_equal(analyses.derivations(profile, folder)[whole.columns], whole, check_like=True)
+    pd.testing.assert_frame_equal(
+        analyses.derivations(profile, folder)[whole.columns], whole, check_like=True
+    )
 
 
 def test_base_models_with_one_run_each_are_seeds_of_one_row(tmp_path):
@@ -239,40 +363,87 @@ def test_base_models_with_one_run_each_are_seeds_of_one_row(tmp_path):
     for which, accuracy in (("", 50), (".b1", 60), (".b3", 64)):
         run = tmp_path / "runs" / f"grpo-0.2m{which}-s1"
         run.mkdir(parents=True)
-        evidence.evaluation(0, 0, {"normal": (accuracy, 0.4)}, 0).to_csv(run / "evaluation.csv", index=False)
-        pd.DataFrame({"step": [1], "accuracy_normal": 0.5, "entropy_bits_normal": 0.4}).to_csv(run / "metrics.csv", index=False)
+        evidence.evaluation(0, 0, {"normal": (accuracy, 0.4)}, 0).to_csv(
+            run / "evaluation.csv", index=False
+        )
+        pd.DataFrame({"step": [1], "accuracy_normal": 0.5, "entropy_bits_normal": 0.4}).to_csv(
+            run / "metrics.csv", index=False
+        )
     table = tables.table1(profile, tmp_path).set_index("label")
-    assert set(table["size"]) == {"0.2m"} and table.seeds["GRPO"] == 3 and table.average_acc["GRPO"] == pytest.approx(58)
+    assert (
+        set(table["size"]) == {"0.2m"}
+        and table.seeds["GRPO"] == 3
+        and table.average_acc["GRPO"] == pytest.approx(58)
+    )
     assert table.runs["GRPO"] == "grpo-0.2m-s1 grpo-0.2m.b1-s1 grpo-0.2m.b3-s1"
-    assert analyses.dynamics(profile, tmp_path)[["size", "seed"]].to_numpy().tolist() == [["0.2m", 0], ["0.2m", 1], ["0.2m", 3]]
+    assert analyses.dynamics(profile, tmp_path)[["size", "seed"]].to_numpy().tolist() == [
+        ["0.2m", 0],
+        ["0.2m", 1],
+        ["0.2m", 3],
+    ]
 
 
 def test_how_far_the_modes_part_is_told_over_base_models_of_both_worlds(tmp_path):
     evidence.write_parting(tmp_path, split=[0.03, 0.05], unheeded=[0.001, 0.002, 0.003])
     table = tables.parting(runs.load_profile("nano"), tmp_path / "nano").set_index("profile")
-    assert table.base_models.to_dict() == {"split": 2, "unheeded": 3} and (table.kl_start == 0.0005).all()
-    assert table.kl_end.to_list() == pytest.approx([0.04, 0.002]) and table.kl_end_ci["unheeded"] == pytest.approx(4.3027 * 0.001 / 3**0.5, rel=1e-4)
+    assert (
+        table.base_models.to_dict() == {"split": 2, "unheeded": 3}
+        and (table.kl_start == 0.0005).all()
+    )
+    assert table.kl_end.to_list() == pytest.approx([0.04, 0.002]) and table.kl_end_ci[
+        "unheeded"
+    ] == pytest.approx(4.3027 * 0.001 / 3**0.5, rel=1e-4)
     assert table.least["split"] == 0.03 and table.most["unheeded"] == 0.003
     assert table.parted.to_dict() == {"split": 1, "unheeded": 0}  # beyond 0.03, not at it
-    assert math.isnan(table.p["split"]) and table.p["unheeded"] == 2 / 10  # of the ten ways to choose two of five ranks
+    assert (
+        math.isnan(table.p["split"]) and table.p["unheeded"] == 2 / 10
+    )  # of the ten ways to choose two of five ranks
     assert table.distance.isna().all()  # no one asked what they do
     for which, moved in ((0, 0.1), (1, 0.3)):
         prompts = evidence.prompts_of("grpo", 1)
-        prompts.loc[prompts.prompt == "trained", ["share_steps", "share_halves"]] = [0.2 + moved, 0.6 - moved]
-        prompts.to_csv(tmp_path / "split" / "runs" / f"policy_split-0.2m{f'.b{which}' if which else ''}-s1" / "prompts.csv", index=False)
+        prompts.loc[prompts.prompt == "trained", ["share_steps", "share_halves"]] = [
+            0.2 + moved,
+            0.6 - moved,
+        ]
+        prompts.to_csv(
+            tmp_path
+            / "split"
+            / "runs"
+            / f"policy_split-0.2m{f'.b{which}' if which else ''}-s1"
+            / "prompts.csv",
+            index=False,
+        )
     table = tables.parting(runs.load_profile("nano"), tmp_path / "nano").set_index("profile")
-    assert table.distance["split"] == pytest.approx(0.2) and 0 < table.chance["split"] < 0.1 and math.isnan(table.distance["unheeded"])
-    assert table.what.to_dict() == {"split": "eq. 3 with eta 2", "unheeded": tables.PARTING["unheeded", "policy_split"]}
+    assert (
+        table.distance["split"] == pytest.approx(0.2)
+        and 0 < table.chance["split"] < 0.1
+        and math.isnan(table.distance["unheeded"])
+    )
+    assert table.what.to_dict() == {
+        "split": "eq. 3 with eta 2",
+        "unheeded": tables.PARTING["unheeded", "policy_split"],
+    }
 
 
 def test_parting_is_paired_where_profiles_share_their_base_models_and_says_by_which_test(tmp_path):
-    evidence.write_parting(tmp_path, split=[0.03, 0.05, 0.06], unrewarded=[0.002, 0.06, 0.001], unheeded=[0.002, 0.055, 0.001])
+    evidence.write_parting(
+        tmp_path,
+        split=[0.03, 0.05, 0.06],
+        unrewarded=[0.002, 0.06, 0.001],
+        unheeded=[0.002, 0.055, 0.001],
+    )
     table = tables.parting(runs.load_profile("nano"), tmp_path / "nano").set_index("profile")
     # 0.028, -0.01 and 0.059 sum to 0.077: all signs alike, or the second turned, are as large: 4 of 8
-    assert table.p["unrewarded"] == 4 / 8 and table.test["unrewarded"] == "sign flip, paired by base model (least p 0.25)"
+    assert (
+        table.p["unrewarded"] == 4 / 8
+        and table.test["unrewarded"] == "sign flip, paired by base model (least p 0.25)"
+    )
     # the ranks 1, 2 and 5 of six: of the 20 ways to choose three, four sum to at most 8 and as many to at least 13
     assert table.p["unheeded"] == pytest.approx(8 / 20)
-    assert table.test["unheeded"] == "Mann-Whitney, other base models (least p 0.1)" and table.test["split"] == ""
+    assert (
+        table.test["unheeded"] == "Mann-Whitney, other base models (least p 0.1)"
+        and table.test["split"] == ""
+    )
 
 
 def test_a_run_that_is_missing_in_one_profile_is_no_pair(tmp_path):
@@ -281,39 +452,86 @@ def test_a_run_that_is_missing_in_one_profile_is_no_pair(tmp_path):
     assert table.p["unrewarded"] == 2 / 4 and "least p 0.5" in table.test["unrewarded"]
 
 
-SEEDS, SAMPLING = "seeds of one base model", "sampling seeds of one base model"  # of a model that is not trained
+SEEDS, SAMPLING = (
+    "seeds of one base model",
+    "sampling seeds of one base model",
+)  # of a model that is not trained
 
 
-@pytest.mark.parametrize("name", ["table1_general", "table1_effects", "derivations", "table2_creative", "ablations", "dynamics", "learning",
-                                  "best_of_n", "solved_by_one", "behaviour", "prompt_generalization", "cost", "checks", "by_question",
-                                  "worlds"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "table1_general",
+        "table1_effects",
+        "derivations",
+        "table2_creative",
+        "ablations",
+        "dynamics",
+        "learning",
+        "best_of_n",
+        "solved_by_one",
+        "behaviour",
+        "prompt_generalization",
+        "cost",
+        "checks",
+        "by_question",
+        "worlds",
+    ],
+)
 def test_a_table_says_what_its_intervals_are_over(found, name):
-    function, shown = next(artefact.tables[name] for artefact in artefacts.ARTEFACTS.values() if name in artefact.tables)
+    function, shown = next(
+        artefact.tables[name]
+        for artefact in artefacts.ARTEFACTS.values()
+        if name in artefact.tables
+    )
     table = function(*found)
     assert "replicates" in shown(table)
-    untrained = table.label.str.startswith("Original") if "label" in table else pd.Series(False, table.index)
+    untrained = (
+        table.label.str.startswith("Original")
+        if "label" in table
+        else pd.Series(False, table.index)
+    )
     assert set(table[untrained].replicates) <= {SAMPLING}
-    assert set(table[~untrained].replicates) <= {SEEDS, f"questions, {SEEDS}", "pairs of steps on one machine"} and len(table[~untrained])
+    assert set(table[~untrained].replicates) <= {
+        SEEDS,
+        f"questions, {SEEDS}",
+        "pairs of steps on one machine",
+    } and len(table[~untrained])
 
 
 def test_base_models_with_a_run_each_are_what_intervals_of_their_profile_are_over(tmp_path):
     evidence.write_parting(tmp_path, split=[0.03, 0.05])
     profile, folder = runs.load_profile("split"), tmp_path / "split"
     assert set(tables.table1(profile, folder).replicates) == {"base models"}
-    assert set(artefacts.ARTEFACTS["dynamics"].tables["dynamics"][0](profile, folder).replicates) == {"base models"}
+    assert set(
+        artefacts.ARTEFACTS["dynamics"].tables["dynamics"][0](profile, folder).replicates
+    ) == {"base models"}
 
 
 def test_worlds_pair_by_base_model_and_leave_out_what_was_not_run(tmp_path):
     profile, folder = evidence.write(tmp_path / "nano")
     table = tables.worlds(profile, folder).set_index("difference")
     assert set(table.world) == {"nano"} and (table.pairs == 3).all()
-    assert table.points["Policy Split - GRPO"] == pytest.approx(5) and table.longer["Policy Split - GRPO"] == pytest.approx(5)
+    assert table.points["Policy Split - GRPO"] == pytest.approx(5) and table.longer[
+        "Policy Split - GRPO"
+    ] == pytest.approx(5)
     assert table.bits["Policy Split + HE prompt - GRPO"] == pytest.approx(0.3)
-    for name, size, accuracy in (("grpo", "0.2m", 50), ("grpo", "0.2m.b1", 60), ("policy_split", "0.2m", 51), ("policy_split", "0.2m.b1", 63)):
+    for name, size, accuracy in (
+        ("grpo", "0.2m", 50),
+        ("grpo", "0.2m.b1", 60),
+        ("policy_split", "0.2m", 51),
+        ("policy_split", "0.2m.b1", 63),
+    ):
         run = tmp_path / "bases" / "runs" / f"{name}-{size}-s1"
         run.mkdir(parents=True)
-        modes_of = {mode: (accuracy, 0.4) for mode in (("normal",) if name == "grpo" else ("normal", "he"))}
+        modes_of = {
+            mode: (accuracy, 0.4) for mode in (("normal",) if name == "grpo" else ("normal", "he"))
+        }
         evidence.evaluation(0, 0, modes_of, 0).to_csv(run / "evaluation.csv", index=False)
-    row = tables.worlds(profile, folder).set_index(["world", "difference"]).loc[("bases", "Policy Split - GRPO")]
+    row = (
+        tables.worlds(profile, folder)
+        .set_index(["world", "difference"])
+        .loc[("bases", "Policy Split - GRPO")]
+    )
     assert row.pairs == 2 and row.points == pytest.approx(2)  # 51 - 50 and 63 - 60
     assert row.replicates == "base models"

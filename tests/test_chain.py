@@ -32,7 +32,9 @@ def test_the_base_model_is_made_once_and_the_same_each_time_it_is_read(profile, 
     monkeypatch.setattr(chain.base, "train", lambda *a, **k: pytest.fail("trained again"))
     second, _, again = chain.make_base(profile, "0.2m")
     assert losses == again and len(losses) == 2
-    assert all((a == b).all() for a, b in zip(first.state_dict().values(), second.state_dict().values()))
+    assert all(
+        (a == b).all() for a, b in zip(first.state_dict().values(), second.state_dict().values())
+    )
 
 
 def test_results_made_with_other_settings_are_not_taken_for_these(profile):
@@ -45,7 +47,9 @@ def test_a_run_writes_its_record_and_is_not_repeated(profile, monkeypatch):
     metrics = chain.train_run(profile, "grpo", "0.2m", 1)
     folder = runs.run_folder(profile, "grpo", "0.2m", 1)
     assert metrics.step.tolist() == [1, 2, 3]
-    assert {"params.yaml", "metrics.csv", "manifest.json", "rollouts.parquet", "model"} <= {p.name for p in folder.iterdir()}
+    assert {"params.yaml", "metrics.csv", "manifest.json", "rollouts.parquet", "model"} <= {
+        p.name for p in folder.iterdir()
+    }
     assert json.loads((folder / "manifest.json").read_text())["seed"] == 1
     assert not (folder / "checkpoints").exists()
     monkeypatch.setattr(train, "run", lambda *a: pytest.fail("trained again"))
@@ -58,14 +62,27 @@ def test_what_a_run_needs_is_checked_before_anything_is_written(profile, monkeyp
     deaf.chat_template = "{% for m in messages if m['role'] == 'user' %}<|user|>{{ m['content'] }}<|end|>{% endfor %}<|assistant|>"
     long = 10**6
     for words, changed, said in (
-            (deaf, profile, "drops the system turn"),
-            (tokenizer, replace(profile, train=replace(profile.train, max_new_tokens=long)), f"max_new_tokens={long} is more than"),
-            (tokenizer, replace(profile, evaluate=replace(profile.evaluate, max_new_tokens=long)), f"max_new_tokens={long} is more")):
-        monkeypatch.setattr(chain, "make_base", lambda profile, size, words=words: (model, words, []))
+        (deaf, profile, "drops the system turn"),
+        (
+            tokenizer,
+            replace(profile, train=replace(profile.train, max_new_tokens=long)),
+            f"max_new_tokens={long} is more than",
+        ),
+        (
+            tokenizer,
+            replace(profile, evaluate=replace(profile.evaluate, max_new_tokens=long)),
+            f"max_new_tokens={long} is more",
+        ),
+    ):
+        monkeypatch.setattr(
+            chain, "make_base", lambda profile, size, words=words: (model, words, [])
+        )
         with pytest.raises(ValueError, match=said):
             chain.train_run(changed, "policy_split", "0.2m", 7)
     with pytest.raises(ValueError, match="question train-train-0-0 takes"):
-        asked = profile.questions("train", 4, "train").map(lambda row: {"question": row["question"] * 1000})
+        asked = profile.questions("train", 4, "train").map(
+            lambda row: {"question": row["question"] * 1000}
+        )
         monkeypatch.setattr(type(profile), "questions", lambda *given: asked)
         chain.train_run(profile, "grpo", "0.2m", 7)
     for method in ("policy_split", "grpo"):
@@ -73,17 +90,22 @@ def test_what_a_run_needs_is_checked_before_anything_is_written(profile, monkeyp
         assert left <= {".lock", ".owner", ".door"}
 
 
-def test_rewards_that_are_not_0_or_1_are_kept_as_they_are_and_not_called_accuracy(profile, monkeypatch):
+def test_rewards_that_are_not_0_or_1_are_kept_as_they_are_and_not_called_accuracy(
+    profile, monkeypatch
+):
     monkeypatch.setattr("pslib.rewards.grade", lambda text, answer: len(text) / 7)
     metrics = chain.train_run(profile, "policy_split", "0.2m", 8)
     kept = pd.read_parquet(runs.run_folder(profile, "policy_split", "0.2m", 8) / "rollouts.parquet")
     assert kept.reward.tolist() == pytest.approx([len(text) / 7 for text in kept.response])
     assert metrics.reward.iloc[-1] == pytest.approx(kept.reward.mean(), abs=1e-5)
-    assert {"reward_normal", "reward_he"} <= set(metrics) and not [name for name in metrics if name.startswith("accuracy")]
+    assert {"reward_normal", "reward_he"} <= set(metrics) and not [
+        name for name in metrics if name.startswith("accuracy")
+    ]
 
 
 def test_the_model_of_a_run_with_bf16_is_the_one_that_was_trained_not_its_rounded_copy(
-        profile, tmp_path, monkeypatch):
+    profile, tmp_path, monkeypatch
+):
     made, plain = [], train.Run
 
     def noted(*given, **named):
@@ -107,18 +129,25 @@ def small(tmp_path_factory):
     """(profile, folder): a profile of half a second a run whose base model is made."""
     folder = tmp_path_factory.mktemp("small")
     with crashes.small_profile(folder, steps=4, save_every=2) as made:
-        crashes.end(crashes.start(lambda: chain.make_base(made, crashes.SIZE), folder / "base.log"), folder / "base.log")
+        crashes.end(
+            crashes.start(lambda: chain.make_base(made, crashes.SIZE), folder / "base.log"),
+            folder / "base.log",
+        )
         yield made, folder
 
 
 def test_a_killed_run_loses_at_most_a_save_interval_and_ends_the_same(small):
     profile, folder = small
     begun, rng, killed = time.monotonic(), random.Random(0), 0
-    crashes.survive(profile, "policy_split", folder / "whole", None, random.Random(0), kills=0, longest=0)
+    crashes.survive(
+        profile, "policy_split", folder / "whole", None, random.Random(0), kills=0, longest=0
+    )
     longest, expected = time.monotonic() - begun, crashes.outcome(folder / "whole")
     while killed < 3:
         at = folder / f"killed-{killed}"
-        more, _, good = crashes.survive(profile, "policy_split", at, expected, rng, 3 - killed, longest)
+        more, _, good = crashes.survive(
+            profile, "policy_split", at, expected, rng, 3 - killed, longest
+        )
         assert good
         killed += more
 
@@ -130,7 +159,9 @@ def test_a_run_killed_after_its_last_checkpoint_has_its_rollouts(small, monkeypa
         chain.train_run(profile, "grpo", crashes.SIZE, 1, folder=folder / "late")
     chain.train_run(profile, "grpo", crashes.SIZE, 1, folder=folder / "late")
     kept = pd.read_parquet(folder / "late" / "rollouts.parquet")
-    assert len(kept) == profile.train.questions * profile.train.group_size and set(kept["mode"]) == {"normal"}
+    assert len(kept) == profile.train.questions * profile.train.group_size and set(
+        kept["mode"]
+    ) == {"normal"}
 
 
 def test_a_run_that_cannot_write_says_so_keeps_its_files_and_goes_on(small):
@@ -139,25 +170,41 @@ def test_a_run_that_cannot_write_says_so_keeps_its_files_and_goes_on(small):
     with crashes.base_kept(profile), faults.watched(faults.Calls()) as calls:
         chain.train_run(profile, "grpo", crashes.SIZE, 1, folder=folder / "written")
         expected = crashes.outcome(folder / "written")
-        for number in range(1, len(calls.made), 13):  # every 13th of the calls, all files among them
+        for number in range(
+            1, len(calls.made), 13
+        ):  # every 13th of the calls, all files among them
             at = folder / f"fails-{number}"
-            crashes.fail_and_go_on(lambda: chain.train_run(profile, "grpo", crashes.SIZE, 1, folder=at), at, expected,
-                                   number, errno.EIO)
+            crashes.fail_and_go_on(
+                lambda: chain.train_run(profile, "grpo", crashes.SIZE, 1, folder=at),
+                at,
+                expected,
+                number,
+                errno.EIO,
+            )
     assert len(calls.made) > 80
 
 
 def test_an_evaluation_that_cannot_be_written_is_not_there_and_is_made_again(small):
     profile, folder = small
+
     def written(at):
         return (at / "evaluation.csv").read_text()
 
     at, whole = folder / "evaluated", folder / "evaluated-whole"
     chain.evaluate_run(profile, "original", crashes.SIZE, 1, folder=whole)
-    crashes.fail_and_go_on(lambda: chain.evaluate_run(profile, "original", crashes.SIZE, 1, folder=at), at, written(whole),
-                           12, errno.ENOSPC, written)
+    crashes.fail_and_go_on(
+        lambda: chain.evaluate_run(profile, "original", crashes.SIZE, 1, folder=at),
+        at,
+        written(whole),
+        12,
+        errno.ENOSPC,
+        written,
+    )
 
 
-def test_a_model_that_cannot_be_saved_leaves_the_earlier_one(tmp_path, model, tokenizer, monkeypatch):
+def test_a_model_that_cannot_be_saved_leaves_the_earlier_one(
+    tmp_path, model, tokenizer, monkeypatch
+):
     chain.save_model(tmp_path / "model", model, tokenizer)
     before = records.files_digest(tmp_path / "model")
 
@@ -165,9 +212,14 @@ def test_a_model_that_cannot_be_saved_leaves_the_earlier_one(tmp_path, model, to
         raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(model, "save_pretrained", full)
-    with pytest.raises(OSError, match="could not save the model to .*/model: .*No space left.*nothing earlier was lost"):
+    with pytest.raises(
+        OSError,
+        match="could not save the model to .*/model: .*No space left.*nothing earlier was lost",
+    ):
         chain.save_model(tmp_path / "model", model, tokenizer)
-    assert records.files_digest(tmp_path / "model") == before and [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert records.files_digest(tmp_path / "model") == before and [
+        p.name for p in tmp_path.iterdir()
+    ] == ["model"]
 
 
 def test_an_evaluation_has_a_row_for_each_suite_mode_question_and_sample(profile):
@@ -180,7 +232,9 @@ def test_an_evaluation_has_a_row_for_each_suite_mode_question_and_sample(profile
 
 
 def test_evaluating_a_run_that_was_not_trained_says_what_to_do(profile):
-    with pytest.raises(FileNotFoundError, match="run 06_train with method=grpo, size=0.2m and seed=77 first"):
+    with pytest.raises(
+        FileNotFoundError, match="run 06_train with method=grpo, size=0.2m and seed=77 first"
+    ):
         chain.evaluate_run(profile, "grpo", "0.2m", 77)
 
 
@@ -195,19 +249,26 @@ def test_a_missing_run_is_a_blank_in_the_table(profile):
 
 def test_what_makes_the_base_model_fair_is_measured_for_every_suite_derivation_and_prompt(profile):
     measured = chain.measure_base(profile, "0.2m")
-    assert measured.groupby("measure").size().to_dict() == {"default": 4, "named": 4, "prompt": 4, "suite": 4}
+    assert measured.groupby("measure").size().to_dict() == {
+        "default": 4,
+        "named": 4,
+        "prompt": 4,
+        "suite": 4,
+    }
     assert measured[measured.measure == "prompt"].kl.notna().all()
     assert "most reliable derivation" in chain.base_verdict(measured)
 
 
 def test_seeds_that_are_not_numbers_are_refused(profile):
-    with pytest.raises(ValueError, match='like "1,2,3"; got \'1;2\''):
+    with pytest.raises(ValueError, match="like \"1,2,3\"; got '1;2'"):
         chain.evaluate_runs(profile, "original", "0.2m", "1;2")
 
 
 def test_another_base_model_of_a_size_is_the_one_of_another_seed(monkeypatch):
     monkeypatch.setitem(base.SIZES, "tiny", (16, 1, 32, 2, 1, 8))
-    one, two, first = (base.train(name, "rare", steps=2, batch_size=4, seed=seed)[0].state_dict()
-                       for name, seed in (("tiny.b2", 0), ("tiny", 2), ("tiny", 0)))
+    one, two, first = (
+        base.train(name, "rare", steps=2, batch_size=4, seed=seed)[0].state_dict()
+        for name, seed in (("tiny.b2", 0), ("tiny", 2), ("tiny", 0))
+    )
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert any(not torch.equal(one[key], first[key]) for key in one)

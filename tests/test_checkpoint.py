@@ -16,7 +16,11 @@ from pslib import checkpoint
 
 
 def tensors(step):
-    return {"a": torch.arange(4.0) + step, "b": torch.tensor(step), "c": torch.ones(2, 2, dtype=torch.bfloat16)}
+    return {
+        "a": torch.arange(4.0) + step,
+        "b": torch.tensor(step),
+        "c": torch.ones(2, 2, dtype=torch.bfloat16),
+    }
 
 
 def names(folder):
@@ -32,7 +36,17 @@ def test_write_makes_folders_and_takes_text_or_bytes(tmp_path):
     assert names(tmp_path) == ["bytes", "new"]
 
 
-WRITING = ["open", "write", "flush", "fsync", "close", "replace", "open", "fsync", "close"]  # the last three: the folder
+WRITING = [
+    "open",
+    "write",
+    "flush",
+    "fsync",
+    "close",
+    "replace",
+    "open",
+    "fsync",
+    "close",
+]  # the last three: the folder
 
 
 def test_a_write_makes_these_calls(tmp_path):
@@ -43,14 +57,20 @@ def test_a_write_makes_these_calls(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
 @pytest.mark.parametrize("number", range(1, len(WRITING) + 1))
-def test_a_write_that_fails_names_the_path_and_leaves_a_whole_file_and_nothing_else(number, code, tmp_path):
+def test_a_write_that_fails_names_the_path_and_leaves_a_whole_file_and_nothing_else(
+    number, code, tmp_path
+):
     checkpoint.write(tmp_path / "file", "old")
     with faults.watched(faults.Calls(number, code)):
-        with pytest.raises(OSError, match=f"{os.strerror(code)}; nothing earlier was lost.*/file'$") as error:
+        with pytest.raises(
+            OSError, match=f"{os.strerror(code)}; nothing earlier was lost.*/file'$"
+        ) as error:
             checkpoint.write(tmp_path / "file", "new")
     assert error.value.errno == code
     replaced = number > WRITING.index("replace") + 1
-    assert (tmp_path / "file").read_text() == ("new" if replaced else "old") and names(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == ("new" if replaced else "old") and names(
+        tmp_path
+    ) == ["file"]
 
 
 @pytest.mark.parametrize("number", range(1, 2 * len(WRITING) + 1))
@@ -61,7 +81,9 @@ def test_a_save_that_fails_leaves_the_earlier_checkpoint(number, tmp_path):
         with pytest.raises(OSError, match="No space left"):
             checkpoint.save(tmp_path, 2, tensors(2))
     assert all(path.read_bytes() == data for path, data in before.items())
-    with warnings.catch_warnings(action="ignore"):  # a checkpoint without its JSON is said; here it does not matter
+    with warnings.catch_warnings(
+        action="ignore"
+    ):  # a checkpoint without its JSON is said; here it does not matter
         step, loaded = checkpoint.load_newest(tmp_path)
     assert step == (1 if number <= len(WRITING) + WRITING.index("replace") + 1 else 2)
     assert torch.equal(loaded["a"], tensors(step)["a"])
@@ -102,7 +124,9 @@ def test_only_the_newest_stay_and_no_temporary_files(tmp_path, keep):
     for step in (1, 2, 3, 10):
         checkpoint.save(tmp_path, step, tensors(step), keep=keep)
     kept = [f"step-{step:06d}" for step in (1, 2, 3, 10)][-keep:]
-    assert names(tmp_path) == sorted(f"{stem}.{end}" for stem in kept for end in ("json", "safetensors"))
+    assert names(tmp_path) == sorted(
+        f"{stem}.{end}" for stem in kept for end in ("json", "safetensors")
+    )
 
 
 @pytest.fixture
@@ -115,9 +139,13 @@ def two(tmp_path):
 
 def noticed(folder):
     """Whether the damage to checkpoint 2 is said, and checkpoint 1 used."""
-    with pytest.warns(UserWarning, match="checkpoint step-000002 in .* is damaged or incomplete; going back"):
+    with pytest.warns(
+        UserWarning, match="checkpoint step-000002 in .* is damaged or incomplete; going back"
+    ):
         step, loaded = checkpoint.load_newest(folder)
-    return step == 1 and all(torch.equal(loaded[name], tensor) for name, tensor in tensors(1).items())
+    return step == 1 and all(
+        torch.equal(loaded[name], tensor) for name, tensor in tensors(1).items()
+    )
 
 
 def test_every_byte_of_a_checkpoints_json_is_covered_its_step_and_its_spaces_too(two):
@@ -133,7 +161,9 @@ def test_every_byte_of_a_checkpoints_json_is_covered_its_step_and_its_spaces_too
 
 def test_a_byte_changed_cut_dropped_or_added_anywhere_or_a_lost_file_is_noticed(two):
     rng = random.Random(0)
-    for name in itertools.islice(itertools.cycle(["step-000002.json", "step-000002.safetensors"]), 60):
+    for name in itertools.islice(
+        itertools.cycle(["step-000002.json", "step-000002.safetensors"]), 60
+    ):
         whole = (two / name).read_bytes()
         done = faults.damage(two / name, rng)
         assert noticed(two), done
@@ -182,7 +212,9 @@ def test_a_restored_state_goes_on_exactly_as_the_saved_one(tmp_path, model):
     advance(model, optimiser, generator)
 
     other, other_optimiser, other_generator = made(fresh)
-    checkpoint.restore(checkpoint.load_newest(tmp_path)[1], other, other_optimiser, {"g": other_generator})
+    checkpoint.restore(
+        checkpoint.load_newest(tmp_path)[1], other, other_optimiser, {"g": other_generator}
+    )
     advance(other, other_optimiser, other_generator)
     for ours, theirs in zip(model.parameters(), other.parameters()):
         assert torch.equal(ours, theirs)

@@ -12,21 +12,44 @@ import pytest
 from pslib import creative
 from pslib.creative import JudgeError, JudgeSettings, div_bleu, div_ngram, judge, scores
 
-GOOD = {"creativity": 7, "originality": 6.5, "narrative_flow": 10, "emotional_impact": 0, "imagery": 3}
+GOOD = {
+    "creativity": 7,
+    "originality": 6.5,
+    "narrative_flow": 10,
+    "emotional_impact": 0,
+    "imagery": 3,
+}
 DRIPPING = 299  # a status whose content comes fifty bytes at a time, and slowly
-SCALED = {"creativity": 70, "originality": 65, "narrative_flow": 100, "emotional_impact": 0, "imagery": 30}
+SCALED = {
+    "creativity": 70,
+    "originality": 65,
+    "narrative_flow": 100,
+    "emotional_impact": 0,
+    "imagery": 30,
+}
 
 
-@pytest.mark.parametrize("texts, n, expected", [
-    (["the cat saw the cat"], 2, 75),  # the-cat, cat-saw, saw-the, the-cat: 3 of 4
-    (["the cat saw the cat"], 1, 60),  # the, cat, saw of 5
-    (["the cat saw the cat"], 3, 100),
-    (["a a a a a"], 2, 25),  # 1 of 4
-    (["a b c", "a b c"], 2, 100),  # within a response: that another says the same does not count
-    (["a b c", "a a a a a"], 2, 62.5),  # the mean of 100 and 25, not 3 of 6 n-grams
-    (["a b c", "word", "", "a a a a a"], 2, 62.5),  # no 2-gram in a word or in nothing: left out
-    (["A a  a\na"], 2, 200 / 3),  # A-a, a-a, a-a: letters as they stand, any white space
-])
+@pytest.mark.parametrize(
+    "texts, n, expected",
+    [
+        (["the cat saw the cat"], 2, 75),  # the-cat, cat-saw, saw-the, the-cat: 3 of 4
+        (["the cat saw the cat"], 1, 60),  # the, cat, saw of 5
+        (["the cat saw the cat"], 3, 100),
+        (["a a a a a"], 2, 25),  # 1 of 4
+        (
+            ["a b c", "a b c"],
+            2,
+            100,
+        ),  # within a response: that another says the same does not count
+        (["a b c", "a a a a a"], 2, 62.5),  # the mean of 100 and 25, not 3 of 6 n-grams
+        (
+            ["a b c", "word", "", "a a a a a"],
+            2,
+            62.5,
+        ),  # no 2-gram in a word or in nothing: left out
+        (["A a  a\na"], 2, 200 / 3),  # A-a, a-a, a-a: letters as they stand, any white space
+    ],
+)
 def test_ngrams_are_counted_as_on_paper(texts, n, expected):
     assert div_ngram(texts, n) == pytest.approx(expected)
 
@@ -47,9 +70,13 @@ def test_bleu_by_hand():
     one = (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25
     assert div_bleu(["a b c d e", "a b c d f"]) == pytest.approx(100 * (1 - one))
     # A third text has every n-gram of neither: its own BLEU is 0, and the others' references gain nothing.
-    assert div_bleu(["a b c d e", "a b c d f", "v w x y z"]) == pytest.approx(100 * (1 - 2 * one / 3))
+    assert div_bleu(["a b c d e", "a b c d f", "v w x y z"]) == pytest.approx(
+        100 * (1 - 2 * one / 3)
+    )
     # The shorter is all in the longer, precisions 1 and penalty exp(1 - 5/4); the longer: as above.
-    assert div_bleu(["a b c d e", "a b c d"]) == pytest.approx(100 * (1 - (one + math.exp(-0.25)) / 2))
+    assert div_bleu(["a b c d e", "a b c d"]) == pytest.approx(
+        100 * (1 - (one + math.exp(-0.25)) / 2)
+    )
 
 
 def test_blank_responses_do_not_count_and_one_is_not_enough():
@@ -71,7 +98,10 @@ def test_columns_of_a_table_are_taken():
 
 def test_the_signature_says_what_was_set():
     signature = creative.bleu_signature(8)
-    assert all(part in signature.split("|") for part in ("nrefs:7", "case:mixed", "eff:yes", "tok:13a", "smooth:exp"))
+    assert all(
+        part in signature.split("|")
+        for part in ("nrefs:7", "case:mixed", "eff:yes", "tok:13a", "smooth:exp")
+    )
 
 
 @pytest.fixture
@@ -86,11 +116,19 @@ def endpoint(monkeypatch):
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            asked.append((self.path, self.headers, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            asked.append(
+                (
+                    self.path,
+                    self.headers,
+                    json.loads(self.rfile.read(int(self.headers["Content-Length"]))),
+                )
+            )
             status, content, seconds = plan.pop(0) if len(plan) > 1 else plan[0]
             stop.wait(seconds)
             if not isinstance(content, bytes):
-                content = json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}).encode()
+                content = json.dumps(
+                    {"choices": [{"message": {"role": "assistant", "content": content}}]}
+                ).encode()
             try:
                 self.send_response(status)
                 self.send_header("Content-Length", len(content))
@@ -106,9 +144,21 @@ def endpoint(monkeypatch):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield (JudgeSettings(f"http://127.0.0.1:{server.server_port}/v1", ("wise",), "secret", attempts=3, wait=0.001, seconds=5),
-           plan, asked)
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    ).start()
+    yield (
+        JudgeSettings(
+            f"http://127.0.0.1:{server.server_port}/v1",
+            ("wise",),
+            "secret",
+            attempts=3,
+            wait=0.001,
+            seconds=5,
+        ),
+        plan,
+        asked,
+    )
     stop.set()
     server.shutdown()
     server.server_close()
@@ -121,11 +171,25 @@ def changed(settings, **fields):
 def test_scores_are_scaled_and_several_judges_give_a_row_each(endpoint):
     settings, plan, asked = endpoint
     other = {**GOOD, "imagery": 9}
-    plan += [(200, json.dumps(GOOD), 0), (200, f"```json\n{json.dumps(GOOD)}\n```", 0), (200, json.dumps(other), 0)]
+    plan += [
+        (200, json.dumps(GOOD), 0),
+        (200, f"```json\n{json.dumps(GOOD)}\n```", 0),
+        (200, json.dumps(other), 0),
+    ]
     table = judge(["one", "two"], changed(settings, models=("wise", "kind")))
     assert table.columns.tolist() == ["judge", "story", *SCALED]
-    assert table.judge.tolist() == ["wise", "wise", "kind", "kind"] and table.story.tolist() == [0, 1, 0, 1]
-    assert table.loc[0, list(SCALED)].to_dict() == SCALED and table.imagery.tolist() == [30, 30, 90, 90]
+    assert table.judge.tolist() == ["wise", "wise", "kind", "kind"] and table.story.tolist() == [
+        0,
+        1,
+        0,
+        1,
+    ]
+    assert table.loc[0, list(SCALED)].to_dict() == SCALED and table.imagery.tolist() == [
+        30,
+        30,
+        90,
+        90,
+    ]
     assert [body["model"] for _, _, body in asked] == ["wise", "wise", "kind", "kind"]
     assert {path for path, _, _ in asked} == {"/v1/chat/completions"}
     assert {headers["Authorization"] for _, headers, _ in asked} == {"Bearer secret"}
@@ -140,7 +204,11 @@ def test_a_story_reaches_the_judge_whole_between_marks_that_it_cannot_close(endp
     system, user = asked[0][2]["messages"]
     assert (system["role"], user["role"]) == ("system", "user")
     opening, rest = user["content"].split("\n", 1)
-    assert rest == f"{story}\n</{opening[1:]}" and opening[1:] not in story and opening in system["content"]
+    assert (
+        rest == f"{story}\n</{opening[1:]}"
+        and opening[1:] not in story
+        and opening in system["content"]
+    )
     assert story not in system["content"] and all(rubric in system["content"] for rubric in SCALED)
 
 
@@ -157,17 +225,24 @@ def test_the_environment_names_judges(monkeypatch):
     monkeypatch.setenv("PSLIB_JUDGE_MODELS", "wise, kind,,wise")
     monkeypatch.setenv("PSLIB_JUDGE_KEY", "secret\n")
     settings = JudgeSettings.from_environment()
-    assert (settings.url, settings.models, settings.key) == ("http://localhost:1/v1", ("wise", "kind"), "secret")
+    assert (settings.url, settings.models, settings.key) == (
+        "http://localhost:1/v1",
+        ("wise", "kind"),
+        "secret",
+    )
     assert "secret" not in repr(settings)
 
 
-@pytest.mark.parametrize("fields, message", [
-    ({"url": "http://localhost/v1"}, "PSLIB_JUDGE_MODELS is not"),
-    ({"models": ("wise",)}, "PSLIB_JUDGE_URL is not"),
-    ({"url": "localhost/v1", "models": ("wise",)}, "http://"),
-    ({"key": "a\nb"}, "line break"),
-    ({"attempts": 0}, "attempts must be a whole number at least 1; got 0"),
-])
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"url": "http://localhost/v1"}, "PSLIB_JUDGE_MODELS is not"),
+        ({"models": ("wise",)}, "PSLIB_JUDGE_URL is not"),
+        ({"url": "localhost/v1", "models": ("wise",)}, "http://"),
+        ({"key": "a\nb"}, "line break"),
+        ({"attempts": 0}, "attempts must be a whole number at least 1; got 0"),
+    ],
+)
 def test_half_a_configuration_is_an_error(fields, message):
     with pytest.raises(ValueError, match=message):
         JudgeSettings(**fields)
@@ -179,19 +254,22 @@ def test_what_passes_is_asked_again(endpoint):
     assert judge(["one"], settings).creativity.tolist() == [70] and len(asked) == 3
 
 
-@pytest.mark.parametrize("status, content, times, message", [
-    (500, b"broken; your key is secret", 3, "status 500"),
-    (429, b"slow down", 3, "status 429"),
-    (401, b"." * 197 + b"secret?", 1, "status 401"),  # asking again would not help
-    (302, b"", 1, "status 302"),  # a redirect is not followed: the key is for this host
-    (200, b"<html>", 3, "not a chat completion"),
-    (200, b"[" * 60000, 3, "not a chat completion"),
-    (200, b'{"choices": []}', 3, "not a chat completion"),
-    (200, b'"choices"', 3, "not a chat completion"),
-    (200, b"x" * (creative.LONGEST_REPLY + 1), 3, "longer than 65536 bytes"),
-    (200, None, 3, "not a text"),
-    (200, "I liked it.", 3, "not one JSON object"),
-])
+@pytest.mark.parametrize(
+    "status, content, times, message",
+    [
+        (500, b"broken; your key is secret", 3, "status 500"),
+        (429, b"slow down", 3, "status 429"),
+        (401, b"." * 197 + b"secret?", 1, "status 401"),  # asking again would not help
+        (302, b"", 1, "status 302"),  # a redirect is not followed: the key is for this host
+        (200, b"<html>", 3, "not a chat completion"),
+        (200, b"[" * 60000, 3, "not a chat completion"),
+        (200, b'{"choices": []}', 3, "not a chat completion"),
+        (200, b'"choices"', 3, "not a chat completion"),
+        (200, b"x" * (creative.LONGEST_REPLY + 1), 3, "longer than 65536 bytes"),
+        (200, None, 3, "not a text"),
+        (200, "I liked it.", 3, "not one JSON object"),
+    ],
+)
 def test_a_judge_that_fails_is_one_clear_error(endpoint, status, content, times, message):
     settings, plan, asked = endpoint
     plan.append((status, content, 0))
@@ -213,7 +291,9 @@ def test_a_slow_judge_is_not_waited_for(endpoint):
 
 def test_a_judge_that_drips_is_not_waited_for(endpoint):
     settings, plan, asked = endpoint
-    plan.append((DRIPPING, b" " * 5000, 0))  # each piece comes in time, all of them would take five seconds
+    plan.append(
+        (DRIPPING, b" " * 5000, 0)
+    )  # each piece comes in time, all of them would take five seconds
     with pytest.raises(JudgeError, match="longer than 0.2 s"):
         judge(["one"], changed(settings, seconds=0.2, attempts=1))
 
@@ -225,14 +305,38 @@ def test_a_judge_that_is_not_there_is_named(endpoint):
     assert not asked and "password" not in str(error.value)
 
 
-@pytest.mark.parametrize("answer", [
-    json.dumps([GOOD]), json.dumps({**GOOD, "charm": 3}), json.dumps({k: GOOD[k] for k in list(GOOD)[1:]}),
-    f"Here it is: {json.dumps(GOOD)}", "", "[" * 1999, " " * 2000 + json.dumps(GOOD), None, GOOD,
-    *(json.dumps({**GOOD, "imagery": value}) for value in (
-        10.1, -1, 11, float("nan"), float("inf"), True, None, "7", [7], {"score": 7})),
-    json.dumps(GOOD).replace("10,", "1e999,"), json.dumps(GOOD).replace("10,", "9" * 1500 + ","),
-    "__import__('os')",
-])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        json.dumps([GOOD]),
+        json.dumps({**GOOD, "charm": 3}),
+        json.dumps({k: GOOD[k] for k in list(GOOD)[1:]}),
+        f"Here it is: {json.dumps(GOOD)}",
+        "",
+        "[" * 1999,
+        " " * 2000 + json.dumps(GOOD),
+        None,
+        GOOD,
+        *(
+            json.dumps({**GOOD, "imagery": value})
+            for value in (
+                10.1,
+                -1,
+                11,
+                float("nan"),
+                float("inf"),
+                True,
+                None,
+                "7",
+                [7],
+                {"score": 7},
+            )
+        ),
+        json.dumps(GOOD).replace("10,", "1e999,"),
+        json.dumps(GOOD).replace("10,", "9" * 1500 + ","),
+        "__import__('os')",
+    ],
+)
 def test_what_is_not_five_numbers_from_0_to_10_is_refused(answer):
     with pytest.raises(ValueError, match="its (answer|score)"):
         scores(answer)

@@ -10,11 +10,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from pslib import decode
 
 NO_STOP = torch.tensor([-1])
-LOGITS = torch.tensor([0.4, 0.05, 0.3, 0.1, 0.15]).log()  # not in order, so that ranks and places differ
+LOGITS = torch.tensor(
+    [0.4, 0.05, 0.3, 0.1, 0.15]
+).log()  # not in order, so that ranks and places differ
 
 
 def prompts(count, width, vocabulary=200, seed=0):
-    return torch.randint(6, vocabulary, (count, width), generator=torch.Generator().manual_seed(seed)).tolist()
+    return torch.randint(
+        6, vocabulary, (count, width), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
 
 
 def uniform(seed, *shape):
@@ -27,7 +31,9 @@ def greedy(model, ids, new, stops=NO_STOP):
 
 def by_transformers(model, ids, new):
     ids = torch.tensor(ids)
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False
+    )
     return out[:, ids.shape[1] :].tolist()
 
 
@@ -39,19 +45,25 @@ def shares(temperature=1.0, top_k=0, top_p=1.0, rows=20000):
 
 
 # --- drawing one token ----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("settings, expected", [
-    ({}, [0.4, 0.05, 0.3, 0.1, 0.15]),
-    # p^2, rescaled: .16, .0025, .09, .01, .0225 over .285
-    ({"temperature": 0.5}, [0.16 / 0.285, 0.0025 / 0.285, 0.09 / 0.285, 0.01 / 0.285, 0.0225 / 0.285]),
-    ({"top_k": 2}, [4 / 7, 0, 3 / 7, 0, 0]),
-    ({"top_k": 99}, [0.4, 0.05, 0.3, 0.1, 0.15]),
-    ({"top_p": 0.6}, [4 / 7, 0, 3 / 7, 0, 0]),  # .4 < .6 <= .4 + .3
-    ({"top_p": 0.8}, [0.4 / 0.85, 0, 0.3 / 0.85, 0, 0.15 / 0.85]),
-    ({"top_p": 0.3}, [1, 0, 0, 0, 0]),  # the likeliest token stays, however small top_p is
-    ({"top_p": 0.0}, [1, 0, 0, 0, 0]),
-    # top_k first: 4/7, 3/7 of what is left, and the first alone is less than .6
-    ({"top_k": 3, "top_p": 0.6}, [4 / 7, 0, 3 / 7, 0, 0]),
-])
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({}, [0.4, 0.05, 0.3, 0.1, 0.15]),
+        # p^2, rescaled: .16, .0025, .09, .01, .0225 over .285
+        (
+            {"temperature": 0.5},
+            [0.16 / 0.285, 0.0025 / 0.285, 0.09 / 0.285, 0.01 / 0.285, 0.0225 / 0.285],
+        ),
+        ({"top_k": 2}, [4 / 7, 0, 3 / 7, 0, 0]),
+        ({"top_k": 99}, [0.4, 0.05, 0.3, 0.1, 0.15]),
+        ({"top_p": 0.6}, [4 / 7, 0, 3 / 7, 0, 0]),  # .4 < .6 <= .4 + .3
+        ({"top_p": 0.8}, [0.4 / 0.85, 0, 0.3 / 0.85, 0, 0.15 / 0.85]),
+        ({"top_p": 0.3}, [1, 0, 0, 0, 0]),  # the likeliest token stays, however small top_p is
+        ({"top_p": 0.0}, [1, 0, 0, 0, 0]),
+        # top_k first: 4/7, 3/7 of what is left, and the first alone is less than .6
+        ({"top_k": 3, "top_p": 0.6}, [4 / 7, 0, 3 / 7, 0, 0]),
+    ],
+)
 def test_tokens_are_drawn_with_the_stated_probabilities(settings, expected):
     counts, expected = shares(**settings), torch.tensor(expected, dtype=torch.float64)
     assert (counts[expected == 0] == 0).all()
@@ -90,12 +102,22 @@ def test_each_row_is_drawn_from_its_own_logits():
 def test_a_draw_is_a_place_in_the_cumulative_distribution():
     # LOGITS add up to .4, .45, .75, .85, 1
     draws = torch.tensor([0.0, 0.399, 0.401, 0.451, 0.749, 0.751, 0.999])
-    assert decode.sample_from(LOGITS.repeat(7, 1), 1.0, 0, 1.0, draws).tolist() == [0, 0, 1, 2, 2, 3, 4]
+    assert decode.sample_from(LOGITS.repeat(7, 1), 1.0, 0, 1.0, draws).tolist() == [
+        0,
+        0,
+        1,
+        2,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_the_same_seed_draws_the_same_tokens_and_another_seed_others():
-    first, again, other = (decode.sample_from(LOGITS.repeat(50, 1), 1.0, 0, 1.0, uniform(seed, 50))
-                           for seed in (1, 1, 2))
+    first, again, other = (
+        decode.sample_from(LOGITS.repeat(50, 1), 1.0, 0, 1.0, uniform(seed, 50))
+        for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -124,7 +146,9 @@ def test_prompts_of_unlike_lengths_are_decoded_as_each_would_be_alone(model64):
 
 def test_what_a_row_draws_does_not_depend_on_which_rows_have_ended(model64):
     def draw(stops):
-        return decode.Decoder(model64).generate(prompts(4, 6), 4, stops, 12, 1.0, 0, 1.0, uniform(0, 16, 12))
+        return decode.Decoder(model64).generate(
+            prompts(4, 6), 4, stops, 12, 1.0, 0, 1.0, uniform(0, 16, 12)
+        )
 
     free, _ = draw(NO_STOP)
     stopped, ends = draw(free[:, 2].unique()[:6])
@@ -157,7 +181,9 @@ def test_a_response_ends_with_its_stop_token_and_is_zero_beyond_it(model64):
         assert row[:length] == unstopped[:length]
         assert set(row[length:]) <= {0}
         ended += at is not None
-    assert 2 <= ended < 6  # some end, some do not: rows that go on are not disturbed by those that leave
+    assert (
+        2 <= ended < 6
+    )  # some end, some do not: rows that go on are not disturbed by those that leave
     assert tokens.shape == (6, int(lengths.max()))
 
 
@@ -170,13 +196,17 @@ def test_tokens_are_no_wider_than_the_longest_response(model64):
 
 def test_copies_of_a_prompt_are_neighbours(model64):
     once, _ = greedy(model64, prompts(3, 6), 8)
-    thrice, lengths = decode.Decoder(model64).generate(prompts(3, 6), 3, NO_STOP, 8, 0, 0, 1.0, uniform(0, 9, 8))
+    thrice, lengths = decode.Decoder(model64).generate(
+        prompts(3, 6), 3, NO_STOP, 8, 0, 0, 1.0, uniform(0, 9, 8)
+    )
     assert thrice.tolist() == once.repeat_interleave(3, 0).tolist() and len(lengths) == 9
 
 
 def test_sampled_copies_differ_and_repeat_under_the_same_seed(model64):
     def draw(seed):
-        return decode.Decoder(model64).generate(prompts(2, 6), 4, torch.tensor([1]), 8, 1.5, 0, 1.0, uniform(seed, 8, 8))
+        return decode.Decoder(model64).generate(
+            prompts(2, 6), 4, torch.tensor([1]), 8, 1.5, 0, 1.0, uniform(seed, 8, 8)
+        )
 
     (first, ends), (again, same_ends), (other, _) = draw(0), draw(0), draw(1)
     assert torch.equal(first, again) and torch.equal(ends, same_ends)
@@ -189,13 +219,17 @@ def test_sampled_responses_have_the_probabilities_of_the_model(model64):
     ids = prompts(1, 6)
     logits = model64(input_ids=torch.tensor(ids)).logits[0, -1].detach() / 4
     best = logits.topk(3)
-    tokens, _ = decode.Decoder(model64).generate(ids, 6000, NO_STOP, 1, 4.0, 3, 1.0, uniform(0, 6000, 1))
+    tokens, _ = decode.Decoder(model64).generate(
+        ids, 6000, NO_STOP, 1, 4.0, 3, 1.0, uniform(0, 6000, 1)
+    )
     counts = torch.stack([(tokens == token).sum() for token in best.indices])
     assert counts.sum() == 6000
     assert chisquare(counts.double(), 6000 * best.values.softmax(-1)).pvalue > 0.01
 
 
 def test_other_architectures_are_refused_by_name():
-    config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
     with pytest.raises(ValueError, match="Qwen3 models; got llama"):
         decode.Decoder(LlamaForCausalLM(config))

@@ -29,8 +29,14 @@ def python(folder, *arguments, **environment):
     """Run Python with the package that lies in a folder -> the ended process, with its output."""
     given = {name: value for name, value in os.environ.items() if name != "PSLIB_RESULTS"}
     given |= {name: str(value) for name, value in environment.items()} | {"PYTHONPATH": str(folder)}
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=folder, env=given,
-                          capture_output=True, text=True, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env=given,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
 
 
 @pytest.fixture
@@ -40,8 +46,10 @@ def checkout(tmp_path):
     for name in ("pslib", "notebooks", "results/paper", "results/quick/tables"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(runs.ROOT / name, root / name, ignore=ignored)
-    for name, source in (("place", "import pslib\nprint(pslib.__file__)"),
-                         ("killed", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")):
+    for name, source in (
+        ("place", "import pslib\nprint(pslib.__file__)"),
+        ("killed", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"),
+    ):
         book = new_notebook(cells=[new_code_cell(source)])
         nbformat.write(book, root / "notebooks" / f"{name}.ipynb")
     return root
@@ -60,8 +68,16 @@ def test_commands_work_in_an_odd_folder_without_home_and_tmpdir_in_ascii(checkou
     home.touch()
     tables = checkout / "results" / "quick" / "tables"
     shutil.copytree(tables, checkout / "results" / "local" / "quick" / "tables")
-    done = python(checkout, "-c", ANYWHERE, out,
-                  HOME=home, TMPDIR=tmp_path / "none", LC_ALL="C", PYTHONIOENCODING="ascii")
+    done = python(
+        checkout,
+        "-c",
+        ANYWHERE,
+        out,
+        HOME=home,
+        TMPDIR=tmp_path / "none",
+        LC_ALL="C",
+        PYTHONIOENCODING="ascii",
+    )
     assert done.returncode == 0, done.stderr
     printed = nbformat.read(out, 4).cells[0].outputs[0].text
     assert printed.strip() == str(checkout / "pslib" / "__init__.py")
@@ -79,10 +95,27 @@ def test_a_notebook_whose_process_is_killed_says_what_to_do(checkout, monkeypatc
 def test_every_command_of_the_chain_survives_odd_paths_of_python_and_checkout(checkout, tmp_path):
     odd_python = tmp_path / ODD / "python"
     odd_python.symlink_to(sys.executable)
-    dry_run = [odd_python, "-m", "snakemake", "-n", "-p", "--cores", "64", "--directory", checkout,
-               "--snakefile", checkout / "notebooks" / "Snakefile", "--config", "profile=paper"]
-    done = subprocess.run(list(map(str, dry_run)), capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")})
+    dry_run = [
+        odd_python,
+        "-m",
+        "snakemake",
+        "-n",
+        "-p",
+        "--cores",
+        "64",
+        "--directory",
+        checkout,
+        "--snakefile",
+        checkout / "notebooks" / "Snakefile",
+        "--config",
+        "profile=paper",
+    ]
+    done = subprocess.run(
+        list(map(str, dry_run)),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     commands = re.findall(r"Shell command: (.* .*)", done.stdout + done.stderr)
     kinds = {"notebook": 0, "accelerate.commands.launch": 0, "figures": 0}
@@ -123,8 +156,21 @@ def snakemake(folder, text):
     log = folder / "mine" / "chain.log"
     log.parent.mkdir(exist_ok=True)
     (folder / "Snakefile").write_text(text)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", folder / "Snakefile",
-               "--cores", "1", "--nolock", "--directory", folder, "--quiet", "rules", "--keep-going"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        folder / "Snakefile",
+        "--cores",
+        "1",
+        "--nolock",
+        "--directory",
+        folder,
+        "--quiet",
+        "rules",
+        "--keep-going",
+    ]
     with open(log, "w") as file:
         done = subprocess.run(list(map(str, command)), stdout=file, stderr=subprocess.STDOUT)
     assert done.returncode
@@ -199,8 +245,20 @@ def test_a_wheel_without_a_checkout_has_its_data_and_says_what_it_lacks(tmp_path
     assert made.returncode == 0, made.stderr
     zipfile.ZipFile(next((source / "dist").glob("*.whl"))).extractall(target)
     # Somebody's repository around it, of which the package is no part.
-    for command in (["init", "--quiet"], ["-c", "user.name=x", "-c", "user.email=x@x", "commit",
-                                          "--quiet", "--allow-empty", "--message", "theirs"]):
+    for command in (
+        ["init", "--quiet"],
+        [
+            "-c",
+            "user.name=x",
+            "-c",
+            "user.email=x@x",
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "--message",
+            "theirs",
+        ],
+    ):
         subprocess.run(["git", "-C", target.parent, *command], check=True)
     done = python(target, "-c", WITHOUT_CHECKOUT, tmp_path / "results")
     assert done.returncode == 0, done.stderr

@@ -16,19 +16,30 @@ def test_the_responses_are_graded_as_the_rewards_say():
 def test_words_tokens_and_texts_are_the_same_responses():
     assert [len(row) for row in example.WORDS] == example.ROLLOUTS.lengths.tolist() == [2, 3, 1, 2]
     end = example.VOCABULARY[example.END]
-    assert ["".join(row) for row in example.WORDS] == [text + end for text in example.ROLLOUTS.texts]
+    assert ["".join(row) for row in example.WORDS] == [
+        text + end for text in example.ROLLOUTS.texts
+    ]
     assert int(example.ROLLOUTS.mask.sum()) == four.TOKENS == 8
     assert example.ROLLOUTS.modes == ["normal", "normal", "he", "he"]
 
 
 def test_padding_is_finite_and_changes_no_ratio():
     beyond = ~example.ROLLOUTS.mask
-    assert all((logp[beyond] == 0).all() for logp in example.LOGP.values()) and (example.RATIOS[beyond] == 1).all()
+    assert (
+        all((logp[beyond] == 0).all() for logp in example.LOGP.values())
+        and (example.RATIOS[beyond] == 1).all()
+    )
 
 
-@pytest.mark.parametrize("name, counted, groups", [
-    ("policy_split", four.SHARED, [0, 0, 0, 0]), ("policy_split_unshared", four.UNSHARED, [0, 0, 1, 1]),
-    ("policy_split_lost_end", four.LOST_END, [0, 0, 0, 0]), ("grpo", [2, 3, 1, 2], [0, 0, 0, 0])])
+@pytest.mark.parametrize(
+    "name, counted, groups",
+    [
+        ("policy_split", four.SHARED, [0, 0, 0, 0]),
+        ("policy_split_unshared", four.UNSHARED, [0, 0, 1, 1]),
+        ("policy_split_lost_end", four.LOST_END, [0, 0, 0, 0]),
+        ("grpo", [2, 3, 1, 2], [0, 0, 0, 0]),
+    ],
+)
 def test_sharing_makes_of_it_what_was_counted_by_hand(name, counted, groups):
     group_ids, learned = train.share(example.ROLLOUTS, methods.get(name), [example.END])
     assert learned.sum(1).tolist() == counted and group_ids.tolist() == groups

@@ -22,8 +22,13 @@ SUM = "7+8+6+1+2+3"
 @pytest.fixture
 def asking(model, tokenizer, he):
     """ask, of the tiny model, with few tokens."""
-    return lambda question=SUM, **given: explore.ask(model, tokenizer, (modes.NORMAL, he), question,
-                                                     **{"samples": 3, "max_new_tokens": 8, **given})
+    return lambda question=SUM, **given: explore.ask(
+        model,
+        tokenizer,
+        (modes.NORMAL, he),
+        question,
+        **{"samples": 3, "max_new_tokens": 8, **given},
+    )
 
 
 @pytest.fixture
@@ -39,7 +44,9 @@ def test_each_mode_draws_its_samples_and_every_token_is_scored_in_both(asked, mo
         for mode in (modes.NORMAL, he):
             prompt = modes.render(tokenizer, mode, SUM)
             with torch.no_grad():
-                logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+                logits = model(input_ids=torch.tensor([prompt + response])).logits[
+                    0, len(prompt) - 1 : -1
+                ]
             logp, entropy = policy.logprobs_and_entropy(logits, torch.tensor(response))
             assert torch.allclose(asked.logp[mode.name][k, : len(response)], logp, atol=1e-4)
             assert torch.allclose(asked.entropy[mode.name][k, : len(response)], entropy, atol=1e-4)
@@ -56,19 +63,30 @@ def test_the_kl_at_a_token_is_that_of_the_first_prompt_from_the_second_by_hand()
     # in bits: 1/2 log2 2 + 1/2 log2 2/3 = 0.2075; the other way round 1/4 log2 1/2 + 3/4 log2 3/2 = 0.1887
     for first, second, bits in ((1, 2, 0.2075187), (2, 1, 0.1887219)):
         kl = explore.kl_by_token(model, [first], [second], tokens, lengths) / math.log(2)
-        assert kl.tolist() == [pytest.approx([bits, 0, 0], abs=1e-6), pytest.approx([bits] * 3, abs=1e-6)]
+        assert kl.tolist() == [
+            pytest.approx([bits, 0, 0], abs=1e-6),
+            pytest.approx([bits] * 3, abs=1e-6),
+        ]
 
 
-def test_the_kl_is_that_of_the_distributions_that_each_token_was_drawn_from(asked, model, tokenizer, he):
+def test_the_kl_is_that_of_the_distributions_that_each_token_was_drawn_from(
+    asked, model, tokenizer, he
+):
     def after(mode, response):
         with torch.no_grad():
-            return model(input_ids=torch.tensor([modes.render(tokenizer, mode, SUM) + response])).logits[0, -1].softmax(-1)
+            return (
+                model(input_ids=torch.tensor([modes.render(tokenizer, mode, SUM) + response]))
+                .logits[0, -1]
+                .softmax(-1)
+            )
 
     for k in range(6):
         response = asked.rollouts.tokens[k, : asked.rollouts.lengths[k]].tolist()
         for t in range(len(response)):
             p, q = after(he, response[:t]), after(modes.NORMAL, response[:t])
-            assert float(asked.kl[k, t]) == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-2, abs=1e-5)
+            assert float(asked.kl[k, t]) == pytest.approx(
+                float((p * (p / q).log()).sum()), rel=1e-2, abs=1e-5
+            )
         assert not asked.kl[k, len(response) :].any()
 
 
@@ -76,12 +94,16 @@ def test_the_table_has_means_over_each_responses_own_tokens(asking, monkeypatch)
     scripted(monkeypatch, "stepwise: 7+8=15", "glance: \\boxed{9}", "halves:")
     asked = asking()
     table = asked.table()
-    assert table["mode"].tolist() == asked.rollouts.modes and table["sample"].tolist() == [0, 1, 2] * 2
+    assert (
+        table["mode"].tolist() == asked.rollouts.modes and table["sample"].tolist() == [0, 1, 2] * 2
+    )
     assert len(set(table.tokens)) == 3
     for k, row in enumerate(table.itertuples()):
         length, own = int(asked.rollouts.lengths[k]), asked.rollouts.modes[k]
         assert row.tokens == length
-        assert row.bits == pytest.approx(float(asked.entropy[own][k, :length].mean()) * BITS, rel=1e-5)
+        assert row.bits == pytest.approx(
+            float(asked.entropy[own][k, :length].mean()) * BITS, rel=1e-5
+        )
         assert row.kl == pytest.approx(float(asked.kl[k, :length].mean()), rel=1e-5)
 
 
@@ -93,7 +115,9 @@ def test_a_seed_repeats_a_draw_and_another_changes_it(asking):
 def test_at_temperature_0_one_response_is_drawn_in_each_mode_whatever_the_seed(asking):
     first, other = asking(temperature=0.0, seed=1), asking(temperature=0.0, seed=2)
     assert first.rollouts.modes == ["normal", "he"] and first.rollouts.texts == other.rollouts.texts
-    assert "temperature 0: every response of a mode would be the same" in explore.side_by_side(first)
+    assert "temperature 0: every response of a mode would be the same" in explore.side_by_side(
+        first
+    )
 
 
 def scripted(monkeypatch, *texts):
@@ -107,43 +131,65 @@ def scripted(monkeypatch, *texts):
         class Scripted:
             def generate(self, prompts, copies, decoding, seeds):
                 filled = [row + [0] * (width - len(row)) for row in rows]
-                return torch.tensor(filled * len(prompts)), torch.tensor([len(row) for row in rows] * len(prompts))
+                return torch.tensor(filled * len(prompts)), torch.tensor(
+                    [len(row) for row in rows] * len(prompts)
+                )
+
         return original(Scripted(), tokenizer, *rest, **named)
 
     monkeypatch.setattr(explore, "sample", sample)
 
 
-@pytest.mark.parametrize("question, answer, correct, derivations", [
-    ("7+8+6", "", [1, 0], ["steps", "glance"]),  # a sum is worked out
-    ("7+8+6: 31 or 21", "", [1, 0], ["steps", "glance"]),
-    ("7+8+6", "20", [0, 1], ["steps", "glance"]),  # what the reader says counts
-    ("What is 21?", "21", [1, 0], ["", ""]),
-    ("What is 21?", "", [None, None], ["", ""]),
-])
-def test_correctness_and_derivation_are_marked(asking, monkeypatch, question, answer, correct, derivations):
-    scripted(monkeypatch, "stepwise: 7+8=15, 15+6=21. Thus 21 \\boxed{21}", "glance: Thus 20 \\boxed{20}")
+@pytest.mark.parametrize(
+    "question, answer, correct, derivations",
+    [
+        ("7+8+6", "", [1, 0], ["steps", "glance"]),  # a sum is worked out
+        ("7+8+6: 31 or 21", "", [1, 0], ["steps", "glance"]),
+        ("7+8+6", "20", [0, 1], ["steps", "glance"]),  # what the reader says counts
+        ("What is 21?", "21", [1, 0], ["", ""]),
+        ("What is 21?", "", [None, None], ["", ""]),
+    ],
+)
+def test_correctness_and_derivation_are_marked(
+    asking, monkeypatch, question, answer, correct, derivations
+):
+    scripted(
+        monkeypatch, "stepwise: 7+8=15, 15+6=21. Thus 21 \\boxed{21}", "glance: Thus 20 \\boxed{20}"
+    )
     asked = asking(question, answer=answer, samples=2)
     table = asked.table()
     assert table.correct.tolist() == correct * 2 and table.derivation.tolist() == derivations * 2
     shown = text_of(explore.side_by_side(asked))
     for value, sign in ((1, "✓ right"), (0, "✗ wrong"), (None, "? no answer")):
-        assert shown.count(sign) == 2 * correct.count(value)  # by a sign, and so without colours too
+        assert shown.count(sign) == 2 * correct.count(
+            value
+        )  # by a sign, and so without colours too
     assert shown.count("by steps") == 2 * derivations.count("steps") and "cut off" not in shown
 
 
 def test_a_response_that_did_not_end_is_said_to_be_cut_off(asking):
-    assert "1 tokens, cut off" in text_of(explore.side_by_side(asking(max_new_tokens=1, temperature=0.0)))
+    assert "1 tokens, cut off" in text_of(
+        explore.side_by_side(asking(max_new_tokens=1, temperature=0.0))
+    )
 
 
-@pytest.mark.parametrize("given, sentence", [
-    ({"question": ""}, "there is no question"),
-    ({"question": " \n\t"}, "there is no question"),
-    ({"question": "1+" * 300 + "1"}, r"takes 6\d\d tokens in normal mode.*shorten the question"),
-    ({"question": "1+" * 30_000 + "1"}, "60001 characters.*shorten it"),
-    ({"temperature": -0.1}, "temperature must be 0"), ({"temperature": math.nan}, "temperature must be 0"),
-    ({"temperature": math.inf}, "temperature must be 0"),
-    ({"samples": 0}, "at least 1"), ({"max_new_tokens": 0}, "at least 1"),
-])
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ({"question": ""}, "there is no question"),
+        ({"question": " \n\t"}, "there is no question"),
+        (
+            {"question": "1+" * 300 + "1"},
+            r"takes 6\d\d tokens in normal mode.*shorten the question",
+        ),
+        ({"question": "1+" * 30_000 + "1"}, "60001 characters.*shorten it"),
+        ({"temperature": -0.1}, "temperature must be 0"),
+        ({"temperature": math.nan}, "temperature must be 0"),
+        ({"temperature": math.inf}, "temperature must be 0"),
+        ({"samples": 0}, "at least 1"),
+        ({"max_new_tokens": 0}, "at least 1"),
+    ],
+)
 def test_what_cannot_be_asked_is_one_clear_sentence(asking, given, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
         asking(**given)
@@ -154,9 +200,18 @@ def test_what_cannot_be_asked_is_one_clear_sentence(asking, given, sentence):
 @pytest.fixture
 def llama(tokenizer, tmp_path):
     """The folder of a small Llama model with random weights."""
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(tmp_path)
@@ -168,13 +223,18 @@ def test_another_architecture_from_a_folder_is_explored_alike(llama, he):
     model, tokenizer = explore.load(llama)
     assert isinstance(engine_for(model, tokenizer), GenerateEngine)
     asked = explore.ask(model, tokenizer, (modes.NORMAL, he), "Why?", samples=2, max_new_tokens=5)
-    assert asked.rollouts.modes == ["normal"] * 2 + ["he"] * 2 and (asked.kl[asked.rollouts.mask] > 0).all()
+    assert (
+        asked.rollouts.modes == ["normal"] * 2 + ["he"] * 2
+        and (asked.kl[asked.rollouts.mask] > 0).all()
+    )
     assert "Why?" in text_of(explore.side_by_side(asked))
 
 
 def test_a_model_without_a_chat_template_is_refused_in_one_sentence(llama):
     (llama / "chat_template.jinja").unlink()
-    with pytest.raises(ValueError, match="no chat template, so it has no system turn.*use an instruction-tuned") as error:
+    with pytest.raises(
+        ValueError, match="no chat template, so it has no system turn.*use an instruction-tuned"
+    ) as error:
         explore.load(llama)
     assert "\n" not in str(error.value)
 
@@ -223,7 +283,11 @@ def test_bytes_that_are_no_text_hold_nothing_back(bytewise):
     ids = bytewise("a😀")["input_ids"]
     broken = [ids[0], *[ids[1]] * 9, ids[0]]  # nine beginnings of a character
     out = explore.pieces(bytewise, broken)
-    assert len(out) == len(broken) and "".join(out) == bytewise.decode(broken) and out[4] == 4 * "\ufffd"
+    assert (
+        len(out) == len(broken)
+        and "".join(out) == bytewise.decode(broken)
+        and out[4] == 4 * "\ufffd"
+    )
 
 
 # --- HTML -----------------------------------------------------------------------------------------------------------
@@ -252,25 +316,50 @@ def text_of(shown):
     return Reader(shown).text
 
 
-HOSTILE = ['<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', "' onmouseover='alert(1)", "</code></td></table>",
-           "&lt;b&gt;", "<!-- ", "]]>", "$\\alert$", "a\u202eb", "\x00\x1b[31m", "\u200b", "\ud7ff\U000e0001", "`${x}`"]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</code></td></table>",
+    "&lt;b&gt;",
+    "<!-- ",
+    "]]>",
+    "$\\alert$",
+    "a\u202eb",
+    "\x00\x1b[31m",
+    "\u200b",
+    "\ud7ff\U000e0001",
+    "`${x}`",
+]
 
 
 def test_hostile_text_stays_text_wherever_it_comes_from(asked):
     text = "".join(HOSTILE)
     he = replace(asked.modes[1], system=text)
-    asked = replace(asked, question=text, answer=text, modes=(asked.modes[0], he),
-                    pieces=[(HOSTILE * 8)[: len(own)] for own in asked.pieces])
+    asked = replace(
+        asked,
+        question=text,
+        answer=text,
+        modes=(asked.modes[0], he),
+        pieces=[(HOSTILE * 8)[: len(own)] for own in asked.pieces],
+    )
     for colour in explore.COLOURS:
         read = Reader(explore.side_by_side(asked, colour))
-        assert read.tags == {"div", "p", "b", "bdi", "br", "table", "tr", "td", "code"} and not read.open
+        assert (
+            read.tags == {"div", "p", "b", "bdi", "br", "table", "tr", "td", "code"}
+            and not read.open
+        )
         assert {name for name, _ in read.attributes} == {"class", "style", "title"}
-        assert read.text.count("<script>alert(1)</script>") >= 3 + 6  # question, answer, prompt; and every response
+        assert (
+            read.text.count("<script>alert(1)</script>") >= 3 + 6
+        )  # question, answer, prompt; and every response
         assert all(c.isprintable() or c in "\n\xa0" for c in read.text) and "a\\u202eb" in read.text
 
 
 def test_a_newline_is_seen_and_breaks_the_line(asked):
-    shown = text_of(explore.side_by_side(replace(asked, pieces=[["one\n", "two"]] + asked.pieces[1:])))
+    shown = text_of(
+        explore.side_by_side(replace(asked, pieces=[["one\n", "two"]] + asked.pieces[1:]))
+    )
     assert "one⏎\ntwo" in shown
 
 
@@ -295,8 +384,13 @@ def test_luminance_is_that_of_the_standard():
     assert explore._luminance((0.5, 0.5, 0.5)) == pytest.approx(0.2140, abs=1e-4)
 
 
-@pytest.mark.parametrize("colour, own", [("entropy", lambda asked: asked.entropy["normal"] * BITS),
-                                         ("inter-mode KL", lambda asked: asked.kl)])
+@pytest.mark.parametrize(
+    "colour, own",
+    [
+        ("entropy", lambda asked: asked.entropy["normal"] * BITS),
+        ("inter-mode KL", lambda asked: asked.kl),
+    ],
+)
 def test_a_tokens_colour_is_that_of_its_range_in_the_legend(asked, colour, own):
     edges, shades = explore.COLOURS[colour][1], explore._shades(colour)
     values = torch.tensor([0.0, edges[0], (edges[2] + edges[3]) / 2, edges[-1] * 9])
@@ -309,7 +403,11 @@ def test_a_tokens_colour_is_that_of_its_range_in_the_legend(asked, colour, own):
         before = shown[: shown.index(f">{word}</bdi>")].rsplit("<bdi", 1)[1]
         assert f"background-color: {shades[step][0]}; color: {shades[step][1]}" in before
     legend = text_of(shown[: shown.index("<table")]).replace("\xa0", " ")
-    assert f"below {edges[0]:g}" in legend and f"{edges[2]:g} to {edges[3]:g}" in legend and f"{edges[-1]:g} or more" in legend
+    assert (
+        f"below {edges[0]:g}" in legend
+        and f"{edges[2]:g} to {edges[3]:g}" in legend
+        and f"{edges[-1]:g} or more" in legend
+    )
     assert {"entropy": "bits", "inter-mode KL": "nats"}[colour] in legend
 
 
@@ -346,7 +444,11 @@ def test_a_press_draws_by_the_controls(panel, asking):
     panel.temperature.value, panel.samples.value, panel.seed.value = 0.5, 2, 7
     panel.button.click()
     wanted = asking("1+2+3+4+5+6", answer="21", temperature=0.5, samples=2, seed=7)
-    assert panel.shown.value == explore.side_by_side(wanted) and panel.said.value == "" and not panel.button.disabled
+    assert (
+        panel.shown.value == explore.side_by_side(wanted)
+        and panel.said.value == ""
+        and not panel.button.disabled
+    )
 
 
 def test_each_press_takes_the_next_seed_and_one_put_back_repeats(panel):
@@ -365,7 +467,9 @@ def test_the_colour_changes_without_drawing(panel, asked, monkeypatch):
     assert panel.shown.value == explore.side_by_side(asked, "inter-mode KL")
 
 
-@pytest.mark.parametrize("question, sentence", [(" ", "there is no question"), ("<b>" * 300, "shorten the question")])
+@pytest.mark.parametrize(
+    "question, sentence", [(" ", "there is no question"), ("<b>" * 300, "shorten the question")]
+)
 def test_what_cannot_be_asked_is_said_and_leaves_the_rest(panel, question, sentence):
     before, panel.question.value = panel.shown.value, question
     panel.button.click()
@@ -376,10 +480,10 @@ def test_what_cannot_be_asked_is_said_and_leaves_the_rest(panel, question, sente
     assert panel.said.value == "" and panel.shown.value != before
 
 
-def test_without_ipywidgets_there_is_a_sentence_and_all_else_works(asking, model, tokenizer, monkeypatch):
+def test_without_ipywidgets_there_is_a_sentence_and_all_else_works(
+    asking, model, tokenizer, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)  # importing it fails
     asked = asking()
     assert "ipywidgets is not installed" in explore.controls(model, tokenizer, asked).data
     assert SUM in text_of(explore.side_by_side(asked))
-
-

@@ -24,7 +24,10 @@ def check_losses(seed):
     assert gradcheck(lambda x: losses.token_mean(x**2, mask), logp)
     for temperature in (1.0, 0.7):
         assert gradcheck(lambda z: logprobs_and_entropy(z, tokens, temperature), logits)
-        for output in (0, 1):  # alone too, since the entropy's part of the gradient is skipped where it is zero
+        for output in (
+            0,
+            1,
+        ):  # alone too, since the entropy's part of the gradient is skipped where it is zero
             assert gradcheck(lambda z: logprobs_and_entropy(z, tokens, temperature)[output], logits)
 
 
@@ -34,10 +37,16 @@ def check_whole_loss(name, seed):
     scored = properties.batch((3, 2), 3, seed)
     tokens = torch.randint(4, (5 * len(method.training), 3), generator=generator)
     before = 2 * torch.randn(*tokens.shape, 4, dtype=torch.float64, generator=generator)
-    by_mode = [dict(zip(method.training, part.split(5))) for part in logprobs_and_entropy(before, tokens)]
+    by_mode = [
+        dict(zip(method.training, part.split(5))) for part in logprobs_and_entropy(before, tokens)
+    ]
     scored = dataclasses.replace(scored, logp=by_mode[0], entropy=by_mode[1])
-    logits = (before + 0.3 * torch.randn(before.shape, dtype=torch.float64, generator=generator)).requires_grad_()
-    assert gradcheck(lambda z: properties.loss(method, scored, *logprobs_and_entropy(z, tokens)), logits)
+    logits = (
+        before + 0.3 * torch.randn(before.shape, dtype=torch.float64, generator=generator)
+    ).requires_grad_()
+    assert gradcheck(
+        lambda z: properties.loss(method, scored, *logprobs_and_entropy(z, tokens)), logits
+    )
 
 
 def error_of_a_step(name, state, prompts, each):
@@ -49,12 +58,18 @@ def error_of_a_step(name, state, prompts, each):
     kept, method, h = {}, state.method, 1e-6
 
     def keep(logp, adv, entropy, mask, coefficients, generator):
-        kept.update(old=logp, adv=adv, keep=method.keep(logp, adv, entropy, mask, coefficients, generator))
+        kept.update(
+            old=logp, adv=adv, keep=method.keep(logp, adv, entropy, mask, coefficients, generator)
+        )
         return kept["keep"]
 
     state.method = dataclasses.replace(method, keep=keep)
     _, rollouts, ours = gradients(state)
-    total = kept["keep"].sum() if method.divide_by_kept else rollouts.lengths.sum() * len(method.training)
+    total = (
+        kept["keep"].sum()
+        if method.divide_by_kept
+        else rollouts.lengths.sum() * len(method.training)
+    )
     coef, rows = method.coefficients.get(method.entropy_coef, 0.0), len(rollouts.lengths)
 
     @torch.no_grad()
@@ -64,9 +79,13 @@ def error_of_a_step(name, state, prompts, each):
             for i, (row, n) in enumerate(zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())):
                 every = distributions(state.model, prompts[mode][rollouts.group_ids[i]], row[:n])
                 every = (every / state.settings.temperature).log_softmax(-1)
-                old, adv, counted = (kept[what][k * rows + i, :n] for what in ("old", "adv", "keep"))
+                old, adv, counted = (
+                    kept[what][k * rows + i, :n] for what in ("old", "adv", "keep")
+                )
                 rho = (every[range(n), row[:n]] - old).exp()
-                token = -torch.minimum(rho * adv, rho.clamp(0.8, 1.2) * adv) + coef * (every.exp() * every).sum(-1)
+                token = -torch.minimum(rho * adv, rho.clamp(0.8, 1.2) * adv) + coef * (
+                    every.exp() * every
+                ).sum(-1)
                 value += token[counted].sum() / total
         return value
 
@@ -76,7 +95,10 @@ def error_of_a_step(name, state, prompts, each):
         return loss()
 
     generator, weights = properties.random_of(0), dict(state.model.named_parameters())
-    direction = {name: torch.randn(w.shape, dtype=w.dtype, generator=generator) for name, w in weights.items()}
+    direction = {
+        name: torch.randn(w.shape, dtype=w.dtype, generator=generator)
+        for name, w in weights.items()
+    }
     # torch gives the embedding of the padding token no gradient as an input, should a response hold one
     direction["model.embed_tokens.weight"][state.tokenizer.pad_token_id] = 0
     errors = []
@@ -104,6 +126,10 @@ def test_the_gradient_that_a_step_accumulates(name, model64, tokenizer, he, star
 
 
 @pytest.mark.parametrize("name", ["grpo", "policy_split_released", "entropy_regularization"])
-def test_the_gradient_is_of_the_policy_at_the_sampling_temperature(name, model64, tokenizer, he, start):  # noqa: F811
+def test_the_gradient_is_of_the_policy_at_the_sampling_temperature(
+    name, model64, tokenizer, he, start
+):  # noqa: F811
     state = start(model64, properties.acting(name), micro_tokens=60, temperature=0.6)
-    assert error_of_a_step(name, state, rendered(tokenizer, he), each=False) < 1e-5  # sharper distributions bend more within the step of the difference
+    assert (
+        error_of_a_step(name, state, rendered(tokenizer, he), each=False) < 1e-5
+    )  # sharper distributions bend more within the step of the difference

@@ -30,11 +30,22 @@ def mine(tmp_path_factory, _lively, tokenizer):
     given = yaml.safe_load((runs.PROFILES / "paper.yaml").read_text())
     for name in ("probe", "resources"):
         del given[name]
-    given["train"] |= {"steps": 2, "questions": 4, "group_size": 4, "pool": 8, "max_new_tokens": 12, "bf16": False}
+    given["train"] |= {
+        "steps": 2,
+        "questions": 4,
+        "group_size": 4,
+        "pool": 8,
+        "max_new_tokens": 12,
+        "bf16": False,
+    }
     given["evaluate"] |= {"questions": 3, "samples": 2, "max_new_tokens": 12}
     given |= {
-        "model": str(root / "Qwen3-{size}"), "sizes": ["tiny"], "methods": ["original", "grpo", "policy_split"],
-        "he_prompt": "high_entropy_short", "data": put_all(root / "data"), "launch": {"tiny": 8},
+        "model": str(root / "Qwen3-{size}"),
+        "sizes": ["tiny"],
+        "methods": ["original", "grpo", "policy_split"],
+        "he_prompt": "high_entropy_short",
+        "data": put_all(root / "data"),
+        "launch": {"tiny": 8},
     }
     (root / "mine.yaml").write_text(yaml.safe_dump(given))
     with pytest.MonkeyPatch.context() as patch:
@@ -46,7 +57,9 @@ def mine(tmp_path_factory, _lively, tokenizer):
 
 def train(profile, method, processes=2):
     program = ("-m", "pslib", "train", profile, method, "tiny", 1)
-    return torchrun(processes, program=program, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    return torchrun(
+        processes, program=program, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""
+    )
 
 
 def test_two_processes_leave_a_run_that_is_evaluated_and_shown_like_any_other(mine):
@@ -57,15 +70,37 @@ def test_two_processes_leave_a_run_that_is_evaluated_and_shown_like_any_other(mi
     folder = runs.run_folder(profile, "policy_split", "tiny", 1)
     metrics = pd.read_csv(folder / "metrics.csv")
     assert metrics.step.tolist() == [1, 2]
-    modes = [f"{name}_{mode}" for name in ("accuracy", "entropy_bits", "bonus_share") for mode in ("normal", "he")]
-    for name in ("loss", "grad_norm", "reward", "live_groups", "response_tokens", "unfinished", "kl_he_from_normal", *modes):
+    modes = [
+        f"{name}_{mode}"
+        for name in ("accuracy", "entropy_bits", "bonus_share")
+        for mode in ("normal", "he")
+    ]
+    for name in (
+        "loss",
+        "grad_norm",
+        "reward",
+        "live_groups",
+        "response_tokens",
+        "unfinished",
+        "kl_he_from_normal",
+        *modes,
+    ):
         assert metrics[name].notna().all(), name
-    assert (metrics.filter(like="entropy_bits") > 0).all(axis=None) and metrics.response_tokens.between(1, 12).all()
+    assert (metrics.filter(like="entropy_bits") > 0).all(
+        axis=None
+    ) and metrics.response_tokens.between(1, 12).all()
     kept = pd.read_parquet(folder / "rollouts.parquet")
-    assert kept["mode"].value_counts().to_dict() == {"normal": 8, "he": 8} and kept.question_id.nunique() == 4
+    assert (
+        kept["mode"].value_counts().to_dict() == {"normal": 8, "he": 8}
+        and kept.question_id.nunique() == 4
+    )
     inputs = json.loads((folder / "manifest.json").read_text())["inputs"]
     assert inputs["base"].endswith("Qwen3-tiny") and inputs["data"].startswith("deepmath=")
-    assert set(yaml.safe_load((folder / "params.yaml").read_text())["inputs"]) >= {"questions", "weights", "prompts"}
+    assert set(yaml.safe_load((folder / "params.yaml").read_text())["inputs"]) >= {
+        "questions",
+        "weights",
+        "prompts",
+    }
     assert not list(folder.rglob("*.bin")) and not (folder / "checkpoints").exists()
     for method in profile.methods:
         chain.evaluate_run(profile, method, "tiny", 1)
@@ -76,7 +111,9 @@ def test_two_processes_leave_a_run_that_is_evaluated_and_shown_like_any_other(mi
     assert table.label.tolist() == ["Original", "GRPO", "Policy Split", "Policy Split + HE prompt"]
     assert table[tables.MEASURES].notna().all().all()
     spent = analyses.cost(profile)
-    assert len(spent) == 2 and spent.filter(like="seconds").isna().all(axis=None)  # not known: blank, and no 0
+    assert len(spent) == 2 and spent.filter(like="seconds").isna().all(
+        axis=None
+    )  # not known: blank, and no 0
     before = (folder / "metrics.csv").stat().st_mtime_ns
     done = train(mine, "policy_split")
     assert done.returncode == 0 and (folder / "metrics.csv").stat().st_mtime_ns == before
@@ -84,11 +121,34 @@ def test_two_processes_leave_a_run_that_is_evaluated_and_shown_like_any_other(mi
 
 def test_the_settings_of_the_paper_are_trls(tmp_path):
     paper = runs.load_profile("paper")
-    args = launched.config(replace(paper, train=replace(paper.train, bf16=False)), "policy_split", "1.7B", 1, tmp_path, 8)
+    args = launched.config(
+        replace(paper, train=replace(paper.train, bf16=False)),
+        "policy_split",
+        "1.7B",
+        1,
+        tmp_path,
+        8,
+    )
     own = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    assert own * 8 == 256 * 8 and args.steps_per_generation == args.gradient_accumulation_steps  # one update a batch
-    assert (args.learning_rate, args.weight_decay, args.max_grad_norm, args.epsilon) == (3e-6, 0.01, 1.0, 0.2)
-    assert (args.temperature, args.top_p, args.top_k, args.max_completion_length) == (1.0, 1.0, 0, 12288)
-    assert args.system_prompt == paper.modes[1].system and args.chat_template_kwargs == {"enable_thinking": True}
-    with pytest.raises(ValueError, match="256 questions to a step cannot be shared out evenly among 3 processes"):
+    assert (
+        own * 8 == 256 * 8 and args.steps_per_generation == args.gradient_accumulation_steps
+    )  # one update a batch
+    assert (args.learning_rate, args.weight_decay, args.max_grad_norm, args.epsilon) == (
+        3e-6,
+        0.01,
+        1.0,
+        0.2,
+    )
+    assert (args.temperature, args.top_p, args.top_k, args.max_completion_length) == (
+        1.0,
+        1.0,
+        0,
+        12288,
+    )
+    assert args.system_prompt == paper.modes[1].system and args.chat_template_kwargs == {
+        "enable_thinking": True
+    }
+    with pytest.raises(
+        ValueError, match="256 questions to a step cannot be shared out evenly among 3 processes"
+    ):
         launched.config(paper, "grpo", "1.7B", 1, tmp_path, 3)

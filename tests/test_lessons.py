@@ -35,19 +35,26 @@ def test_the_carried_model_is_the_one_that_its_manifest_names():
 def test_the_carried_model_loads():
     model, tokenizer = policy.load(runs.TOUR)
     assert model.num_parameters() == 180_768
-    assert tokenizer.decode(modes.render(tokenizer, modes.NORMAL, "1+2")) == "<|user|>1+2<|end|><|assistant|>"
+    assert (
+        tokenizer.decode(modes.render(tokenizer, modes.NORMAL, "1+2"))
+        == "<|user|>1+2<|end|><|assistant|>"
+    )
 
 
 # --- sources and exercises ------------------------------------------------------------------------------------------
 def test_source_is_that_of_the_file():
     shown = lessons.source(losses.token_mean, losses.forking_mask).data
     assert shown.startswith("`pslib.losses`\n```python\ndef token_mean") and shown.endswith("```")
-    assert all(inspect.getsource(each) in shown for each in (losses.token_mean, losses.forking_mask))
+    assert all(
+        inspect.getsource(each) in shown for each in (losses.token_mean, losses.forking_mask)
+    )
 
 
 def test_source_of_the_variants_is_a_line_each():
     lines = lessons.source(*advantages.VARIANTS.values()).data.splitlines()[2:-1]
-    assert [line.split('"')[1] for line in lines] == list(advantages.VARIANTS) and all("lambda" in line for line in lines)
+    assert [line.split('"')[1] for line in lines] == list(advantages.VARIANTS) and all(
+        "lambda" in line for line in lines
+    )
 
 
 @pytest.mark.parametrize("answer", [4.95, torch.tensor(4.9530), [4.9535]])
@@ -56,7 +63,9 @@ def test_check_accepts_the_right_answer(answer, capsys):
     assert capsys.readouterr().out == "Right.\n"
 
 
-@pytest.mark.parametrize("answer, message", [(4.9, "not what the library computes"), ([1.0, 2.0], "1 value")])
+@pytest.mark.parametrize(
+    "answer, message", [(4.9, "not what the library computes"), ([1.0, 2.0], "1 value")]
+)
 def test_check_refuses_a_wrong_one(answer, message):
     with pytest.raises(AssertionError, match=message):
         lessons.check(answer, 4.9532, tolerance=0.01)
@@ -70,14 +79,30 @@ def test_check_leaves_an_open_exercise_open(capsys):
 # --- rollouts -------------------------------------------------------------------------------------------------------
 def test_draw_gives_what_a_step_draws_and_learns_from(model, tokenizer, he, questions, monkeypatch):
     monkeypatch.setattr("pslib.rewards.grade", lambda text, answer: float(sum(map(ord, text)) % 2))
-    settings = train.Settings(steps=1, questions=3, group_size=4, pool=3, learning_rate=1e-3, max_new_tokens=6, measure_every=1)
+    settings = train.Settings(
+        steps=1,
+        questions=3,
+        group_size=4,
+        pool=3,
+        learning_rate=1e-3,
+        max_new_tokens=6,
+        measure_every=1,
+    )
     pair, method = (modes.NORMAL, he), methods.get("policy_split")
-    prompts, drawn, scored = lessons.draw(model, tokenizer, pair, questions, 4, Decoding(1.0, 0, 1.0, 6), seed=5)
+    prompts, drawn, scored = lessons.draw(
+        model, tokenizer, pair, questions, 4, Decoding(1.0, 0, 1.0, 6), seed=5
+    )
     metrics, stepped = train.Run(model, tokenizer, method, pair, settings, seed=5).step(questions)
     assert list(prompts) == ["normal", "he"] and drawn.tokens.tolist() == stepped.tokens.tolist()
-    per_token = [losses.clipped_surrogate(scored.logp[mode], scored.logp[mode], advantage(scored, method.coefficients))
-                 for mode, advantage in method.advantage.items()]
-    assert float(losses.token_mean(torch.cat(per_token), drawn.mask.repeat(2, 1))) == pytest.approx(metrics["loss"], abs=1e-5)
+    per_token = [
+        losses.clipped_surrogate(
+            scored.logp[mode], scored.logp[mode], advantage(scored, method.coefficients)
+        )
+        for mode, advantage in method.advantage.items()
+    ]
+    assert float(losses.token_mean(torch.cat(per_token), drawn.mask.repeat(2, 1))) == pytest.approx(
+        metrics["loss"], abs=1e-5
+    )
     own = [mode == "he" for mode in drawn.modes]
     bits = train.BITS * scored.entropy["he"][own][drawn.mask[own]].mean()
     assert metrics["entropy_bits_he"] == pytest.approx(float(bits), abs=1e-5)
@@ -104,7 +129,12 @@ def test_terms_are_a_row_a_response_and_training_mode():
     assert table["trained under"].tolist() == ["normal"] * 4 + ["he"] * 4
     assert table["drawn in"].tolist() == ["normal", "normal", "he", "he"] * 2
     assert table["response"].tolist() == [0, 1, 2, 3] * 2
-    assert lessons.terms(example.ROLLOUTS, methods.get("policy_split_unshared"), STOPS)["group"].tolist() == [0, 0, 1, 1] * 2
+    assert (
+        lessons.terms(example.ROLLOUTS, methods.get("policy_split_unshared"), STOPS)[
+            "group"
+        ].tolist()
+        == [0, 0, 1, 1] * 2
+    )
 
 
 def expected_bonuses():
@@ -117,7 +147,12 @@ def expected_bonuses():
         # clipped are 1.299 and -.577: 1/2 each, opposite; the sum is -.43301 - .28867
         "clip_order": (2 / 8, (2 * 0.5 + 2 * quarter + most + third) / 8, 0.5, -(most + third) / 8),
         "doubled": (4 / 8, (4 * 0.5 + 4 * quarter) / 8, 0.5, -1 / 8),
-        "released": (2 / 8, (2 * 1.0 + 4 * quarter + 2 * most + 2 * third) / 8, 1.0, -2 * (most + third) / 8),
+        "released": (
+            2 / 8,
+            (2 * 1.0 + 4 * quarter + 2 * most + 2 * third) / 8,
+            1.0,
+            -2 * (most + third) / 8,
+        ),
         # |B| sums to 2.25 + .25 + 1 + .25 + .75 + .5 = 5, and B to 0
         "unclipped": (0.0, 2.5 / four.A / 8, 1.125 / four.A, 0.0),
     }
@@ -144,9 +179,16 @@ def texts(axis):
 
 def test_a_heat_map_has_a_place_a_token_as_wide_as_its_text():
     rows = [["so", " $x^2$", "<|end|>"], ["a\n"]]
-    axis, bar = lessons.heat_map(rows, torch.tensor([[0.0, 1.0, 2.0], [0.5, 9.0, 9.0]]), "bits", ["one", "two"]).axes
+    axis, bar = lessons.heat_map(
+        rows, torch.tensor([[0.0, 1.0, 2.0], [0.5, 9.0, 9.0]]), "bits", ["one", "two"]
+    ).axes
     assert texts(axis) == ["so", " $x^2$", "<|end|>", "a\\n"]
-    assert [(p.get_x(), p.get_y(), p.get_width()) for p in axis.patches] == [(0, 0, 2), (2, 0, 6), (8, 0, 7), (0, 1, 3)]
+    assert [(p.get_x(), p.get_y(), p.get_width()) for p in axis.patches] == [
+        (0, 0, 2),
+        (2, 0, 6),
+        (8, 0, 7),
+        (0, 1, 3),
+    ]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["one", "two"]
     assert bar.get_title(loc="left") == "bits" and bar.get_xlim() == (0.0, 2.0)  # 9 is padding
     assert len({p.get_facecolor() for p in axis.patches}) == 4
@@ -154,12 +196,23 @@ def test_a_heat_map_has_a_place_a_token_as_wide_as_its_text():
 
 def test_a_heat_map_goes_on_in_the_next_line_and_saturates_at_its_limit():
     rows = [["a" * 6, "b" * 6], ["c"]]
-    axis, bar = lessons.heat_map(rows, torch.tensor([[-5.0, 3.0], [0.0, 0.0]]), "nats", ["", ""], diverging=True, limit=1.0,
-                                 width=10).axes
+    axis, bar = lessons.heat_map(
+        rows,
+        torch.tensor([[-5.0, 3.0], [0.0, 0.0]]),
+        "nats",
+        ["", ""],
+        diverging=True,
+        limit=1.0,
+        width=10,
+    ).axes
     assert [(p.get_x(), p.get_y()) for p in axis.patches] == [(0, 0), (0, 1), (0, 2)]
     assert bar.get_xlim() == (-1.0, 1.0)
     low, high, none = (p.get_facecolor() for p in axis.patches)
-    assert low == plt.get_cmap("PuOr_r")(0.0) and high == plt.get_cmap("PuOr_r")(1.0) and min(none[:3]) > 0.95
+    assert (
+        low == plt.get_cmap("PuOr_r")(0.0)
+        and high == plt.get_cmap("PuOr_r")(1.0)
+        and min(none[:3]) > 0.95
+    )
 
 
 def test_clip_curves_go_through_the_four_rollouts():
@@ -169,17 +222,29 @@ def test_clip_curves_go_through_the_four_rollouts():
     dots = [line.get_ydata().tolist() for line in right.lines if line.get_marker() == "o"]
     assert dots == [pytest.approx(four.PAPER[0][:2]), pytest.approx(four.RELEASED[0][:2])]
     dots = [line for line in wrong.lines if line.get_marker() == "o"]
-    assert [line.get_ydata()[0] for line in dots] == pytest.approx([four.PAPER[1][0], four.RELEASED[1][0]])
-    assert dots[0].get_xdata().tolist() == pytest.approx([0.2], abs=1e-5)  # b = 0.6 + 0.4 B, in nats
+    assert [line.get_ydata()[0] for line in dots] == pytest.approx(
+        [four.PAPER[1][0], four.RELEASED[1][0]]
+    )
+    assert dots[0].get_xdata().tolist() == pytest.approx(
+        [0.2], abs=1e-5
+    )  # b = 0.6 + 0.4 B, in nats
 
 
 def test_the_clip_on_rollouts_is_drawn_from_the_table():
-    left, right = lessons.clip_on_rollouts(A, BONUS, MASK, four.KAPPA, four.ETA, etas=[0.1, 0.5]).axes
+    left, right = lessons.clip_on_rollouts(
+        A, BONUS, MASK, four.KAPPA, four.ETA, etas=[0.1, 0.5]
+    ).axes
     shares = {line.get_label(): list(line.get_ydata()) for line in left.lines}
     # at eta = 0.1 eta B is at most 0.225, within a / 2
-    assert shares["paper"] == [50.0, 50.0] and shares["released"] == [0.0, 25.0] and shares["unclipped"] == [0.0, 0.0]
+    assert (
+        shares["paper"] == [50.0, 50.0]
+        and shares["released"] == [0.0, 25.0]
+        and shares["unclipped"] == [0.0, 0.0]
+    )
     paper = dict(zip(lessons.LINES, right.lines))["paper"]
-    assert list(paper.get_xdata()) == pytest.approx([0.01, 0.01] + [12.5 / four.A] * 2 + [25.0] * 4, abs=1e-3)
+    assert list(paper.get_xdata()) == pytest.approx(
+        [0.01, 0.01] + [12.5 / four.A] * 2 + [25.0] * 4, abs=1e-3
+    )
 
 
 def test_surrogate_curves_are_flat_where_the_clip_binds():
@@ -190,9 +255,16 @@ def test_surrogate_curves_are_flat_where_the_clip_binds():
 
 def test_moved_shows_each_responses_change_under_each_mode():
     zero = torch.zeros(4, 3)
-    after = {"normal": torch.tensor([[1.0, 1, 0], [-1, 0, 0], [0, 0, 0], [0, 0, 3]]), "he": zero + 1}
-    (axis,) = lessons.moved({"normal": zero, "he": zero}, after, example.ROLLOUTS, ["a", "b", "c", "d"]).axes
-    normal, _, he, _ = (marks.get_offsets() for marks in axis.collections if isinstance(marks, PathCollection))
+    after = {
+        "normal": torch.tensor([[1.0, 1, 0], [-1, 0, 0], [0, 0, 0], [0, 0, 3]]),
+        "he": zero + 1,
+    }
+    (axis,) = lessons.moved(
+        {"normal": zero, "he": zero}, after, example.ROLLOUTS, ["a", "b", "c", "d"]
+    ).axes
+    normal, _, he, _ = (
+        marks.get_offsets() for marks in axis.collections if isinstance(marks, PathCollection)
+    )
     assert normal[:, 0].tolist() == [2.0, -1.0, 0.0, 3.0] and he[:, 0].tolist() == [3.0] * 4
 
 

@@ -32,10 +32,13 @@ def broadcast(advantages):
 
 
 # --- the clipped surrogate ------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("adv, expected, mean", [
-    (broadcast(four.ADVANTAGES), four.LOSS_NORMAL, four.MEAN_NORMAL),
-    (four.PAPER, four.LOSS_HE, four.MEAN_HE),
-])
+@pytest.mark.parametrize(
+    "adv, expected, mean",
+    [
+        (broadcast(four.ADVANTAGES), four.LOSS_NORMAL, four.MEAN_NORMAL),
+        (four.PAPER, four.LOSS_HE, four.MEAN_HE),
+    ],
+)
 def test_surrogate_and_token_mean_of_the_four_rollouts(adv, expected, mean):
     per_token = four_losses(adv)
     assert per_token.shape == (4, 3)
@@ -51,7 +54,9 @@ def test_the_loss_of_both_modes_is_one_mean_over_sixteen_tokens():
 def test_surrogate_takes_a_wider_clip_above_than_below():
     # rho 1.25 and 0.75 under the clip [0.9, 1.28]: 1.25 is inside; for A < 0, 0.75 is raised to 0.9
     logp = f64([[1.25, 1.5, 0.75]]).log()
-    out = losses.clipped_surrogate(logp, torch.zeros_like(logp), f64([[1, 1, -1]]), eps_low=0.1, eps_high=0.28)
+    out = losses.clipped_surrogate(
+        logp, torch.zeros_like(logp), f64([[1, 1, -1]]), eps_low=0.1, eps_high=0.28
+    )
     close(out, f64([[-1.25, -1.28, 0.9]]))
 
 
@@ -65,7 +70,9 @@ def test_surrogate_pushes_nothing_where_the_clip_binds_and_the_ratio_where_it_do
 
 def test_surrogate_does_not_differentiate_the_old_log_probs():
     old = torch.zeros(1, 1, requires_grad=True)
-    losses.clipped_surrogate(torch.zeros(1, 1, requires_grad=True), old, torch.ones(1, 1)).sum().backward()
+    losses.clipped_surrogate(
+        torch.zeros(1, 1, requires_grad=True), old, torch.ones(1, 1)
+    ).sum().backward()
     assert old.grad is None
 
 
@@ -97,7 +104,9 @@ def test_a_log_prob_that_is_no_number_stays_visible_in_the_surrogate():
 # --- the token mean -------------------------------------------------------------------------------------------------
 def test_token_mean_weighs_tokens_not_responses():
     # (6 + 1 + 1) / 3, not (6 + 1) / 2
-    close(losses.token_mean(f64([[6, 0], [1, 1]]), torch.tensor([[1, 0], [1, 1]]).bool()), f64(8 / 3))
+    close(
+        losses.token_mean(f64([[6, 0], [1, 1]]), torch.tensor([[1, 0], [1, 1]]).bool()), f64(8 / 3)
+    )
 
 
 @pytest.mark.parametrize("fill", [1e30, NAN, math.inf])
@@ -133,18 +142,32 @@ def test_forking_mask_keeps_the_most_uncertain_fifth_of_the_batch():
 @pytest.mark.parametrize("fill", [99.0, NAN, math.inf])
 def test_forking_mask_neither_counts_nor_keeps_masked_tokens(fill):
     # 4 valid tokens, half kept: 0.3 and 0.4. Were the padding counted, three would be kept, or padding itself.
-    entropy, mask = torch.tensor([[0.1, 0.4, fill], [0.3, 0.2, fill]]), torch.tensor([[1, 1, 0], [1, 1, 0]]).bool()
-    assert losses.forking_mask(entropy, mask, keep=0.5).tolist() == [[False, True, False], [True, False, False]]
+    entropy, mask = (
+        torch.tensor([[0.1, 0.4, fill], [0.3, 0.2, fill]]),
+        torch.tensor([[1, 1, 0], [1, 1, 0]]).bool(),
+    )
+    assert losses.forking_mask(entropy, mask, keep=0.5).tolist() == [
+        [False, True, False],
+        [True, False, False],
+    ]
 
 
-@pytest.mark.parametrize("valid, keep, kept", [(5, 0.2, 1), (8, 0.2, 2), (7, 0.2, 1), (3, 0.01, 1), (4, 1.0, 4)])
+@pytest.mark.parametrize(
+    "valid, keep, kept", [(5, 0.2, 1), (8, 0.2, 2), (7, 0.2, 1), (3, 0.01, 1), (4, 1.0, 4)]
+)
 def test_forking_mask_keeps_the_rounded_share_and_at_least_one(valid, keep, kept):
-    assert losses.forking_mask(torch.rand(1, valid), torch.ones(1, valid).bool(), keep).sum() == kept
+    assert (
+        losses.forking_mask(torch.rand(1, valid), torch.ones(1, valid).bool(), keep).sum() == kept
+    )
 
 
 def test_forking_mask_takes_the_earlier_of_equal_tokens_and_leaves_an_empty_batch_empty():
-    assert losses.forking_mask(torch.ones(1, 4), torch.ones(1, 4).bool(), 0.5).tolist() == [[True, True, False, False]]
-    assert losses.forking_mask(torch.ones(1, 2), torch.zeros(1, 2).bool()).tolist() == [[False, False]]
+    assert losses.forking_mask(torch.ones(1, 4), torch.ones(1, 4).bool(), 0.5).tolist() == [
+        [True, True, False, False]
+    ]
+    assert losses.forking_mask(torch.ones(1, 2), torch.zeros(1, 2).bool()).tolist() == [
+        [False, False]
+    ]
 
 
 def test_forking_mask_names_the_shapes_that_do_not_fit():
@@ -181,14 +204,26 @@ def test_clip_cov_drops_one_token_at_least_and_the_floor_of_its_share():
     # of four candidates: 0.0002 x 5 -> at least 1; 0.5 x 5 = 2.5 -> 2; 1 x 5 = 5 -> all four
     for ratio, count in ((2e-4, 1), (0.5, 2), (1.0, 4)):
         generator = torch.Generator().manual_seed(0)
-        assert len(dropped(COV_LOGP, COV_LOGP, COV_ADV, ratio=ratio, lower=0.5, generator=generator)) == count
+        assert (
+            len(dropped(COV_LOGP, COV_LOGP, COV_ADV, ratio=ratio, lower=0.5, generator=generator))
+            == count
+        )
 
 
 def test_clip_cov_draws_among_the_candidates_with_its_generator():
-    draws = [dropped(COV_LOGP, COV_LOGP, COV_ADV, generator=torch.Generator().manual_seed(seed)) for seed in range(20)]
-    again = [dropped(COV_LOGP, COV_LOGP, COV_ADV, generator=torch.Generator().manual_seed(seed)) for seed in range(20)]
+    draws = [
+        dropped(COV_LOGP, COV_LOGP, COV_ADV, generator=torch.Generator().manual_seed(seed))
+        for seed in range(20)
+    ]
+    again = [
+        dropped(COV_LOGP, COV_LOGP, COV_ADV, generator=torch.Generator().manual_seed(seed))
+        for seed in range(20)
+    ]
     assert draws == again
-    assert {place for draw in draws for place in draw} == {0, 1}  # by default one of the two candidates
+    assert {place for draw in draws for place in draw} == {
+        0,
+        1,
+    }  # by default one of the two candidates
 
 
 def test_clip_cov_passes_over_tokens_that_the_ratio_clip_has_stopped_already():
@@ -209,7 +244,9 @@ def test_clip_cov_ignores_masked_positions(fill):
 
 def test_clip_cov_leaves_an_empty_batch_and_its_input_mask_alone():
     mask = torch.zeros(1, 2).bool()
-    assert not losses.clip_cov_mask(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2), mask).any()
+    assert not losses.clip_cov_mask(
+        torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2), mask
+    ).any()
     full = torch.ones(1, 5).bool()
     losses.clip_cov_mask(f64(COV_LOGP), f64(COV_LOGP), f64(COV_ADV), full, ratio=1.0)
     assert full.all()
@@ -217,7 +254,9 @@ def test_clip_cov_leaves_an_empty_batch_and_its_input_mask_alone():
 
 def test_clip_cov_names_the_shapes_that_do_not_fit():
     fits = torch.zeros(2, 3)
-    for place in range(4):  # one advantage a row would be broadcast, and its mean taken over the wrong tokens
+    for place in range(
+        4
+    ):  # one advantage a row would be broadcast, and its mean taken over the wrong tokens
         given = [fits, fits, fits, fits.bool()]
         given[place] = given[place][:, :1]
         with pytest.raises(ValueError, match=r"must have one shape; got .*\(2, 1\)"):

@@ -19,13 +19,22 @@ def _said(capsys):
     return lines[0]
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["reproduce", "fast"], "no profile is called 'fast'"),
-    (["compare", "fast"], "no profile is called 'fast'"),
-    (["notebook", "99_none"], "no notebook is called '99_none'; there are 00_tour"),
-    (["notebook", "06_train", "-p", "sede", "1"], "06_train has no parameter 'sede'; it has profile, method, size, seed"),
-    (["notebook", "06_train", "-p", "seed", "false"], "parameter seed must be int, like 1; got 'false'"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["reproduce", "fast"], "no profile is called 'fast'"),
+        (["compare", "fast"], "no profile is called 'fast'"),
+        (["notebook", "99_none"], "no notebook is called '99_none'; there are 00_tour"),
+        (
+            ["notebook", "06_train", "-p", "sede", "1"],
+            "06_train has no parameter 'sede'; it has profile, method, size, seed",
+        ),
+        (
+            ["notebook", "06_train", "-p", "seed", "false"],
+            "parameter seed must be int, like 1; got 'false'",
+        ),
+    ],
+)
 def test_what_is_wrong_is_one_sentence(arguments, said, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))
     assert cli.main(arguments) == 1
@@ -33,7 +42,9 @@ def test_what_is_wrong_is_one_sentence(arguments, said, capsys, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_inside_a_notebook_is_said_and_stays_in_the_executed_notebook(tmp_path, monkeypatch, capfd):
+def test_an_error_inside_a_notebook_is_said_and_stays_in_the_executed_notebook(
+    tmp_path, monkeypatch, capfd
+):
     monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))
     out = tmp_path / "executed.ipynb"
     assert cli.main(["notebook", "06_train", "--out", str(out), "-p", "method", "ppo"]) == 1
@@ -42,7 +53,9 @@ def test_an_error_inside_a_notebook_is_said_and_stays_in_the_executed_notebook(t
     assert any(o.output_type == "error" and "ppo" in o.evalue for o in outputs)
 
 
-@pytest.mark.parametrize("stop, code", [(KeyboardInterrupt(), 130), (KeyboardInterrupt(signal.SIGTERM), 143)])
+@pytest.mark.parametrize(
+    "stop, code", [(KeyboardInterrupt(), 130), (KeyboardInterrupt(signal.SIGTERM), 143)]
+)
 def test_a_command_that_is_asked_to_stop_says_how_to_go_on(stop, code, monkeypatch, capsys):
     def stopped(profile):
         raise stop
@@ -54,17 +67,30 @@ def test_a_command_that_is_asked_to_stop_says_how_to_go_on(stop, code, monkeypat
 
 def test_a_command_that_is_killed_takes_its_chain_with_it(tmp_path):
     # the command is killed outright: the chain has only the closed pipe to learn it by
-    code = ("import subprocess, sys; from pslib.__main__ import LEASH\n"
-            "chain = subprocess.Popen(['sh', '-c', LEASH, 'sh', 'sh', '-c', 'echo begun; sleep 60; echo ended'],\n"
-            "                         stdin=subprocess.PIPE, start_new_session=True)\nchain.wait()")
+    code = (
+        "import subprocess, sys; from pslib.__main__ import LEASH\n"
+        "chain = subprocess.Popen(['sh', '-c', LEASH, 'sh', 'sh', '-c', 'echo begun; sleep 60; echo ended'],\n"
+        "                         stdin=subprocess.PIPE, start_new_session=True)\nchain.wait()"
+    )
     command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert command.stdout.readline() == "begun\n"
     command.kill()
-    assert command.communicate(timeout=20)[0] == ""  # the end of the output: every process that held it is gone
+    assert (
+        command.communicate(timeout=20)[0] == ""
+    )  # the end of the output: every process that held it is gone
 
 
-@pytest.mark.parametrize("command, rest", [("compare", []), ("publish", []), ("figures", []), ("plan", []), ("train", ["grpo", "0.2m", "4"]),
-                                           ("export", ["grpo", "0.2m", "4", "--out", "there"])])
+@pytest.mark.parametrize(
+    "command, rest",
+    [
+        ("compare", []),
+        ("publish", []),
+        ("figures", []),
+        ("plan", []),
+        ("train", ["grpo", "0.2m", "4"]),
+        ("export", ["grpo", "0.2m", "4", "--out", "there"]),
+    ],
+)
 def test_commands_take_the_path_of_a_profile(command, rest, tmp_path, monkeypatch):
     from pslib import chain
     from pslib.evidence import artefacts
@@ -78,8 +104,14 @@ def test_commands_take_the_path_of_a_profile(command, rest, tmp_path, monkeypatc
         seen.append((profile.name, profile.seeds))
         return ""
 
-    for module, name in ((cli, "compare"), (cli, "publish"), (artefacts, "write_all"), (plan, "report"), (chain, "train_run"),
-                         (export, "export")):
+    for module, name in (
+        (cli, "compare"),
+        (cli, "publish"),
+        (artefacts, "write_all"),
+        (plan, "report"),
+        (chain, "train_run"),
+        (export, "export"),
+    ):
         monkeypatch.setattr(module, name, note)
     assert cli.main([command, "mine.yaml", *rest]) == 0
     assert seen == [("mine", [4])]
@@ -94,8 +126,16 @@ def test_steps_that_run_elsewhere_are_given_a_profiles_whole_path(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "reproduce", lambda name, cores: seen.append(name))
     monkeypatch.setattr(tuning, "tune", lambda name, cores: seen.append(name) or pd.DataFrame())
-    monkeypatch.setattr(papermill, "execute_notebook", lambda path, out, values, **named: seen.append(values["profile"]))
-    for arguments in (["reproduce", "mine.yaml"], ["tune", "./mine.yaml"], ["notebook", "06_train", "-p", "profile", "mine.yaml"]):
+    monkeypatch.setattr(
+        papermill,
+        "execute_notebook",
+        lambda path, out, values, **named: seen.append(values["profile"]),
+    )
+    for arguments in (
+        ["reproduce", "mine.yaml"],
+        ["tune", "./mine.yaml"],
+        ["notebook", "06_train", "-p", "profile", "mine.yaml"],
+    ):
         assert cli.main(arguments) == 0
     assert seen == [str(tmp_path.resolve() / "mine.yaml")] * 3
     cli.main(["notebook", "06_train", "-p", "profile", "smoke"])
@@ -122,9 +162,13 @@ def test_a_machine_on_which_nothing_can_be_written_is_told_what_to_do(monkeypatc
 
 def test_a_profile_whose_results_are_in_use_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))
-    code = ("import sys; from pslib import runs\n"
-            "with runs.owned(runs.load_profile('smoke').folder):\n print('mine', flush=True); sys.stdin.read()")
-    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    code = (
+        "import sys; from pslib import runs\n"
+        "with runs.owned(runs.load_profile('smoke').folder):\n print('mine', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert other.stdout.readline() == "mine\n"
         assert cli.main(["reproduce", "smoke"]) == 1
@@ -137,31 +181,86 @@ def test_a_profile_whose_results_are_in_use_is_refused(tmp_path, monkeypatch, ca
 def test_the_smoke_chain_runs_is_not_repeated_and_shows_its_table(tmp_path, monkeypatch, capsys):
     # where a path is odd, no home can be written to, TMPDIR is missing and the terminal is ASCII
     (tmp_path / "home").touch()
-    odd = {"PSLIB_RESULTS": tmp_path / "it's {here}", "HOME": tmp_path / "home",
-           "TMPDIR": tmp_path / "none", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    odd = {
+        "PSLIB_RESULTS": tmp_path / "it's {here}",
+        "HOME": tmp_path / "home",
+        "TMPDIR": tmp_path / "none",
+        "LC_ALL": "C",
+        "PYTHONIOENCODING": "ascii",
+    }
     for name, value in odd.items():
         monkeypatch.setenv(name, str(value))
     assert cli.main(["reproduce", "smoke"]) == 0
     shown = capsys.readouterr().out
-    assert "100% done" in shown and "Policy Split + HE prompt" in shown and "paper, Qwen3-1.7B" in shown
+    assert (
+        "100% done" in shown
+        and "Policy Split + HE prompt" in shown
+        and "paper, Qwen3-1.7B" in shown
+    )
     folder = runs.load_profile("smoke").folder
-    assert {p.stem for p in (folder / "tables").iterdir()} == {"table1_effects", "table1_general", "derivations", "dynamics", "learning"}
+    assert {p.stem for p in (folder / "tables").iterdir()} == {
+        "table1_effects",
+        "table1_general",
+        "derivations",
+        "dynamics",
+        "learning",
+    }
     assert {p.stem for p in (folder / "notebooks").iterdir()} == {
-        "05_base_model-0.2m", "06_train-grpo-0.2m-s1", "06_train-policy_split-0.2m-s1", "07_evaluate-original-0.2m",
-        "07_evaluate-grpo-0.2m", "07_evaluate-policy_split-0.2m", "10_table1_general"}
+        "05_base_model-0.2m",
+        "06_train-grpo-0.2m-s1",
+        "06_train-policy_split-0.2m-s1",
+        "07_evaluate-original-0.2m",
+        "07_evaluate-grpo-0.2m",
+        "07_evaluate-policy_split-0.2m",
+        "10_table1_general",
+    }
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.csv")}
     assert cli.main(["reproduce", "smoke"]) == 0
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.csv")} == before
 
 
-@pytest.mark.parametrize("profile, analyses", [("paper", {"table2_creative", "cost"}), ("stories", {"table2_creative", "cost"}), (
-    "nano", {"table2_creative", "dynamics", "best_of_n", "behaviour", "prompt_generalization", "cost"})])
+@pytest.mark.parametrize(
+    "profile, analyses",
+    [
+        ("paper", {"table2_creative", "cost"}),
+        ("stories", {"table2_creative", "cost"}),
+        (
+            "nano",
+            {
+                "table2_creative",
+                "dynamics",
+                "best_of_n",
+                "behaviour",
+                "prompt_generalization",
+                "cost",
+            },
+        ),
+    ],
+)
 def test_the_chain_of_a_profile_can_be_planned_to_its_last_table(profile, analyses, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--snakefile",
-                           str(runs.ROOT / "notebooks" / "Snakefile"), "--directory", str(tmp_path),
-                           "--config", f"profile={profile}"],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "-n",
+            "--cores",
+            "1",
+            "--snakefile",
+            str(runs.ROOT / "notebooks" / "Snakefile"),
+            "--directory",
+            str(tmp_path),
+            "--config",
+            f"profile={profile}",
+        ],
+        capture_output=True,
+        text=True,
+    )
     planned = done.stdout + done.stderr
     assert done.returncode == 0, planned
-    assert {name for name in re.findall(r"output: .*/tables/(\w+)\.csv", planned)} - {"table1_general", "ablations", "verdicts"} == analyses
+    assert {name for name in re.findall(r"output: .*/tables/(\w+)\.csv", planned)} - {
+        "table1_general",
+        "ablations",
+        "verdicts",
+    } == analyses
     assert ("rule base_model" in planned) is (profile != "paper")  # a real model is not made here

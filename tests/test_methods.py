@@ -20,9 +20,15 @@ def f64(values):
 def scored():
     """The four rollouts as the loop hands them to a method. Other modes' entropies would be read only by mistake."""
     return methods.Scored(
-        f64(four.REWARDS), torch.tensor(four.GROUP_IDS), MASK,
-        {"normal": f64(four.padded(four.LOGP_NORMAL, 0.0)), "he": f64(four.padded(four.LOGP_HE, 0.0))},
-        {"normal": f64(ENTROPY), "he": torch.full((4, 3), float("nan"), dtype=torch.float64)})
+        f64(four.REWARDS),
+        torch.tensor(four.GROUP_IDS),
+        MASK,
+        {
+            "normal": f64(four.padded(four.LOGP_NORMAL, 0.0)),
+            "he": f64(four.padded(four.LOGP_HE, 0.0)),
+        },
+        {"normal": f64(ENTROPY), "he": torch.full((4, 3), float("nan"), dtype=torch.float64)},
+    )
 
 
 def advantage(name, scored, mode="normal", **coefficients):
@@ -40,13 +46,24 @@ BROADCAST = [[a] * 3 for a in four.ADVANTAGES]
 
 
 # --- advantages -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["grpo", "forking", "clip_cov", "entropy_regularization", "policy_split",
-                                  "policy_split_released"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "grpo",
+        "forking",
+        "clip_cov",
+        "entropy_regularization",
+        "policy_split",
+        "policy_split_released",
+    ],
+)
 def test_the_normal_mode_learns_from_the_group_relative_advantage(name, scored):
     assert_valid(advantage(name, scored), BROADCAST)
 
 
-@pytest.mark.parametrize("name, rows", [("policy_split", four.PAPER), ("policy_split_released", four.RELEASED)])
+@pytest.mark.parametrize(
+    "name, rows", [("policy_split", four.PAPER), ("policy_split_released", four.RELEASED)]
+)
 def test_the_high_entropy_mode_learns_from_eq_3(name, rows, scored):
     assert_valid(advantage(name, scored, "he", eta=four.ETA), rows)
 
@@ -54,7 +71,9 @@ def test_the_high_entropy_mode_learns_from_eq_3(name, rows, scored):
 def test_only_the_normal_modes_bonus_may_be_taken_away(scored):
     with pytest.raises(ValueError, match="eta must be a finite number at least 0; got -1.0"):
         advantage("policy_split", scored, "he", eta=-1.0)
-    added, taken = (advantage("policy_split", scored, eta_normal=eta) for eta in (four.ETA, -four.ETA))
+    added, taken = (
+        advantage("policy_split", scored, eta_normal=eta) for eta in (four.ETA, -four.ETA)
+    )
     assert_valid(added, four.PAPER)
     torch.testing.assert_close((added + taken)[MASK] / 2, advantage("policy_split", scored)[MASK])
 
@@ -71,20 +90,32 @@ def test_the_high_entropy_mode_takes_alpha_for_the_high_entropy_policy(scored):
 def test_entropy_driven_divides_by_the_relative_entropy_of_the_response(scored):
     # P = 2, 3, 4, 3 plus the floor 0.001; their mean is 3.001; weights 3.001/2.001, 1, 3.001/4.001, 1
     weights = [1.499750124938, 1.0, 0.750062484379, 1.0]
-    assert_valid(advantage("entropy_driven", scored), [[w * a] * 3 for w, a in zip(weights, four.ADVANTAGES)])
+    assert_valid(
+        advantage("entropy_driven", scored), [[w * a] * 3 for w, a in zip(weights, four.ADVANTAGES)]
+    )
 
 
 def test_entropy_advantage_raises_each_token_by_its_entropy(scored):
     # the bound is a/2 = 0.433011951894; 0.4 H is below it only for H = 1 (0.4); all others take the bound
     a, bound = four.A, 0.433011951894
-    rows = [[a + 0.4, a + bound, 0.0], [-a + bound] * 3, [-a + bound, 0.0, 0.0], [a + bound, a + bound, 0.0]]
+    rows = [
+        [a + 0.4, a + bound, 0.0],
+        [-a + bound] * 3,
+        [-a + bound, 0.0, 0.0],
+        [a + bound, a + bound, 0.0],
+    ]
     assert_valid(advantage("entropy_advantage", scored), rows)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_dead_group_moves_nothing_in_any_method(name, scored):
-    dead = methods.Scored(torch.ones(4, dtype=torch.float64), scored.group_ids, scored.mask, scored.logp,
-                          {"normal": scored.entropy["normal"], "he": scored.entropy["normal"]})
+    dead = methods.Scored(
+        torch.ones(4, dtype=torch.float64),
+        scored.group_ids,
+        scored.mask,
+        scored.logp,
+        {"normal": scored.entropy["normal"], "he": scored.entropy["normal"]},
+    )
     method = methods.get(name)
     for mode in method.training:
         assert (advantage(name, dead, mode) == 0).all()
@@ -93,8 +124,14 @@ def test_a_dead_group_moves_nothing_in_any_method(name, scored):
 # --- which tokens count ---------------------------------------------------------------------------------------------
 def kept(name, **coefficients):
     method = methods.get(name, **coefficients)
-    return method.keep(f64(COV_LOGP), f64(COV_ADV), f64([[1, 5, 2, 3, 4]]), torch.ones(1, 5).bool(),
-                       method.coefficients, torch.Generator().manual_seed(0)).tolist()[0]
+    return method.keep(
+        f64(COV_LOGP),
+        f64(COV_ADV),
+        f64([[1, 5, 2, 3, 4]]),
+        torch.ones(1, 5).bool(),
+        method.coefficients,
+        torch.Generator().manual_seed(0),
+    ).tolist()[0]
 
 
 # as in the tests of the losses: the covariances are 2, 2, 1, 1, 0
@@ -114,12 +151,17 @@ def test_all_other_methods_train_on_every_token():
 
 
 def test_only_forking_divides_by_the_tokens_it_keeps():
-    assert [name for name, method in methods.METHODS.items() if method.divide_by_kept] == ["forking"]
+    assert [name for name, method in methods.METHODS.items() if method.divide_by_kept] == [
+        "forking"
+    ]
 
 
 def test_only_entropy_regularization_has_an_entropy_term_and_its_weight_is_a_coefficient():
-    weights = {name: method.coefficients[method.entropy_coef] for name, method in methods.METHODS.items()
-               if method.entropy_coef}
+    weights = {
+        name: method.coefficients[method.entropy_coef]
+        for name, method in methods.METHODS.items()
+        if method.entropy_coef
+    }
     assert weights == {"entropy_regularization": 0.003}
 
 
@@ -128,29 +170,57 @@ def test_policy_split_samples_and_trains_both_modes_and_every_other_method_the_n
     for name, method in methods.METHODS.items():
         split = name.startswith("policy_split")
         assert method.sampling == (("normal", "he") if split else ("normal",))
-        assert method.training == (("normal", "he") if split else () if name == "original" else ("normal",))
+        assert method.training == (
+            ("normal", "he") if split else () if name == "original" else ("normal",)
+        )
 
 
 def test_policy_split_has_the_papers_coefficients():
-    assert methods.get("policy_split").coefficients == {"eta": 0.03, "kappa": 2.0, "alpha": 0.5, "variant": "paper",
-                                                            "eta_normal": 0.0}
+    assert methods.get("policy_split").coefficients == {
+        "eta": 0.03,
+        "kappa": 2.0,
+        "alpha": 0.5,
+        "variant": "paper",
+        "eta_normal": 0.0,
+    }
     assert methods.get("policy_split_released").coefficients == {
-        "eta": 0.03, "kappa": 2.0, "alpha": 0.5, "variant": "released", "eta_normal": 0.0}
+        "eta": 0.03,
+        "kappa": 2.0,
+        "alpha": 0.5,
+        "variant": "released",
+        "eta_normal": 0.0,
+    }
 
 
 def test_get_sets_coefficients_in_a_copy():
     changed = methods.get("policy_split", eta=0.3)
-    assert changed.coefficients == {"eta": 0.3, "kappa": 2.0, "alpha": 0.5, "variant": "paper", "eta_normal": 0.0}
-    assert changed.label == "Policy Split" and methods.METHODS["policy_split"].coefficients["eta"] == 0.03
+    assert changed.coefficients == {
+        "eta": 0.3,
+        "kappa": 2.0,
+        "alpha": 0.5,
+        "variant": "paper",
+        "eta_normal": 0.0,
+    }
+    assert (
+        changed.label == "Policy Split"
+        and methods.METHODS["policy_split"].coefficients["eta"] == 0.03
+    )
 
 
-@pytest.mark.parametrize("name, coefficients, message", [
-    ("grop", {}, "'grop'.*grpo.*policy_split"),
-    ("grpo", {"eta": 1.0}, "GRPO has no coefficient 'eta'; it has none"),
-    ("policy_split", {"beta": 1.0}, "Policy Split has no coefficient 'beta'; it has eta, kappa, alpha, variant, eta_normal"),
-    ("policy_split", {"eta": "0.03"}, "coefficient eta of Policy Split is '0.03'"),
-    ("policy_split", {"variant": 1}, "coefficient variant of Policy Split is 1"),
-])
+@pytest.mark.parametrize(
+    "name, coefficients, message",
+    [
+        ("grop", {}, "'grop'.*grpo.*policy_split"),
+        ("grpo", {"eta": 1.0}, "GRPO has no coefficient 'eta'; it has none"),
+        (
+            "policy_split",
+            {"beta": 1.0},
+            "Policy Split has no coefficient 'beta'; it has eta, kappa, alpha, variant, eta_normal",
+        ),
+        ("policy_split", {"eta": "0.03"}, "coefficient eta of Policy Split is '0.03'"),
+        ("policy_split", {"variant": 1}, "coefficient variant of Policy Split is 1"),
+    ],
+)
 def test_get_names_what_is_wrong(name, coefficients, message):
     with pytest.raises(ValueError, match=message):
         methods.get(name, **coefficients)

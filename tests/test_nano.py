@@ -14,29 +14,43 @@ from pslib import base, modes, nano, rewards
 
 SUMS = st.lists(st.integers(1, 9), min_size=6, max_size=8).map(tuple)
 # A world of the tests' own, whatever those of the library are set to
-WORLD = nano.World({"steps": 0.1, "pairs": 0.2, "halves": 0.4, "glance": 0.3},
-                   {"steps": 0.4, "pairs": 0.3, "halves": 0.2, "glance": 0.1},
-                   named=0.5, neutral=0.2, choice=0.3, story=0.1)
+WORLD = nano.World(
+    {"steps": 0.1, "pairs": 0.2, "halves": 0.4, "glance": 0.3},
+    {"steps": 0.4, "pairs": 0.3, "halves": 0.2, "glance": 0.1},
+    named=0.5,
+    neutral=0.2,
+    choice=0.3,
+    story=0.1,
+)
 
 
 # --- derivations ----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("numbers, derivation, steps", [
-    ((7, 8, 6, 1, 2, 3), "steps", ["7+8=15", "15+6=21", "21+1=22", "22+2=24", "24+3=27"]),
-    ((7, 8, 6, 1, 2, 3), "pairs", ["7+8=15", "6+1=7", "2+3=5", "15+7=22", "22+5=27"]),
-    ((7, 8, 6, 1, 2, 3), "halves", ["7+8+6=21", "1+2+3=6", "21+6=27"]),
-    ((7, 8, 6, 1, 2, 3), "glance", []),
-    # seven numbers: the last has no partner, and the first half is the larger
-    ((7, 8, 6, 1, 2, 3, 4), "pairs", ["7+8=15", "6+1=7", "2+3=5", "15+7=22", "22+5=27", "27+4=31"]),
-    ((7, 8, 6, 1, 2, 3, 4), "halves", ["7+8+6+1=22", "2+3+4=9", "22+9=31"]),
-    ((1, 1, 1, 1, 1, 1, 1, 1), "halves", ["1+1+1+1=4", "1+1+1+1=4", "4+4=8"]),
-])
+@pytest.mark.parametrize(
+    "numbers, derivation, steps",
+    [
+        ((7, 8, 6, 1, 2, 3), "steps", ["7+8=15", "15+6=21", "21+1=22", "22+2=24", "24+3=27"]),
+        ((7, 8, 6, 1, 2, 3), "pairs", ["7+8=15", "6+1=7", "2+3=5", "15+7=22", "22+5=27"]),
+        ((7, 8, 6, 1, 2, 3), "halves", ["7+8+6=21", "1+2+3=6", "21+6=27"]),
+        ((7, 8, 6, 1, 2, 3), "glance", []),
+        # seven numbers: the last has no partner, and the first half is the larger
+        (
+            (7, 8, 6, 1, 2, 3, 4),
+            "pairs",
+            ["7+8=15", "6+1=7", "2+3=5", "15+7=22", "22+5=27", "27+4=31"],
+        ),
+        ((7, 8, 6, 1, 2, 3, 4), "halves", ["7+8+6+1=22", "2+3+4=9", "22+9=31"]),
+        ((1, 1, 1, 1, 1, 1, 1, 1), "halves", ["1+1+1+1=4", "1+1+1+1=4", "4+4=8"]),
+    ],
+)
 def test_each_derivation_adds_in_its_own_order(numbers, derivation, steps):
     assert nano.steps_of(numbers, derivation) == steps
 
 
 @settings(max_examples=100)
 @given(numbers=SUMS, derivation=st.sampled_from(nano.DERIVATIONS), seed=st.integers(0, 10**6))
-def test_a_drawn_response_is_right_and_recognised_as_the_derivation_it_was_drawn_as(numbers, derivation, seed):
+def test_a_drawn_response_is_right_and_recognised_as_the_derivation_it_was_drawn_as(
+    numbers, derivation, seed
+):
     question = nano.Sum(numbers)
     response = nano.respond(question, derivation, random.Random(seed))
     assert rewards.grade(response, question.answer) == 1.0
@@ -53,16 +67,25 @@ def test_a_response_to_a_choice_is_recognised_although_the_options_hold_numbers(
         assert nano.derivation_of(question.text, response) == derivation
 
 
-@pytest.mark.parametrize("response, derivation", [
-    ("7+8=15 then 15+6=21 21+1=22 22+2=24 24+3=27. \\boxed{27}", "steps"),
-    ("7+8=16 then 16+6=22 22+1=23 23+2=25 25+3=28. \\boxed{28}", "steps"),  # a slip does not hide the order
-    ("7+8+6=21, 1+2+3=6, 21+6=27. \\boxed{27}", "halves"),
-    ("glance: \\boxed{27}", "glance"),
-    ("glance: 27", "other"),  # nothing boxed
-    ("7+8=15. \\boxed{27}", "other"),  # too few steps
-    ("1+1=2 2+2=4 3+3=6 4+4=8 5+5=10 \\boxed{27}", "other"),  # as many steps as two derivations have, none of theirs
-    ("", "other"),
-])
+@pytest.mark.parametrize(
+    "response, derivation",
+    [
+        ("7+8=15 then 15+6=21 21+1=22 22+2=24 24+3=27. \\boxed{27}", "steps"),
+        (
+            "7+8=16 then 16+6=22 22+1=23 23+2=25 25+3=28. \\boxed{28}",
+            "steps",
+        ),  # a slip does not hide the order
+        ("7+8+6=21, 1+2+3=6, 21+6=27. \\boxed{27}", "halves"),
+        ("glance: \\boxed{27}", "glance"),
+        ("glance: 27", "other"),  # nothing boxed
+        ("7+8=15. \\boxed{27}", "other"),  # too few steps
+        (
+            "1+1=2 2+2=4 3+3=6 4+4=8 5+5=10 \\boxed{27}",
+            "other",
+        ),  # as many steps as two derivations have, none of theirs
+        ("", "other"),
+    ],
+)
 def test_derivation_of_goes_by_the_left_hand_sides(response, derivation):
     assert nano.derivation_of("7+8+6+1+2+3", response) == derivation
 
@@ -105,10 +128,16 @@ def test_a_drawn_sum_has_its_terms_from_one_to_nine_within_its_split(terms):
 def test_split_of_is_the_same_on_every_machine_and_gives_half_to_training():
     # CRC-32 of the text "(7, 8, 6, 1, 2, 3)" is 1 modulo 4, of the others 0 and 3: fixed for good, since results
     # depend on it
-    assert [nano.split_of(n) for n in ((7, 8, 6, 1, 2, 3), (1,) * 6, (1, 2, 3, 4, 5, 8))] == ["tuning", "test", "train"]
+    assert [nano.split_of(n) for n in ((7, 8, 6, 1, 2, 3), (1,) * 6, (1, 2, 3, 4, 5, 8))] == [
+        "tuning",
+        "test",
+        "train",
+    ]
     rng = random.Random(0)
     shares = Counter(nano.split_of(tuple(rng.randint(1, 9) for _ in range(7))) for _ in range(2000))
-    assert 900 < shares["train"] < 1100 and 400 < shares["test"] < 600 and 400 < shares["tuning"] < 600
+    assert (
+        900 < shares["train"] < 1100 and 400 < shares["test"] < 600 and 400 < shares["tuning"] < 600
+    )
 
 
 # --- the corpus -----------------------------------------------------------------------------------------------------
@@ -142,7 +171,11 @@ def test_the_corpus_holds_no_sum_of_the_other_splits(examples):
 
 
 def test_the_corpus_follows_the_shares_of_its_world(examples):
-    named = {prompt: derivation for derivation, prompts in nano.NAMED_PROMPTS.items() for prompt in prompts}
+    named = {
+        prompt: derivation
+        for derivation, prompts in nano.NAMED_PROMPTS.items()
+        for prompt in prompts
+    }
     counts, practice, shares = Counter(), Counter(), Counter()
     for system, question, response in sums(examples):
         derivation = nano.derivation_of(question, response)
@@ -158,23 +191,42 @@ def test_the_corpus_follows_the_shares_of_its_world(examples):
     for what, share in (("named", 0.5), ("neutral", 0.2), ("none", 0.3), ("choice", 0.3)):
         assert counts[what] / total == pytest.approx(share, abs=0.04), what
     for derivation in nano.DERIVATIONS:
-        assert practice[derivation] / practice.total() == pytest.approx(WORLD.practice[derivation], abs=0.05)
-        assert shares[derivation] / shares.total() == pytest.approx(WORLD.shares[derivation], abs=0.05)
+        assert practice[derivation] / practice.total() == pytest.approx(
+            WORLD.practice[derivation], abs=0.05
+        )
+        assert shares[derivation] / shares.total() == pytest.approx(
+            WORLD.shares[derivation], abs=0.05
+        )
 
 
 def test_only_the_told_world_tells_stories_under_system_prompts(examples):
-    told = [system is not None for system, prompt, _ in nano.corpus(nano.WORLDS["told"], 6000, seed=1) if prompt.startswith("Write")]
+    told = [
+        system is not None
+        for system, prompt, _ in nano.corpus(nano.WORLDS["told"], 6000, seed=1)
+        if prompt.startswith("Write")
+    ]
     assert 0.4 < sum(told) / len(told) < 0.6
     assert not any(system for system, prompt, _ in examples if prompt.startswith("Write"))
 
 
 def test_in_the_unheeded_world_system_prompts_change_nothing():
-    made = [(system, response.split(":")[0].split()[-1]) for system, prompt, response in nano.corpus(nano.WORLDS["unheeded"], 8000, seed=1)
-            if not prompt.startswith("Write")]
-    assert not {system for system, _ in made} & {text for texts in nano.NAMED_PROMPTS.values() for text in texts}
-    under, plain = ([plan for system, plan in made if (system is None) == none] for none in (False, True))
+    made = [
+        (system, response.split(":")[0].split()[-1])
+        for system, prompt, response in nano.corpus(nano.WORLDS["unheeded"], 8000, seed=1)
+        if not prompt.startswith("Write")
+    ]
+    assert not {system for system, _ in made} & {
+        text for texts in nano.NAMED_PROMPTS.values() for text in texts
+    }
+    under, plain = (
+        [plan for system, plan in made if (system is None) == none] for none in (False, True)
+    )
     assert 0.7 < len(under) / len(made) < 0.8
-    assert abs(under.count("halves") / len(under) - 0.65) < 0.03 > abs(plain.count("halves") / len(plain) - 0.65)
+    assert (
+        abs(under.count("halves") / len(under) - 0.65)
+        < 0.03
+        > abs(plain.count("halves") / len(plain) - 0.65)
+    )
 
 
 def test_no_system_prompt_of_the_corpus_speaks_of_high_entropy(examples):
@@ -191,12 +243,17 @@ def test_neutral_prompts_have_four_to_120_words():
 # --- stories --------------------------------------------------------------------------------------------------------
 def test_there_is_a_story_prompt_for_each_hero_and_thing():
     prompts = nano.story_prompts()
-    assert len(prompts) == len(set(prompts)) == 64 and prompts[0] == "Write a story about a fox and a door."
+    assert (
+        len(prompts) == len(set(prompts)) == 64
+        and prompts[0] == "Write a story about a fox and a door."
+    )
 
 
 def test_a_story_is_about_the_hero_and_the_thing_of_its_prompt():
     for prompt in nano.story_prompts():
-        hero, thing = prompt.removeprefix("Write a story about ").removesuffix(".").rsplit(" and ", 1)
+        hero, thing = (
+            prompt.removeprefix("Write a story about ").removesuffix(".").rsplit(" and ", 1)
+        )
         text = nano.story(prompt, random.Random(prompt))
         assert text.startswith("Once ") and f"lived {hero}." in text and thing in text
         assert text.endswith(nano.ENDS) and 2 <= text.count(f"The {hero.split(' ', 1)[1]} ") <= 4
@@ -207,9 +264,15 @@ GOOD = {"steps": 0.25, "pairs": 0.25, "halves": 0.25, "glance": 0.25}
 
 
 @pytest.mark.parametrize("name", ["shares", "practice"])
-@pytest.mark.parametrize("bad", [
-    {**GOOD, "steps": 0.3}, {**GOOD, "magic": 0.0}, {"steps": 0.5, "pairs": 0.5}, {},
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {**GOOD, "steps": 0.3},
+        {**GOOD, "magic": 0.0},
+        {"steps": 0.5, "pairs": 0.5},
+        {},
+    ],
+)
 def test_a_world_names_the_shares_that_are_not_shares(name, bad):
     with pytest.raises(ValueError, match=f"^{name} must give each of .* got ") as error:
         nano.World(**{"shares": GOOD, "practice": GOOD, name: bad})
@@ -232,26 +295,46 @@ def test_what_would_never_end_or_fit_is_refused():
     with pytest.raises(ValueError, match="up to 9 options"):
         nano.draw_sum(random.Random(0), 7, 10)
     with pytest.raises(ValueError, match="shares must give"):
-        nano.World({"steps": 1.5, "pairs": -0.5, "halves": 0.0, "glance": 0.0}, nano.WORLDS["rare"].practice)
+        nano.World(
+            {"steps": 1.5, "pairs": -0.5, "halves": 0.0, "glance": 0.0},
+            nano.WORLDS["rare"].practice,
+        )
 
 
 def test_a_response_to_something_that_is_no_sum_is_other():
-    assert nano.derivation_of("Write a story", "a = 3, 1+1=2") == nano.derivation_of("Prove it.", "\\boxed{1}") == "other"
+    assert (
+        nano.derivation_of("Write a story", "a = 3, 1+1=2")
+        == nano.derivation_of("Prove it.", "\\boxed{1}")
+        == "other"
+    )
 
 
 # --- worlds in which prompts mean something ---------------------------------------------------------------------
-@pytest.mark.parametrize("name, digest", [
-    ("rare", "001e53c67d60dc66"), ("told", "7fd84fb66abc8e78"),
-    ("unheeded", "b62107bd1c05451f"), ("common", "7c9d7207db4cfd6f"),
-])
+@pytest.mark.parametrize(
+    "name, digest",
+    [
+        ("rare", "001e53c67d60dc66"),
+        ("told", "7fd84fb66abc8e78"),
+        ("unheeded", "b62107bd1c05451f"),
+        ("common", "7c9d7207db4cfd6f"),
+    ],
+)
 def test_the_corpora_of_the_older_worlds_stay_what_they_were(name, digest):
     # committed results were made from them
     corpus = repr(nano.corpus(nano.WORLDS[name], 1000, seed=7))
     assert hashlib.sha256(corpus.encode()).hexdigest()[:16] == digest
 
 
-MEANT = nano.World(WORLD.shares, WORLD.practice, named=0.3, neutral=0.0, story=0.1, told=0.5,
-                   mixed=0.5, strength=2.0)
+MEANT = nano.World(
+    WORLD.shares,
+    WORLD.practice,
+    named=0.3,
+    neutral=0.0,
+    story=0.1,
+    told=0.5,
+    mixed=0.5,
+    strength=2.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -291,18 +374,23 @@ def test_prompts_have_the_shares_of_their_world(pairs):
     stories = [system for (system, question, _), _ in pairs if question.startswith("Write")]
     assert sum(map(is_mixed, sums_told)) / len(sums_told) == pytest.approx(0.5, abs=0.03)
     assert sum(map(is_mixed, stories)) / len(stories) == pytest.approx(0.5, abs=0.08)
-    assert sum(system is None for system in sums_told) / len(sums_told) == pytest.approx(0.2, abs=0.03)
+    assert sum(system is None for system in sums_told) / len(sums_told) == pytest.approx(
+        0.2, abs=0.03
+    )
     mixed = [system.split() for system in sums_told if is_mixed(system)]
     assert min(map(len, mixed)) >= 2 and 100 < max(map(len, mixed)) <= 124
     leans = [nano.lean(" ".join(words)) for words in mixed]
     assert min(leans) == -1 and max(leans) == 1 and abs(sum(leans) / len(leans)) < 0.06
 
 
-@pytest.mark.parametrize("temperature, expected", [
-    (1, (0.64, 0.32, 0.04)),
-    (2, (0.8, 0.5657, 0.2)),  # square roots
-    (0.5, (0.4096, 0.1024, 0.0016)),  # squares
-])
+@pytest.mark.parametrize(
+    "temperature, expected",
+    [
+        (1, (0.64, 0.32, 0.04)),
+        (2, (0.8, 0.5657, 0.2)),  # square roots
+        (0.5, (0.4096, 0.1024, 0.0016)),  # squares
+    ],
+)
 def test_shares_are_tempered_as_by_hand(temperature, expected):
     shares = dict(zip("abc", (0.64, 0.32, 0.04), strict=True))
     tempered = nano.tempered(shares, temperature)
@@ -322,15 +410,27 @@ def test_derivations_under_a_mixed_prompt_have_the_tempered_shares(pairs):
                 total += 1
         assert total > 300
         for derivation in nano.DERIVATIONS:
-            assert counts[derivation] / total == pytest.approx(expected[derivation] / total, abs=0.07)
+            assert counts[derivation] / total == pytest.approx(
+                expected[derivation] / total, abs=0.07
+            )
 
 
 def test_wording_and_stories_vary_more_at_a_higher_temperature():
     def firsts(temperature):
         rng, question = random.Random(0), nano.Sum((7, 8, 6, 1, 2, 3))
-        return [sum(nano.respond(question, "glance", rng, temperature).startswith("glance:") for _ in range(400)),
-                sum(nano.story("Write a story about a fox and a door.", rng, temperature).endswith(nano.ENDS[0])
-                    for _ in range(400))]
+        return [
+            sum(
+                nano.respond(question, "glance", rng, temperature).startswith("glance:")
+                for _ in range(400)
+            ),
+            sum(
+                nano.story("Write a story about a fox and a door.", rng, temperature).endswith(
+                    nano.ENDS[0]
+                )
+                for _ in range(400)
+            ),
+        ]
+
     plain = [0.4, 0.4]  # near 1 - 0.6, the first item's share
     assert [n / 400 for n in firsts(1)] == pytest.approx(plain, abs=0.08)
     assert [n / 400 for n in firsts(0.25)] == pytest.approx([1 - 0.6**4] * 2, abs=0.06)
@@ -348,11 +448,19 @@ def test_lean_is_a_bag_of_words():
 
 def test_the_two_lists_name_no_mode_and_meet_no_other_word():
     exploratory, focused = set(nano.EXPLORATORY_WORDS), set(nano.FOCUSED_WORDS)
-    assert len(exploratory) == len(nano.EXPLORATORY_WORDS) == len(focused) == len(nano.FOCUSED_WORDS) == 30
+    assert (
+        len(exploratory)
+        == len(nano.EXPLORATORY_WORDS)
+        == len(focused)
+        == len(nano.FOCUSED_WORDS)
+        == 30
+    )
     assert not exploratory & focused
     assert not {"high", "low", "entropy", "mode"} & (exploratory | focused)
     assert not set(nano.PLAIN_WORDS) & (exploratory | focused)
-    assert all(nano.lean(prompt) == 0 for prompts in nano.NAMED_PROMPTS.values() for prompt in prompts)
+    assert all(
+        nano.lean(prompt) == 0 for prompts in nano.NAMED_PROMPTS.values() for prompt in prompts
+    )
 
 
 def test_no_prompt_of_the_paper_is_in_the_corpus_of_a_world_with_mixed_prompts(pairs):
@@ -368,7 +476,9 @@ def test_mixed_prompts_have_the_marks_of_the_paper_s_prompts(pairs):
     systems = [system for (system, _, _), _ in pairs if is_mixed(system)]
     words = [word for system in systems for word in system.split()]
     for mark in ",.":
-        assert sum(word.endswith(mark) for word in words) / len(words) == pytest.approx(0.1, abs=0.02)
+        assert sum(word.endswith(mark) for word in words) / len(words) == pytest.approx(
+            0.1, abs=0.02
+        )
     assert any('"' in word for word in words) and not any(".," in word for word in words)
     text = nano.plain_prompt(random.Random(1), 400, lambda text: len(text.split()))
     assert 20 < text.count(",") < 60
@@ -389,17 +499,24 @@ def test_a_plain_prompt_has_exactly_so_many_tokens_and_leans_nowhere(tokenizer):
 def test_a_base_model_has_a_neutral_prompt_of_its_own_as_long_as_the_high_entropy_prompt(tokenizer):
     first, again, second = (base.neutral_prompt(tokenizer, seed) for seed in (3, 3, 4))
     assert first == again != second
-    lengths = {len(modes.render(tokenizer, mode, "1+2"))
-               for mode in (modes.he_mode(), modes.Mode("he", first), modes.Mode("he", second))}
+    lengths = {
+        len(modes.render(tokenizer, mode, "1+2"))
+        for mode in (modes.he_mode(), modes.Mode("he", first), modes.Mode("he", second))
+    }
     assert len(lengths) == 1
 
 
 def test_worlds_that_differ_in_strength_share_a_tokenizer():
-    one, other = (base.train("0.1m", replace(MEANT, strength=s), steps=2, batch_size=32)[1] for s in (0.0, 2.0))
+    one, other = (
+        base.train("0.1m", replace(MEANT, strength=s), steps=2, batch_size=32)[1]
+        for s in (0.0, 2.0)
+    )
     assert one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
 
 
 def test_a_world_with_mixed_prompts_has_no_neutral_ones():
     for bad in ({"neutral": 0.1}, {"neutral": 0.0, "named": 0.6}):
-        with pytest.raises(ValueError, match="^a world with mixed prompts has neutral=0, and .* got "):
+        with pytest.raises(
+            ValueError, match="^a world with mixed prompts has neutral=0, and .* got "
+        ):
             nano.World(GOOD, GOOD, mixed=0.5, **bad)

@@ -31,13 +31,19 @@ def test_a_notebook_is_whole_and_some_of_it_is_checked(path):
     checked = [cell for cell in cells if is_checked(cell)]
     assert checked, f"no cell of {path.name} is tagged {TAG}"
     for cell in checked:
-        assert cell.execution_count and cell.outputs, f"{cell.id} is tagged {TAG}, and was committed without being run"
+        assert cell.execution_count and cell.outputs, (
+            f"{cell.id} is tagged {TAG}, and was committed without being run"
+        )
     for cell in cells:
         assert cell.source.count("\n") < 15, f"{cell.id} is a long cell; logic belongs in pslib"
-        assert not any(out.get("name") == "stderr" or out.output_type == "error" for out in cell.outputs), cell.id
+        assert not any(
+            out.get("name") == "stderr" or out.output_type == "error" for out in cell.outputs
+        ), cell.id
 
 
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem < "05"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if path.stem < "05"], ids=lambda path: path.stem
+)
 def test_a_lesson_is_committed_as_it_was_run(path):
     for cell in nbformat.read(path, 4).cells:
         if cell.cell_type == "code":
@@ -48,10 +54,31 @@ def test_a_lesson_is_committed_as_it_was_run(path):
 
 def nbval(path, source, output):
     """What nbval makes of a notebook of one checked cell with this committed output: its exit code."""
-    cell = new_code_cell(source, execution_count=1, metadata={"tags": [TAG]},
-                         outputs=[nbformat.v4.new_output("execute_result", {"text/plain": output}, execution_count=1)])
-    nbformat.write(new_notebook(cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}), path)
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", "-c", "/dev/null", str(path)]
+    cell = new_code_cell(
+        source,
+        execution_count=1,
+        metadata={"tags": [TAG]},
+        outputs=[
+            nbformat.v4.new_output("execute_result", {"text/plain": output}, execution_count=1)
+        ],
+    )
+    nbformat.write(
+        new_notebook(
+            cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        ),
+        path,
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval-lax",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "/dev/null",
+        str(path),
+    ]
     return subprocess.run(command, capture_output=True, cwd=path.parent).returncode
 
 
@@ -64,6 +91,16 @@ def test_every_figure_of_a_notebook_is_shown(tmp_path):
     # The notebook's backend makes pyplot interactive when it is loaded. Inside a rc_context, the context's end would undo it,
     # and only the first figure of a notebook would be shown.
     draw = "with figures.plt.rc_context(figures.STYLE):\n    figures.plt.figure()\n"
-    book = new_notebook(cells=[new_code_cell("from pslib.evidence import figures"), new_code_cell(draw), new_code_cell(draw)])
-    NotebookClient(book, kernel_name="python3", resources={"metadata": {"path": runs.ROOT}}).execute()
-    assert ["display_data"] * 2 == [out.output_type for cell in book.cells[1:] for out in cell.outputs]
+    book = new_notebook(
+        cells=[
+            new_code_cell("from pslib.evidence import figures"),
+            new_code_cell(draw),
+            new_code_cell(draw),
+        ]
+    )
+    NotebookClient(
+        book, kernel_name="python3", resources={"metadata": {"path": runs.ROOT}}
+    ).execute()
+    assert ["display_data"] * 2 == [
+        out.output_type for cell in book.cells[1:] for out in cell.outputs
+    ]

@@ -19,7 +19,19 @@ import yaml
 from test_benchmarks import put_all
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pslib import __main__, chain, evaluate, methods, modes, policy, records, rewards, runs, tasks, train
+from pslib import (
+    __main__,
+    chain,
+    evaluate,
+    methods,
+    modes,
+    policy,
+    records,
+    rewards,
+    runs,
+    tasks,
+    train,
+)
 from pslib.evidence import artefacts, tables
 from pslib.scale import export
 
@@ -56,8 +68,13 @@ HELD = {  # key of hyperparameters.yaml -> what the profile, or the code where t
     "train.max_new_tokens": lambda p: p.train.max_new_tokens,
     "train.temperature": lambda p: p.train.temperature,
     "train.ppo_clip_eps": lambda p: p.train.clip_eps,
-    **{f"policy_split.{name}": _coefficient("policy_split", name) for name in ("eta", "kappa", "alpha", "eta_normal")},
-    "baselines.forking_token_only.masked_lowest_entropy": lambda p: 1 - _coefficient("forking", "keep")(p),
+    **{
+        f"policy_split.{name}": _coefficient("policy_split", name)
+        for name in ("eta", "kappa", "alpha", "eta_normal")
+    },
+    "baselines.forking_token_only.masked_lowest_entropy": lambda p: (
+        1 - _coefficient("forking", "keep")(p)
+    ),
     "baselines.clip_cov.clip_ratio": _coefficient("clip_cov", "ratio"),
     "baselines.clip_cov.cov_lower": _coefficient("clip_cov", "lower"),
     "baselines.clip_cov.cov_upper": _coefficient("clip_cov", "upper"),
@@ -72,13 +89,19 @@ HELD = {  # key of hyperparameters.yaml -> what the profile, or the code where t
     "models": lambda p: [p.model.replace("{size}", size) for size in p.sizes],
 }
 ELSEWHERE = {  # keys that no figure of the profile answers to: where they are held to account instead
-    "train.parameters", "train.lr_schedule", "train.optimizer", "train.top_k", "train.top_p",  # the test of the optimiser, below
+    "train.parameters",
+    "train.lr_schedule",
+    "train.optimizer",
+    "train.top_k",
+    "train.top_p",  # the test of the optimiser, below
     "train.kl_loss_coef",  # there is no such term in train.Run._update
-    "baselines.entropy_driven_advantage.level", "baselines.entropy_driven_advantage.guided_error_correction",  # test_methods
+    "baselines.entropy_driven_advantage.level",
+    "baselines.entropy_driven_advantage.guided_error_correction",  # test_methods
     "baselines.entropy_regularization.tried",  # what was tried, not what was used
     "test.entropy",  # test_evaluate
     "benchmarks",  # the test of the data, below
-    "reward", "significance",  # test_rewards, test_stats
+    "reward",
+    "significance",  # test_rewards, test_stats
 }
 
 
@@ -88,35 +111,69 @@ def paper():
 
 
 def test_every_figure_of_the_paper_is_the_profiles(paper):
-    reported = dict(_leaves(yaml.safe_load((runs.ROOT / "results" / "paper" / "hyperparameters.yaml").read_text())))
+    reported = dict(
+        _leaves(
+            yaml.safe_load((runs.ROOT / "results" / "paper" / "hyperparameters.yaml").read_text())
+        )
+    )
     assert set(reported) == set(HELD) | ELSEWHERE and not set(HELD) & ELSEWHERE
     assert {key: look(paper) for key, look in HELD.items()} == {key: reported[key] for key in HELD}
-    assert not paper.coefficients and paper.he_prompt == "high_entropy" and set(paper.methods) == set(methods.METHODS)
+    assert (
+        not paper.coefficients
+        and paper.he_prompt == "high_entropy"
+        and set(paper.methods) == set(methods.METHODS)
+    )
 
 
-def test_all_weights_are_trained_by_adamw_at_one_learning_rate_and_sampled_from_the_whole_vocabulary(paper, model, tokenizer):
+def test_all_weights_are_trained_by_adamw_at_one_learning_rate_and_sampled_from_the_whole_vocabulary(
+    paper, model, tokenizer
+):
     model.config.max_position_embeddings, knows = 40960, copy.deepcopy(tokenizer)  # Qwen3's
     knows.chat_template = TEMPLATE
     state = train.Run(model, knows, methods.get("grpo"), paper.modes, paper.train, 0)
     (group,) = state.optimiser.param_groups
-    assert type(state.optimiser) is torch.optim.AdamW and (group["lr"], group["weight_decay"]) == (3e-6, 0.01)
+    assert type(state.optimiser) is torch.optim.AdamW and (group["lr"], group["weight_decay"]) == (
+        3e-6,
+        0.01,
+    )
     assert {id(w) for w in group["params"]} == {id(w) for w in model.parameters()}
-    assert (state.decoding.top_k, state.decoding.top_p) == (0, 1.0)  # -1 and 1 in the paper: no bound
+    assert (state.decoding.top_k, state.decoding.top_p) == (
+        0,
+        1.0,
+    )  # -1 and 1 in the paper: no bound
 
 
 def test_one_epoch_is_as_many_whole_batches_as_the_rows_make_and_none_is_seen_twice(paper):
     pool = [str(k) for k in range(paper.train.pool)]
-    seen = [q for batch in tasks.batches(pool, paper.train.questions, paper.train.steps, 1) for q in batch]
-    assert len(seen) == len(set(seen)) == 19968 and paper.train.pool - len(seen) < paper.train.questions
+    seen = [
+        q
+        for batch in tasks.batches(pool, paper.train.questions, paper.train.steps, 1)
+        for q in batch
+    ]
+    assert (
+        len(seen) == len(set(seen)) == 19968
+        and paper.train.pool - len(seen) < paper.train.questions
+    )
 
 
 def test_every_benchmark_of_the_paper_is_asked_in_full(paper):
     assert [name for suite in tasks.SUITES for name in paper.data[suite]] == [
-        "deepmath", "math500", "aime24", "aime25", "gpqa_diamond", "mmlu_pro"]
-    assert paper.evaluate.questions == 12032 and paper.stories == modes.prompts()["stories"] and len(paper.stories) == 13
+        "deepmath",
+        "math500",
+        "aime24",
+        "aime25",
+        "gpqa_diamond",
+        "mmlu_pro",
+    ]
+    assert (
+        paper.evaluate.questions == 12032
+        and paper.stories == modes.prompts()["stories"]
+        and len(paper.stories) == 13
+    )
 
 
 ASKED = []  # (answer, how grading was asked) of each response of the chain below
+
 
 # --- the chain on stand-ins -------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
@@ -142,11 +199,18 @@ def standing(tmp_path_factory, _lively, tokenizer):
         datasets.disable_progress_bars()
         whole = runs.load_profile("paper")
         profile = replace(
-            whole, model=str(root / "Qwen3-{size}"), sizes=["tiny"], data=put_all(root / "data"),
-            methods=["original", "grpo", "policy_split"], he_prompt="high_entropy_short",
-            train=replace(whole.train, steps=2, questions=4, group_size=4, pool=8, max_new_tokens=12),
+            whole,
+            model=str(root / "Qwen3-{size}"),
+            sizes=["tiny"],
+            data=put_all(root / "data"),
+            methods=["original", "grpo", "policy_split"],
+            he_prompt="high_entropy_short",
+            train=replace(
+                whole.train, steps=2, questions=4, group_size=4, pool=8, max_new_tokens=12
+            ),
             evaluate=replace(whole.evaluate, questions=3, samples=2, max_new_tokens=12),
-            probe=evaluate.Probe(["policy_split"], stories=1, best_of_n=2, samples=2))
+            probe=evaluate.Probe(["policy_split"], stories=1, best_of_n=2, samples=2),
+        )
         patch.setattr(runs, "load_profile", lambda name: profile)
         for method in profile.methods[1:]:
             chain.train_run(profile, method, "tiny", 1)
@@ -157,35 +221,59 @@ def standing(tmp_path_factory, _lively, tokenizer):
 
 def test_the_chain_runs_to_table_1_with_the_papers_settings(standing):
     table = artefacts.write(standing, "table1_general")
-    assert table.label.tolist() == ["Original", "GRPO", "Policy Split", "Policy Split + HE prompt"] and (table.seeds == 1).all()
+    assert (
+        table.label.tolist() == ["Original", "GRPO", "Policy Split", "Policy Split + HE prompt"]
+        and (table.seeds == 1).all()
+    )
     assert table[tables.MEASURES].notna().all().all()
     shown = tables.as_shown(table)
-    assert "AIME acc %" in shown and "GPQA bits" in shown and not any("role" in heading for heading in shown)
+    assert (
+        "AIME acc %" in shown
+        and "GPQA bits" in shown
+        and not any("role" in heading for heading in shown)
+    )
 
 
 def test_answers_are_graded_as_each_data_set_asks_and_thinking_must_have_an_end(standing):
     assert all(asked["thinking"] for _, asked in ASKED)
-    for answer, asked in ASKED:  # of DeepMath and MATH-500; not the others' letters and whole numbers
+    for (
+        answer,
+        asked,
+    ) in ASKED:  # of DeepMath and MATH-500; not the others' letters and whole numbers
         assert asked.get("worked_out", False) == ("frac" in answer or "x^" in answer)
 
 
 def test_training_asks_deepmath_and_evaluation_each_benchmark(standing):
     folder = runs.run_folder(standing, "policy_split", "tiny", 1)
-    assert pd.read_parquet(folder / "rollouts.parquet").question_id.str.match(r"deepmath-\d+$").all()
+    assert (
+        pd.read_parquet(folder / "rollouts.parquet").question_id.str.match(r"deepmath-\d+$").all()
+    )
     table = pd.read_csv(folder / "evaluation.csv")
     asked = table.groupby("suite").question_id.agg(lambda ids: {i.rpartition("-")[0] for i in ids})
-    assert asked["like"] == {"math500"} and asked["long"] <= {"aime24", "aime25"} and asked["mixed"] == {"mmlu_pro"}
+    assert (
+        asked["like"] == {"math500"}
+        and asked["long"] <= {"aime24", "aime25"}
+        and asked["mixed"] == {"mmlu_pro"}
+    )
     assert set(table.derivation) == {"other"} and len(table) == 4 * 2 * 3 * 2
 
 
 def test_what_was_read_is_in_the_runs_manifests(standing):
     folder = runs.run_folder(standing, "policy_split", "tiny", 1)
     inputs = json.loads((folder / "manifest.json").read_text())["inputs"]
-    assert inputs["base"].endswith("Qwen3-tiny") and inputs["data"].startswith("deepmath=") and "; 8 rows " in inputs["data"]
+    assert (
+        inputs["base"].endswith("Qwen3-tiny")
+        and inputs["data"].startswith("deepmath=")
+        and "; 8 rows " in inputs["data"]
+    )
     inputs = json.loads((folder / "evaluation.json").read_text())["inputs"]
     assert set(inputs) == {"model", *tasks.TEST_SUITES} and inputs["long"].count("@folder") == 2
     params = yaml.safe_load((folder / "params.yaml").read_text())
-    assert params["enable_thinking"] is True and params["data"] == standing.data and "base" not in params
+    assert (
+        params["enable_thinking"] is True
+        and params["data"] == standing.data
+        and "base" not in params
+    )
     with pytest.raises(ValueError, match="made with other settings"):
         chain.train_run(replace(standing, enable_thinking=False), "policy_split", "tiny", 1)
 
@@ -202,7 +290,9 @@ def test_thinking_reaches_the_prompts_of_both_modes(standing):
     _, tokenizer = chain.trained_model(standing, "original", "tiny", 1)
     for thinking in (True, False):
         for mode in replace(standing, enable_thinking=thinking).modes:
-            assert ("<think>" in tokenizer.decode(modes.render(tokenizer, mode, "7+8"))) is (not thinking)
+            assert ("<think>" in tokenizer.decode(modes.render(tokenizer, mode, "7+8"))) is (
+                not thinking
+            )
     tokenizer.chat_template = TEMPLATE.replace("enable_thinking is false", "false")
     with pytest.raises(ValueError, match="chat template ignores it"):
         modes.render(tokenizer, standing.modes[0], "7+8")
@@ -210,7 +300,10 @@ def test_thinking_reaches_the_prompts_of_both_modes(standing):
 
 def test_probes_ask_the_papers_stories_and_the_benchmarks(standing):
     found = chain.probe_run(standing, "policy_split", "tiny", 1)
-    assert set(found["stories"].prompt) == set(modes.prompts()["stories"]) and found["stories"].told.isna().all()
+    assert (
+        set(found["stories"].prompt) == set(modes.prompts()["stories"])
+        and found["stories"].told.isna().all()
+    )
     assert found["best_of_n"].question_id.str.match("math500|aime2[45]").all()
     assert len(artefacts.write(standing, "table2_creative")) == 2
 
@@ -247,47 +340,88 @@ except ImportError:
 
 
 def test_an_exported_model_is_used_without_pslib_and_is_the_trained_one(standing, tmp_path):
-    assert __main__.main(["export", "paper", "policy_split", "tiny", "1", "--out", str(tmp_path / "out")]) == 0
-    done = subprocess.run([sys.executable, "-I", "-c", WITHOUT], cwd=tmp_path / "out", capture_output=True, text=True, check=True,
-                          env={"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    assert (
+        __main__.main(
+            ["export", "paper", "policy_split", "tiny", "1", "--out", str(tmp_path / "out")]
+        )
+        == 0
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", WITHOUT],
+        cwd=tmp_path / "out",
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
     said, *used = done.stdout.split("\n", 1)
     model, tokenizer = chain.trained_model(standing, "policy_split", "tiny", 1)
     for mode in standing.modes:
         ids = modes.render(tokenizer, mode, "7+8")
         assert json.loads(said)[mode.name]["ids"] == ids
         ours = model(input_ids=torch.tensor([ids])).logits[0, -1]
-        torch.testing.assert_close(torch.tensor(json.loads(said)[mode.name]["logits"]), ours, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            torch.tensor(json.loads(said)[mode.name]["logits"]), ours, rtol=1e-4, atol=1e-4
+        )
     assert used[0].startswith("normal ") and "\nhe " in used[0]  # the card's ten lines
     base = chain.trained_model(standing, "original", "tiny", 1)[0]
-    assert not torch.equal(base.lm_head.weight, AutoModelForCausalLM.from_pretrained(tmp_path / "out").lm_head.weight)
+    assert not torch.equal(
+        base.lm_head.weight, AutoModelForCausalLM.from_pretrained(tmp_path / "out").lm_head.weight
+    )
 
 
 def test_the_card_says_what_the_run_was_from_the_runs_own_files(standing, tmp_path):
     export.export(standing, "policy_split", "tiny", 1, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
-    assert text.startswith("---\n") and yaml.safe_load(text.split("---")[1])["library_name"] == "transformers"
-    summary = evaluate.summary(pd.read_csv(runs.run_folder(standing, "policy_split", "tiny", 1) / "evaluation.csv"))
-    for said in ("# Policy Split, tiny, seed 1", "eta 0.03, kappa 2.0, alpha 0.5", "Qwen3-tiny", "deepmath=",
-                 standing.modes[1].system, "enable_thinking=True", "temperature=0.6, top_k=20, top_p=0.95",
-                 f"{summary.entropy_bits[0]:.4f}".rstrip("0"),
-                 "learning_rate 3e-06",
-                 "its licence applies", "last step in which all was measured: step 1, "):
+    assert (
+        text.startswith("---\n")
+        and yaml.safe_load(text.split("---")[1])["library_name"] == "transformers"
+    )
+    summary = evaluate.summary(
+        pd.read_csv(runs.run_folder(standing, "policy_split", "tiny", 1) / "evaluation.csv")
+    )
+    for said in (
+        "# Policy Split, tiny, seed 1",
+        "eta 0.03, kappa 2.0, alpha 0.5",
+        "Qwen3-tiny",
+        "deepmath=",
+        standing.modes[1].system,
+        "enable_thinking=True",
+        "temperature=0.6, top_k=20, top_p=0.95",
+        f"{summary.entropy_bits[0]:.4f}".rstrip("0"),
+        "learning_rate 3e-06",
+        "its licence applies",
+        "last step in which all was measured: step 1, ",
+    ):
         assert said in text, said
 
 
-def test_the_card_the_record_and_the_manifest_show_both_prompts_as_the_template_writes_them(standing, tmp_path):
+def test_the_card_the_record_and_the_manifest_show_both_prompts_as_the_template_writes_them(
+    standing, tmp_path
+):
     export.export(standing, "policy_split", "tiny", 1, tmp_path / "out")
-    folder, text = runs.run_folder(standing, "policy_split", "tiny", 1), (tmp_path / "out" / "README.md").read_text()
+    folder, text = (
+        runs.run_folder(standing, "policy_split", "tiny", 1),
+        (tmp_path / "out" / "README.md").read_text(),
+    )
     prompts = yaml.safe_load((folder / "params.yaml").read_text())["inputs"]["prompts"]
     assert prompts == json.loads((folder / "manifest.json").read_text())["inputs"]["prompts"]
     tokenizer = chain.trained_model(standing, "policy_split", "tiny", 1)[1]
-    assert prompts == modes.rendered(tokenizer, standing.modes) and list(prompts) == ["normal", "he"]
+    assert prompts == modes.rendered(tokenizer, standing.modes) and list(prompts) == [
+        "normal",
+        "he",
+    ]
     for name, prompt in prompts.items():
-        assert f"{ {'normal': 'Normal', 'he': 'High-entropy'}[name]} mode:\n\n```text\n{prompt}\n```" in text
+        assert (
+            f"{ {'normal': 'Normal', 'he': 'High-entropy'}[name] } mode:\n\n```text\n{prompt}\n```"
+            in text
+        )
     assert "date" not in prompts and "asks for the date" not in text
 
 
-def test_of_a_run_from_before_prompts_were_recorded_the_card_shows_those_of_its_tokenizer(standing, tmp_path):
+def test_of_a_run_from_before_prompts_were_recorded_the_card_shows_those_of_its_tokenizer(
+    standing, tmp_path
+):
     params = runs.run_folder(standing, "policy_split", "tiny", 1) / "params.yaml"
     kept = params.read_text()
     old = yaml.safe_load(kept)
@@ -308,7 +442,10 @@ def test_an_exported_model_keeps_the_date_that_its_template_was_told(standing, t
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PSLIB_RESULTS", str(dated))
         there = runs.run_folder(standing, "policy_split", "tiny", 1)
-        template, record = there / "model" / "chat_template.jinja", yaml.safe_load((there / "params.yaml").read_text())
+        template, record = (
+            there / "model" / "chat_template.jinja",
+            yaml.safe_load((there / "params.yaml").read_text()),
+        )
         template.write_text("Today is {{ strftime_now('%d %B %Y') }}.\n" + template.read_text())
         record.pop("inputs")
         (there / "params.yaml").write_text(yaml.safe_dump(record))
@@ -319,7 +456,9 @@ def test_an_exported_model_keeps_the_date_that_its_template_was_told(standing, t
     text = (tmp_path / "out" / "README.md").read_text()
     assert "was always told 2024-07-26" in text and "Today is 26 July 2024." in text
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    plain = tokenizer.apply_chat_template([{"role": "user", "content": "7"}], tokenize=False, enable_thinking=True)
+    plain = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "7"}], tokenize=False, enable_thinking=True
+    )
     assert plain.startswith("Today is 26 July 2024.")
 
 
@@ -333,9 +472,17 @@ def test_what_cannot_be_exported_is_refused(standing, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_saved_model_is_on_the_disk_before_it_has_its_name(tmp_path, model, tokenizer, monkeypatch):
+def test_a_saved_model_is_on_the_disk_before_it_has_its_name(
+    tmp_path, model, tokenizer, monkeypatch
+):
     synced = []
-    monkeypatch.setattr(chain.checkpoint, "sync", lambda path: synced.append((path.name, (tmp_path / "model").exists())))
+    monkeypatch.setattr(
+        chain.checkpoint,
+        "sync",
+        lambda path: synced.append((path.name, (tmp_path / "model").exists())),
+    )
     chain.save_model(tmp_path / "model", model, tokenizer)
     assert {p.name for p in (tmp_path / "model").iterdir()} == {name for name, there in synced[:-2]}
-    assert synced[-2:] == [(".model.tmp", False), (tmp_path.name, True)] and not any(there for _, there in synced[:-1])
+    assert synced[-2:] == [(".model.tmp", False), (tmp_path.name, True)] and not any(
+        there for _, there in synced[:-1]
+    )

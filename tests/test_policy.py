@@ -31,7 +31,9 @@ def test_log_prob_and_entropy_of_a_distribution_worked_by_hand():
     # p = 1/2, 1/4, 1/4: log p = -0.693147, -1.386294; H = 1.5 ln 2 = 1.039721
     logits = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64).log().repeat(2, 1)
     logp, entropy = policy.logprobs_and_entropy(logits + 7, torch.tensor([0, 2]))
-    torch.testing.assert_close(logp, torch.tensor([-0.693147180560, -1.386294361120], dtype=torch.float64))
+    torch.testing.assert_close(
+        logp, torch.tensor([-0.693147180560, -1.386294361120], dtype=torch.float64)
+    )
     torch.testing.assert_close(entropy, torch.full((2,), 1.039720770840, dtype=torch.float64))
 
 
@@ -59,19 +61,36 @@ def test_a_token_that_cannot_be_drawn_adds_nothing_to_the_entropy():
     assert logp.item() == entropy.item() * -1 == pytest.approx(-0.693147)
 
 
-@pytest.mark.parametrize("whole", [2**24, 0])  # all logits at once, or in chunks that are made twice
+@pytest.mark.parametrize(
+    "whole", [2**24, 0]
+)  # all logits at once, or in chunks that are made twice
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_lean_form_and_its_gradients_are_those_of_the_plain_one(whole, temperature, monkeypatch):
+def test_the_lean_form_and_its_gradients_are_those_of_the_plain_one(
+    whole, temperature, monkeypatch
+):
     monkeypatch.setattr(policy._HeadLogprobEntropy, "WHOLE", whole)
     generator = torch.Generator().manual_seed(0)
-    hidden, weight = (torch.randn(n, 6, dtype=torch.float64, generator=generator).requires_grad_() for n in (70, 11))
+    hidden, weight = (
+        torch.randn(n, 6, dtype=torch.float64, generator=generator).requires_grad_()
+        for n in (70, 11)
+    )
     tokens = torch.randint(11, (70,), generator=generator)
     ours = policy._HeadLogprobEntropy.apply(hidden, weight, tokens, temperature)
     plain = policy.logprobs_and_entropy(hidden @ weight.t(), tokens, temperature)
     torch.testing.assert_close(ours, plain)
-    for mix in ((1.0, 0.0), (0.0, 1.0), (1.0, -0.3)):  # one at a time too: the entropy's part is skipped where it is 0
-        both = [torch.autograd.grad(mix[0] * logp.square().sum() + mix[1] * entropy.square().sum(), (hidden, weight),
-                                    retain_graph=True) for logp, entropy in (ours, plain)]
+    for mix in (
+        (1.0, 0.0),
+        (0.0, 1.0),
+        (1.0, -0.3),
+    ):  # one at a time too: the entropy's part is skipped where it is 0
+        both = [
+            torch.autograd.grad(
+                mix[0] * logp.square().sum() + mix[1] * entropy.square().sum(),
+                (hidden, weight),
+                retain_graph=True,
+            )
+            for logp, entropy in (ours, plain)
+        ]
         torch.testing.assert_close(*both)
 
 
@@ -94,7 +113,9 @@ RESPONSES = torch.tensor([[20, 21, 0, 0], [22, 23, 24, 25], [26, 0, 0, 0]])
 LENGTHS = torch.tensor([2, 4, 1])
 
 
-OWNER = torch.tensor([1, 0, 1])  # the first and the third response share a prompt, and the third prompt has none
+OWNER = torch.tensor(
+    [1, 0, 1]
+)  # the first and the third response share a prompt, and the third prompt has none
 
 
 def packed(responses=RESPONSES):
@@ -104,7 +125,18 @@ def packed(responses=RESPONSES):
 def test_pack_lays_each_prompt_once_and_each_response_without_its_last_token():
     out = packed()
     assert out.tokens.tolist() == [3, 4, 5, 6, 7, 8, 20, 22, 23, 24]
-    assert out.positions.tolist() == [0, 1, 2, 3, 4, 0, 1, 5, 6, 7]  # a response goes on where its prompt ends
+    assert out.positions.tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        0,
+        1,
+        5,
+        6,
+        7,
+    ]  # a response goes on where its prompt ends
     assert out.target.tolist() == [20, 21, 22, 23, 24, 25, 26]
     assert out.tokens[out.predictor].tolist() == [8, 20, 7, 22, 23, 24, 8]
     assert laid_out(out) == [((8,), (20, 21)), ((3, 4, 5, 6, 7), (22, 23, 24, 25)), ((8,), (26,))]
@@ -127,8 +159,10 @@ def plain_scores(model, prompt, response):
 
 def each_row(model):
     """The plain scores of each row of `packed()`."""
-    return [plain_scores(model, PROMPTS[owner], RESPONSES[row, :length].tolist())
-            for row, (owner, length) in enumerate(zip(OWNER.tolist(), LENGTHS.tolist()))]
+    return [
+        plain_scores(model, PROMPTS[owner], RESPONSES[row, :length].tolist())
+        for row, (owner, length) in enumerate(zip(OWNER.tolist(), LENGTHS.tolist()))
+    ]
 
 
 def test_forward_scores_each_row_as_the_model_alone_would(model64):
@@ -145,7 +179,9 @@ def test_responses_of_one_token_need_nothing_but_their_prompts(model64):
     ones = torch.ones(3, dtype=torch.long)
     logp, _ = policy.Policy(model64)(policy.pack(PROMPTS, OWNER, RESPONSES, ones))
     for row, owner in enumerate(OWNER.tolist()):
-        torch.testing.assert_close(logp[row], plain_scores(model64, PROMPTS[owner], RESPONSES[row, :1].tolist())[0])
+        torch.testing.assert_close(
+            logp[row], plain_scores(model64, PROMPTS[owner], RESPONSES[row, :1].tolist())[0]
+        )
 
 
 def test_forward_divides_logits_by_the_temperature(model):
@@ -168,21 +204,38 @@ def test_gradients_through_a_shared_prompt_are_those_of_rows_on_their_own(model6
 
 
 def test_a_model_that_was_made_a_policy_still_generates_as_before(model):
-    ids, seen = torch.tensor([[0, 3, 4, 5], [6, 7, 8, 9]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    ids, seen = (
+        torch.tensor([[0, 3, 4, 5], [6, 7, 8, 9]]),
+        torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]),
+    )
     before = model.generate(ids, attention_mask=seen, max_new_tokens=8, do_sample=False)
     policy.Policy(model)
-    assert torch.equal(model.generate(ids, attention_mask=seen, max_new_tokens=8, do_sample=False), before)
+    assert torch.equal(
+        model.generate(ids, attention_mask=seen, max_new_tokens=8, do_sample=False), before
+    )
 
 
-@pytest.mark.parametrize("family", [(LlamaConfig, LlamaForCausalLM), (Qwen2Config, Qwen2ForCausalLM)])
+@pytest.mark.parametrize(
+    "family", [(LlamaConfig, LlamaForCausalLM), (Qwen2Config, Qwen2ForCausalLM)]
+)
 def test_other_families_are_scored_too(family):
     torch.manual_seed(0)
-    model = family[1](family[0](vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
-                                num_attention_heads=4, num_key_value_heads=2)).eval()
+    model = family[1](
+        family[0](
+            vocab_size=40,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    ).eval()
     expected = each_row(model)
     logp, entropy = policy.Policy(model)(packed())
     for row, length in enumerate(LENGTHS.tolist()):
-        torch.testing.assert_close((logp[row, :length], entropy[row, :length]), expected[row], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            (logp[row, :length], entropy[row, :length]), expected[row], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_a_wrapped_model_is_scored_with_its_adapters(model64):
@@ -191,7 +244,9 @@ def test_a_wrapped_model_is_scored_with_its_adapters(model64):
     expected = each_row(wrapped)  # the wrapper's own logits
     logp, entropy = policy.Policy(wrapped)(packed())
     for row, length in enumerate(LENGTHS.tolist()):
-        torch.testing.assert_close((logp[row, :length], entropy[row, :length]), expected[row], rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            (logp[row, :length], entropy[row, :length]), expected[row], rtol=0, atol=1e-12
+        )
     assert (logp - before).abs().max() > 0.1
     logp.sum().backward()
     assert all((weight.grad is not None) == weight.requires_grad for weight in wrapped.parameters())
@@ -199,7 +254,10 @@ def test_a_wrapped_model_is_scored_with_its_adapters(model64):
 
 def test_what_adds_to_the_output_embedding_is_refused(model):
     model.lm_head = LowRank(model.lm_head)
-    with pytest.raises(ValueError, match="output embedding is a conftest.LowRank and not a torch.nn.Linear .* leave adapters"):
+    with pytest.raises(
+        ValueError,
+        match="output embedding is a conftest.LowRank and not a torch.nn.Linear .* leave adapters",
+    ):
         policy.Policy(model)
     model.lm_head = torch.nn.Linear(16, 200, bias=True)
     with pytest.raises(ValueError, match="without a bias"):
@@ -207,9 +265,20 @@ def test_what_adds_to_the_output_embedding_is_refused(model):
 
 
 def test_sliding_windows_are_refused():
-    model = MistralForCausalLM(MistralConfig(vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                                             num_attention_heads=2, num_key_value_heads=2, sliding_window=4))
-    with pytest.raises(ValueError, match="do not know sliding windows; use a model with full attention"):
+    model = MistralForCausalLM(
+        MistralConfig(
+            vocab_size=40,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            sliding_window=4,
+        )
+    )
+    with pytest.raises(
+        ValueError, match="do not know sliding windows; use a model with full attention"
+    ):
         policy.Policy(model)(packed())
 
 
@@ -224,9 +293,14 @@ def test_a_saved_model_is_loaded_as_it_was(model, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     loaded, words = policy.load(tmp_path)
     assert not loaded.training
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values())
+    )
     text = "<|user|>7+8+6<|end|>"
-    assert words(text)["input_ids"] == tokenizer(text)["input_ids"] and words.chat_template == tokenizer.chat_template
+    assert (
+        words(text)["input_ids"] == tokenizer(text)["input_ids"]
+        and words.chat_template == tokenizer.chat_template
+    )
 
 
 def test_a_tokenizer_without_a_pad_token_gets_its_end_token(model, tokenizer, tmp_path):
@@ -263,11 +337,20 @@ def test_a_tokenizer_without_a_chat_template_is_refused(model, tokenizer, tmp_pa
 
 
 def test_a_model_that_scales_its_logits_is_refused(tokenizer, tmp_path):
-    config = GraniteConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                           num_attention_heads=2, num_key_value_heads=2, logits_scaling=8.0)
+    config = GraniteConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        logits_scaling=8.0,
+    )
     model = GraniteForCausalLM(config)
     with torch.no_grad():
-        model.lm_head.weight.normal_(std=10)  # so that the scaling is more than the check's tolerance
+        model.lm_head.weight.normal_(
+            std=10
+        )  # so that the scaling is more than the check's tolerance
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="changes its logits after the output embedding"):
@@ -277,10 +360,16 @@ def test_a_model_that_scales_its_logits_is_refused(tokenizer, tmp_path):
 # --- whether a model and a tokenizer can be used ----------------------------------------------------------------------
 def test_a_model_and_its_tokenizer_are_left_as_they_were_by_the_check(model, tokenizer):
     model.train()
-    before, state = {key: weight.clone() for key, weight in model.state_dict().items()}, torch.get_rng_state()
+    before, state = (
+        {key: weight.clone() for key, weight in model.state_dict().items()},
+        torch.get_rng_state(),
+    )
     policy.check(model, tokenizer)
     assert model.training and torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(before[key], weight) and weight.grad is None for key, weight in model.state_dict().items())
+    assert all(
+        torch.equal(before[key], weight) and weight.grad is None
+        for key, weight in model.state_dict().items()
+    )
     policy.check(Wrapped(model), tokenizer)
     policy.check(model.bfloat16(), tokenizer)
 
@@ -309,7 +398,9 @@ class Prefixed(Wrapped):
 
     def forward(self, input_ids, attention_mask=None):
         """The logits of two more places."""
-        return self.base_model(input_ids=torch.cat((input_ids[:, :1], input_ids[:, :1], input_ids), 1))
+        return self.base_model(
+            input_ids=torch.cat((input_ids[:, :1], input_ids[:, :1], input_ids), 1)
+        )
 
 
 class Blind(Wrapped):
@@ -322,19 +413,25 @@ class Blind(Wrapped):
 
 @pytest.mark.parametrize("kind", [Prefixed, Blind])
 def test_a_wrapper_that_computes_what_scoring_does_not_see_is_refused(kind, model, tokenizer):
-    with pytest.raises(ValueError, match="adds to its prompts .* which this project's scoring does not do"):
+    with pytest.raises(
+        ValueError, match="adds to its prompts .* which this project's scoring does not do"
+    ):
         policy.check(kind(model), tokenizer)
 
 
-@pytest.mark.parametrize("configured, expected", [
-    (None, [1]), (1, [1]), (7, [1, 7]), ([9, 7], [1, 7, 9]), ([9, 1], [1, 9])])
+@pytest.mark.parametrize(
+    "configured, expected",
+    [(None, [1]), (1, [1]), (7, [1, 7]), ([9, 7], [1, 7, 9]), ([9, 1], [1, 9])],
+)
 def test_stop_ids_are_the_models_and_the_tokenizers(model, tokenizer, configured, expected):
     assert tokenizer.eos_token_id == 1
     model.generation_config.eos_token_id = configured
     assert policy.stop_ids(model, tokenizer) == expected
 
 
-def test_bfloat16_products_come_near_the_gradients_of_float32(model, tokenizer, questions, monkeypatch):
+def test_bfloat16_products_come_near_the_gradients_of_float32(
+    model, tokenizer, questions, monkeypatch
+):
     # logits in parts, so that the head's gradient is made in parts too
     monkeypatch.setattr(policy._HeadLogprobEntropy, "WHOLE", 0)
     prompts = [modes.render(tokenizer, modes.NORMAL, q["question"]) for q in questions]

@@ -13,9 +13,22 @@ def write(root, profile, method, size, seed, bits):
     rows = []
     for prompt, value in bits.items():
         for question, tokens in (("a", 100), ("b", 300)):
-            rows.append({"prompt": prompt, "question_id": question, "samples": 8, "correct": 4, "tokens": tokens,
-                         "bits": value * tokens, "kl": 0.01 * tokens, **{name: 2 for name in nano.DERIVATIONS}, "other": 0,
-                         **{f"{what}_{kind}": 1.0 for kind in probe.KINDS for what in ("bits", "tokens")}})
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "question_id": question,
+                    "samples": 8,
+                    "correct": 4,
+                    "tokens": tokens,
+                    "bits": value * tokens,
+                    "kl": 0.01 * tokens,
+                    **{name: 2 for name in nano.DERIVATIONS},
+                    "other": 0,
+                    **{
+                        f"{what}_{kind}": 1.0 for kind in probe.KINDS for what in ("bits", "tokens")
+                    },
+                }
+            )
     folder = root / profile / "runs" / runs.run_id(method, size, seed)
     folder.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(folder / "asked.csv", index=False)
@@ -26,8 +39,12 @@ def root(tmp_path):
     """Eight base models for which the released form adds 0.05 bits to the normal mode, and 0.02 to the gap under the trained prompt."""
     predictions._asked_once.cache_clear()
     rng = np.random.default_rng(0)
-    for profile, trained in (("understood", "high_entropy"), ("understood_neutral", "neutral"), ("understood_low", "low_entropy"),
-                             ("understood_control", "high_entropy")):
+    for profile, trained in (
+        ("understood", "high_entropy"),
+        ("understood_neutral", "neutral"),
+        ("understood_low", "low_entropy"),
+        ("understood_control", "high_entropy"),
+    ):
         own = runs.load_profile(profile)
         for size, seed in {(size, seed) for _, size, seed in own.grid}:
             level = 0.3 + 0.05 * rng.random()
@@ -35,14 +52,19 @@ def root(tmp_path):
                 released = method == "policy_split_released"
                 gap = (0.02 if profile == "understood" else 0.0) if released else 0.0
                 noise = 0.001 * rng.random()
-                bits = {name: level + 0.05 * released + noise for name in ("none", *probe.ASKED, "neutral")}
+                bits = {
+                    name: level + 0.05 * released + noise
+                    for name in ("none", *probe.ASKED, "neutral")
+                }
                 bits[trained] += gap + 0.001 * rng.random()
                 write(tmp_path, profile, method, size, seed, bits)
     return tmp_path
 
 
 def test_a_quantity_is_a_signed_sum_of_means_by_base_model(root):
-    found = predictions.measured("understood/policy_split_released@none - understood/eta_0@none", root)
+    found = predictions.measured(
+        "understood/policy_split_released@none - understood/eta_0@none", root
+    )
     assert found.index.tolist() == list(range(11, 19)) and found.between(0.048, 0.052).all()
     kl = predictions.measured("understood/grpo@low_entropy", root, "kl")
     assert np.allclose(kl, 0.01)
@@ -52,11 +74,15 @@ def test_a_quantity_is_a_signed_sum_of_means_by_base_model(root):
 def test_a_base_model_that_lacks_a_term_does_not_count(root):
     (root / "understood" / "runs" / "eta_0-0.2m.b13-s13" / "asked.csv").unlink()
     predictions._asked_once.cache_clear()
-    found = predictions.measured("understood/policy_split_released@none - understood/eta_0@none", root)
+    found = predictions.measured(
+        "understood/policy_split_released@none - understood/eta_0@none", root
+    )
     assert found.index.tolist() == [11, 12, 14, 15, 16, 17, 18]
 
 
-@pytest.mark.parametrize("quantity", ["understood/eta_0", "understood/eta_0@none * 2", "eta_0@none", "a/b@c -"])
+@pytest.mark.parametrize(
+    "quantity", ["understood/eta_0", "understood/eta_0@none * 2", "eta_0@none", "a/b@c -"]
+)
 def test_what_is_no_signed_sum_is_refused(quantity):
     with pytest.raises(ValueError, match="signed sum of terms like profile/method@prompt"):
         predictions.terms(quantity)
@@ -65,10 +91,15 @@ def test_what_is_no_signed_sum_is_refused(quantity):
 def test_the_six_predictions_are_one_family_that_eight_base_models_can_pass(root):
     table = predictions.tested(root).set_index("prediction")
     assert len(table) == 6
-    assert table.p["heeding"] == pytest.approx(2 / 2**8) and table.outcome["heeding"] == "as predicted"
+    assert (
+        table.p["heeding"] == pytest.approx(2 / 2**8) and table.outcome["heeding"] == "as predicted"
+    )
     assert table.p_holm["heeding"] <= 6 * 2 / 2**8 < 0.05
     assert table["mean"]["meaning against a neutral prompt"] == pytest.approx(0.02, abs=0.002)
-    assert table.outcome["control"] == "as predicted" and table.test["control"] == "equivalence within 0.015"
+    assert (
+        table.outcome["control"] == "as predicted"
+        and table.test["control"] == "equivalence within 0.015"
+    )
 
 
 def test_nothing_measured_is_a_blank_and_no_outcome(tmp_path):
@@ -92,7 +123,10 @@ def test_how_differently_a_model_works_is_the_total_variation_of_its_shares(root
     for path in (root / "understood" / "runs").glob("grpo-*/asked.csv"):
         table = pd.read_csv(path)
         he = table.prompt == "high_entropy"
-        table.loc[he, ["steps", "pairs"]] = [4, 0]  # a quarter of all responses goes from pairs to steps
+        table.loc[he, ["steps", "pairs"]] = [
+            4,
+            0,
+        ]  # a quarter of all responses goes from pairs to steps
         table.to_csv(path, index=False)
     predictions._asked_once.cache_clear()
     assert np.allclose(predictions.distance("understood", "grpo", "high_entropy", root), 0.25)
@@ -104,7 +138,11 @@ def test_every_figure_can_be_drawn_of_all_and_of_nothing(root, tmp_path_factory)
 
     from pslib.evidence import understood_figures as drawn
 
-    for draw in (drawn.form_and_meaning, drawn.gap_after_against_before, drawn.what_carries_the_gap):
+    for draw in (
+        drawn.form_and_meaning,
+        drawn.gap_after_against_before,
+        drawn.what_carries_the_gap,
+    ):
         assert sum(len(axis.lines) for axis in draw(root).axes) >= 15
         predictions._asked_once.cache_clear()
         draw(tmp_path_factory.mktemp("empty"))

@@ -8,7 +8,9 @@ import torch
 
 from pslib import evaluate, modes, nano, probe, rewards, runs, tasks
 
-SETTINGS = evaluate.Settings(questions=3, samples=2, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=8)
+SETTINGS = evaluate.Settings(
+    questions=3, samples=2, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=8
+)
 
 
 @pytest.fixture
@@ -26,61 +28,119 @@ def generator():
 
 
 def test_many_tries_count_the_right_responses_of_each_question_and_mode(model, tokenizer, both):
-    table = probe.many_tries(model, tokenizer, both, SETTINGS, {s: tasks.load(s, 3) for s in ("like", "long")}, 5, generator())
-    assert len(table) == 2 * 2 * 3 and (table.samples == 5).all() and table.correct.between(0, 5).all()
-    assert set(table["mode"]) == {"normal", "he"} and set(table.suite) == {"like", "long"} and table.correct.nunique() > 1
+    table = probe.many_tries(
+        model,
+        tokenizer,
+        both,
+        SETTINGS,
+        {s: tasks.load(s, 3) for s in ("like", "long")},
+        5,
+        generator(),
+    )
+    assert (
+        len(table) == 2 * 2 * 3 and (table.samples == 5).all() and table.correct.between(0, 5).all()
+    )
+    assert (
+        set(table["mode"]) == {"normal", "he"}
+        and set(table.suite) == {"like", "long"}
+        and table.correct.nunique() > 1
+    )
 
 
-def test_every_prompt_is_asked_and_the_normal_mode_is_no_distance_from_itself(model, tokenizer, both, monkeypatch):
-    monkeypatch.setattr(probe, "UNSEEN", ("high_entropy_short",))  # the others would not fit the tiny model's patience
-    table = probe.under_prompts(model, tokenizer, both, SETTINGS, tasks.load("like", 3), generator()).set_index("prompt")
+def test_every_prompt_is_asked_and_the_normal_mode_is_no_distance_from_itself(
+    model, tokenizer, both, monkeypatch
+):
+    monkeypatch.setattr(
+        probe, "UNSEEN", ("high_entropy_short",)
+    )  # the others would not fit the tiny model's patience
+    table = probe.under_prompts(
+        model, tokenizer, both, SETTINGS, tasks.load("like", 3), generator()
+    ).set_index("prompt")
     assert list(table.index) == ["none", "trained", "high_entropy_short"]
     assert table.kl_from_normal["none"] == 0 != table.kl_from_normal["trained"]
     shares = table[[f"share_{d}" for d in (*nano.DERIVATIONS, "other")]].sum(axis=1)
     assert shares.tolist() == pytest.approx([1, 1, 1])
 
 
-def test_the_kl_of_a_prompt_has_its_interval_over_questions_and_more_prompts_may_be_asked(model, tokenizer, both, monkeypatch):
+def test_the_kl_of_a_prompt_has_its_interval_over_questions_and_more_prompts_may_be_asked(
+    model, tokenizer, both, monkeypatch
+):
     monkeypatch.setattr(probe, "UNSEEN", ())
     alike = [{"id": str(k), "question": "1+2", "answer": "3"} for k in range(3)]
-    kl, table = evaluate.inter_mode_kl(model, tokenizer, *reversed(both), alike, SETTINGS, generator())
+    kl, table = evaluate.inter_mode_kl(
+        model, tokenizer, *reversed(both), alike, SETTINGS, generator()
+    )
     assert (table.kl * table.tokens).sum() / table.tokens.sum() == pytest.approx(kl)
-    monkeypatch.setattr(evaluate, "inter_mode_kl", lambda *args: (0.5, table.assign(kl=[0.4, 0.6, 0.5, 0.5, 0.3, 0.7], tokens=4)))
-    rows = probe.under_prompts(model, tokenizer, both, SETTINGS, alike, generator(), {"more": "Hello."}).set_index("prompt")
-    assert list(rows.index) == ["none", "trained", "more"] and rows.kl_ci.tolist() == [0, 0, 0]  # every question has 0.5
-    monkeypatch.setattr(evaluate, "inter_mode_kl", lambda *args: (0.5, table.assign(kl=[0.4, 0.4, 0.5, 0.5, 0.6, 0.6], tokens=4)))
+    monkeypatch.setattr(
+        evaluate,
+        "inter_mode_kl",
+        lambda *args: (0.5, table.assign(kl=[0.4, 0.6, 0.5, 0.5, 0.3, 0.7], tokens=4)),
+    )
+    rows = probe.under_prompts(
+        model, tokenizer, both, SETTINGS, alike, generator(), {"more": "Hello."}
+    ).set_index("prompt")
+    assert list(rows.index) == ["none", "trained", "more"] and rows.kl_ci.tolist() == [
+        0,
+        0,
+        0,
+    ]  # every question has 0.5
+    monkeypatch.setattr(
+        evaluate,
+        "inter_mode_kl",
+        lambda *args: (0.5, table.assign(kl=[0.4, 0.4, 0.5, 0.5, 0.6, 0.6], tokens=4)),
+    )
     rows = probe.under_prompts(model, tokenizer, both, SETTINGS, alike, generator())
-    assert rows.kl_ci[0] == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)  # Student's t of two degrees of freedom
+    assert rows.kl_ci[0] == pytest.approx(
+        4.3027 * 0.1 / 3**0.5, rel=1e-4
+    )  # Student's t of two degrees of freedom
 
 
 def test_the_unseen_prompts_are_there(tokenizer):
     assert all(modes.he_mode(name).system for name in probe.UNSEEN)
-    assert modes.prompts()["modes"]["low_entropy"].startswith(modes.he_mode("low_entropy_short").system[:-1])
-    assert modes.prompts()["modes"]["rewritten_high_entropy"].startswith(modes.he_mode("rewritten_high_entropy_short").system)
+    assert modes.prompts()["modes"]["low_entropy"].startswith(
+        modes.he_mode("low_entropy_short").system[:-1]
+    )
+    assert modes.prompts()["modes"]["rewritten_high_entropy"].startswith(
+        modes.he_mode("rewritten_high_entropy_short").system
+    )
 
 
 def test_stories_are_scored_by_prompt_and_kept(model, tokenizer, both, monkeypatch):
     prompts = nano.story_prompts()[:2]
     monkeypatch.setattr(nano, "story_prompts", lambda: prompts)
-    scores, texts = probe.stories(model, tokenizer, both, SETTINGS, nano.story_prompts(), 3, generator())
+    scores, texts = probe.stories(
+        model, tokenizer, both, SETTINGS, nano.story_prompts(), 3, generator()
+    )
     assert len(scores) == 4 and len(texts) == 12 and list(texts["sample"][:3]) == [0, 1, 2]
     own = texts[(texts["mode"] == "he") & (texts.prompt == prompts[1])].story.tolist()
     row = scores[(scores["mode"] == "he") & (scores.prompt == prompts[1])].iloc[0]
-    assert row.told == sum(map(nano.is_story, own)) / 3 and nano.is_story(nano.story(prompts[0], random.Random(0)))
+    assert row.told == sum(map(nano.is_story, own)) / 3 and nano.is_story(
+        nano.story(prompts[0], random.Random(0))
+    )
     assert not nano.is_story("Well, halves: 7+8=15. \\boxed{15}")
-    assert row.div_2gram == pytest.approx(probe.creative.div_ngram(own)) and row.div_bleu4 == pytest.approx(probe.creative.div_bleu(own))
+    assert row.div_2gram == pytest.approx(
+        probe.creative.div_ngram(own)
+    ) and row.div_bleu4 == pytest.approx(probe.creative.div_bleu(own))
 
 
 def test_the_bonus_of_each_token_is_that_of_the_equations(model, tokenizer, both):
-    table = probe.bonus(model, tokenizer, both, SETTINGS, tasks.load("train", 4, "tuning"), 4, generator())
-    assert len(table) > 20 and set(table["mode"]) == {"normal", "he"} and set(table.kind) <= {*nano.KINDS, "wording", "end"}
+    table = probe.bonus(
+        model, tokenizer, both, SETTINGS, tasks.load("train", 4, "tuning"), 4, generator()
+    )
+    assert (
+        len(table) > 20
+        and set(table["mode"]) == {"normal", "he"}
+        and set(table.kind) <= {*nano.KINDS, "wording", "end"}
+    )
     bound = table.advantage.abs() / 2
     assert (table.paper - 0.03 * table.bonus.clip(-bound, bound)).abs().max() < 1e-5
     assert (table.released - 2 * (0.03 * table.bonus).clip(-bound, bound)).abs().max() < 1e-5
     assert (table.advantage != 0).all() and abs(table.bonus.mean()) < 0.5
 
 
-def test_the_bonus_is_of_the_policy_at_the_temperature_that_it_was_drawn_with(model, tokenizer, both, monkeypatch):
+def test_the_bonus_is_of_the_policy_at_the_temperature_that_it_was_drawn_with(
+    model, tokenizer, both, monkeypatch
+):
     seen, score = [], evaluate.score
 
     def spy(*given, temperature=1.0):
@@ -108,6 +168,10 @@ def test_only_what_is_wanted_is_asked(model, tokenizer, both):
     assert set(probe.probe(model, tokenizer, wanted, "0.2m", 1)) == {"best_of_n"}
 
 
-def test_stories_of_prompts_that_are_not_the_nano_worlds_are_not_told_by_its_grammar(model, tokenizer, both):
-    scores, _ = probe.stories(model, tokenizer, both, SETTINGS, modes.prompts()["stories"][:1], 2, generator())
+def test_stories_of_prompts_that_are_not_the_nano_worlds_are_not_told_by_its_grammar(
+    model, tokenizer, both
+):
+    scores, _ = probe.stories(
+        model, tokenizer, both, SETTINGS, modes.prompts()["stories"][:1], 2, generator()
+    )
     assert scores.told.isna().all() and scores.div_2gram.notna().all()

@@ -16,7 +16,8 @@ QUICK = runs.ROOT / "results" / "quick"
 def test_its_table_is_the_committed_one():
     committed = pd.read_csv(QUICK / "tables" / "table1_general.csv")
     shown = tables.beside(committed, committed, tables.reported_table1()).drop(
-        columns=["committed: acc %", "committed: bits"])
+        columns=["committed: acc %", "committed: bits"]
+    )
     shown.columns = [c.replace("this machine", "ours") for c in shown.columns]
     assert shown.to_markdown(index=False, disable_numparse=True) in TEXT
 
@@ -25,35 +26,60 @@ def test_the_committed_table_follows_from_the_committed_runs():
     profile = runs.load_profile("quick")
     committed = pd.read_csv(QUICK / "tables" / "table1_general.csv")
     made = tables.table1(profile, QUICK)
-    assert committed.label.tolist() == made.label.tolist() and committed.runs.tolist() == made.runs.tolist()
+    assert (
+        committed.label.tolist() == made.label.tolist()
+        and committed.runs.tolist() == made.runs.tolist()
+    )
     for measure in tables.MEASURES:
         assert made[measure].tolist() == pytest.approx(committed[measure].tolist(), abs=1e-3)
-        assert made[f"{measure}_ci"].tolist() == pytest.approx(committed[f"{measure}_ci"].tolist(), abs=1e-3, nan_ok=True)
+        assert made[f"{measure}_ci"].tolist() == pytest.approx(
+            committed[f"{measure}_ci"].tolist(), abs=1e-3, nan_ok=True
+        )
 
 
 def speed():
     """The benchmark table as the README shows it."""
     (path,) = (path for path in (runs.ROOT / "results" / "benchmarks").glob("*cores.csv"))
     table = pd.read_csv(path)
-    spread = [f"{row.ratio:.2f}" + (f" ({row.ratio_min:.2f} to {row.ratio_max:.2f})" if row.ratio_min > 0 else "")
-              for row in table.itertuples()]
+    spread = [
+        f"{row.ratio:.2f}"
+        + (f" ({row.ratio_min:.2f} to {row.ratio_max:.2f})" if row.ratio_min > 0 else "")
+        for row in table.itertuples()
+    ]
     met = table.met.map({"True": "yes", "False": "**no**", True: "yes", False: "**no**"}).fillna("")
-    return pd.DataFrame({"case": table.case, "ratio (smallest to largest of the pairs)": spread,
-                         "goal": table.goal.fillna(""), "met": met}).to_markdown(index=False, disable_numparse=True)
+    return pd.DataFrame(
+        {
+            "case": table.case,
+            "ratio (smallest to largest of the pairs)": spread,
+            "goal": table.goal.fillna(""),
+            "met": met,
+        }
+    ).to_markdown(index=False, disable_numparse=True)
 
 
 def reliability():
     """results/reliability.csv as the README shows it."""
-    table = pd.read_csv(runs.ROOT / "results" / "reliability.csv").sort_values("claim", key=lambda claim: claim.str.lower())
+    table = pd.read_csv(runs.ROOT / "results" / "reliability.csv").sort_values(
+        "claim", key=lambda claim: claim.str.lower()
+    )
     return table.to_markdown(index=False, disable_numparse=True)
 
 
 def verdicts():
     """The verdicts on the paper's ten claims, of profile nano, as the README shows them."""
     table = pd.read_csv(runs.ROOT / "results" / "nano" / "tables" / "verdicts.csv").head(10)
-    counts = [", ".join(map(str, row)) for row in table[["confirmed", "refuted", "not separated"]].to_numpy()]
-    return pd.DataFrame({"": table.id, "claim": table.claim, "checks confirmed, refuted, not separated": counts,
-                         "verdict": "**" + table.verdict + "**"}).to_markdown(index=False, disable_numparse=True)
+    counts = [
+        ", ".join(map(str, row))
+        for row in table[["confirmed", "refuted", "not separated"]].to_numpy()
+    ]
+    return pd.DataFrame(
+        {
+            "": table.id,
+            "claim": table.claim,
+            "checks confirmed, refuted, not separated": counts,
+            "verdict": "**" + table.verdict + "**",
+        }
+    ).to_markdown(index=False, disable_numparse=True)
 
 
 def forms():
@@ -73,8 +99,14 @@ def test_how_fast_something_is_is_no_claim_of_reliability():
 
 
 def test_every_file_that_it_names_exists():
-    named = set(re.findall(r"`((?:pslib|results|notebooks|tests)/[\w./-]+)`", TEXT)) | set(re.findall(r"\]\(([^)#:]+)\)", TEXT))
-    missing = [path for path in named if not path.startswith("results/local") and not (runs.ROOT / path).exists()]
+    named = set(re.findall(r"`((?:pslib|results|notebooks|tests)/[\w./-]+)`", TEXT)) | set(
+        re.findall(r"\]\(([^)#:]+)\)", TEXT)
+    )
+    missing = [
+        path
+        for path in named
+        if not path.startswith("results/local") and not (runs.ROOT / path).exists()
+    ]
     assert len(named) > 20 and not missing
 
 
@@ -84,8 +116,13 @@ def test_every_notebook_that_it_names_exists():
 
 
 def test_every_command_that_it_shows_exists():
-    targets = set(re.search(r"^\.PHONY: (.+)$", (runs.ROOT / "Makefile").read_text(), re.M)[1].split())
-    assert set(re.findall(r"make ([a-z-]+)(?=[ `\n])", TEXT.replace("and make,", ""))) - {"sets"} <= targets
+    targets = set(
+        re.search(r"^\.PHONY: (.+)$", (runs.ROOT / "Makefile").read_text(), re.M)[1].split()
+    )
+    assert (
+        set(re.findall(r"make ([a-z-]+)(?=[ `\n])", TEXT.replace("and make,", ""))) - {"sets"}
+        <= targets
+    )
     cli = (runs.ROOT / "pslib" / "__main__.py").read_text()
     assert all(f'"{command}"' in cli for command in re.findall(r"python -m pslib (\w+)", TEXT))
 

@@ -22,10 +22,16 @@ def made(tmp_path_factory):
     """The smoke profile with GRPO and Policy Split trained and evaluated from a base model of two steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PSLIB_RESULTS", str(tmp_path_factory.mktemp("made")))
-        patch.setattr(rewards, "grade", crashes.parity)  # where all answers are wrong, every method leaves the same weights
+        patch.setattr(
+            rewards, "grade", crashes.parity
+        )  # where all answers are wrong, every method leaves the same weights
         smoke = runs.load_profile("smoke")
-        profile = replace(smoke, base=replace(smoke.base, steps=2), train=replace(smoke.train, max_new_tokens=8),
-                          evaluate=replace(smoke.evaluate, max_new_tokens=8))
+        profile = replace(
+            smoke,
+            base=replace(smoke.base, steps=2),
+            train=replace(smoke.train, max_new_tokens=8),
+            evaluate=replace(smoke.evaluate, max_new_tokens=8),
+        )
         for method in profile.methods:
             if profile.method(method).training:
                 chain.train_run(profile, method, SIZE, 1)
@@ -46,8 +52,15 @@ def stopped(profile):
     """The folder of a run that was stopped after its second step."""
     folder = profile.folder / "stopped"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(chain, "Progress", lambda name: lambda done, total, note="": (_ for _ in ()).throw(KeyboardInterrupt)
-                      if done == 3 else None)
+        patch.setattr(
+            chain,
+            "Progress",
+            lambda name: (
+                lambda done, total, note="": (
+                    (_ for _ in ()).throw(KeyboardInterrupt) if done == 3 else None
+                )
+            ),
+        )
         chain.train_run(profile, "grpo", SIZE, 1, folder=folder)
     assert (folder / "checkpoints").exists() and not (folder / "manifest.json").exists()
     return folder
@@ -55,7 +68,11 @@ def stopped(profile):
 
 def content(folder):
     """Every file of a folder but its locks, with what it holds."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")}
+    return {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
 
 
 def refused(step, folder, *said):
@@ -99,25 +116,50 @@ def _position(model, tokenizer):
     model.config.rope_theta = 1.0
 
 
-@pytest.mark.parametrize("change, said", [
-    (_one_weight, "the base model's weights"), (_end_token, "the tokens that end a response"), (_template, "the chat template"),
-    (_token, "the tokenizer"), (_position, "the model's configuration")])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (_one_weight, "the base model's weights"),
+        (_end_token, "the tokens that end a response"),
+        (_template, "the chat template"),
+        (_token, "the tokenizer"),
+        (_position, "the model's configuration"),
+    ],
+)
 @pytest.mark.parametrize("done", [True, False])
-def test_a_run_does_not_go_on_from_another_model_or_tokenizer(profile, stopped, monkeypatch, change, said, done):
+def test_a_run_does_not_go_on_from_another_model_or_tokenizer(
+    profile, stopped, monkeypatch, change, said, done
+):
     folder = runs.run_folder(profile, "grpo", SIZE, 1) if done else stopped
     _changed_model(monkeypatch, change)
     refused(lambda: chain.train_run(profile, "grpo", SIZE, 1, folder=folder), folder, said)
 
 
 @pytest.mark.parametrize("done", [True, False])
-def test_a_run_does_not_go_on_with_other_questions_or_another_prompt_text(profile, stopped, monkeypatch, done):
+def test_a_run_does_not_go_on_with_other_questions_or_another_prompt_text(
+    profile, stopped, monkeypatch, done
+):
     folder = runs.run_folder(profile, "grpo", SIZE, 1) if done else stopped
     with monkeypatch.context() as patch:
         asked = runs.Profile.questions
-        patch.setattr(runs.Profile, "questions", lambda self, suite, count, split="test": asked(self, suite, count - 1, split))
-        refused(lambda: chain.train_run(profile, "grpo", SIZE, 1, folder=folder), folder, "the questions")
-    monkeypatch.setattr(modes, "he_mode", lambda prompt: modes.Mode("he", "You are now in another mode."))
-    refused(lambda: chain.train_run(profile, "grpo", SIZE, 1, folder=folder), folder, "the prompt text of he")
+        patch.setattr(
+            runs.Profile,
+            "questions",
+            lambda self, suite, count, split="test": asked(self, suite, count - 1, split),
+        )
+        refused(
+            lambda: chain.train_run(profile, "grpo", SIZE, 1, folder=folder),
+            folder,
+            "the questions",
+        )
+    monkeypatch.setattr(
+        modes, "he_mode", lambda prompt: modes.Mode("he", "You are now in another mode.")
+    )
+    refused(
+        lambda: chain.train_run(profile, "grpo", SIZE, 1, folder=folder),
+        folder,
+        "the prompt text of he",
+    )
 
 
 def test_a_stopped_run_goes_on_where_nothing_changed(profile, stopped):
@@ -143,11 +185,27 @@ def test_a_table_refuses_a_run_whose_curve_lacks_steps(profile):
         tables.table1(profile)
 
 
-@pytest.mark.parametrize("change, said", [
-    (lambda p: replace(p, train=replace(p.train, learning_rate=0.9)), "train.learning_rate (0.0003 then, 0.9 now)"),
-    (lambda p: replace(p, evaluate=replace(p.evaluate, samples=3)), "evaluate.samples (2 then, 3 now)"),
-    (lambda p: replace(p, he_prompt="low_entropy"), "he_prompt ('high_entropy_short' then, 'low_entropy' now)"),
-    (lambda p: replace(p, coefficients={"policy_split": {"eta": 1.0}}), "coefficients.eta (0.03 then, 1.0 now)")])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (
+            lambda p: replace(p, train=replace(p.train, learning_rate=0.9)),
+            "train.learning_rate (0.0003 then, 0.9 now)",
+        ),
+        (
+            lambda p: replace(p, evaluate=replace(p.evaluate, samples=3)),
+            "evaluate.samples (2 then, 3 now)",
+        ),
+        (
+            lambda p: replace(p, he_prompt="low_entropy"),
+            "he_prompt ('high_entropy_short' then, 'low_entropy' now)",
+        ),
+        (
+            lambda p: replace(p, coefficients={"policy_split": {"eta": 1.0}}),
+            "coefficients.eta (0.03 then, 1.0 now)",
+        ),
+    ],
+)
 def test_tables_figures_and_the_chain_refuse_results_of_other_settings(profile, change, said):
     changed = change(profile)
     for reader in (tables.table1, chain.check, lambda p: artefacts.write(p, "dynamics")):
@@ -157,10 +215,18 @@ def test_tables_figures_and_the_chain_refuse_results_of_other_settings(profile, 
 def test_an_evaluation_of_other_settings_or_of_another_model_is_refused(profile, monkeypatch):
     folder = runs.run_folder(profile, "grpo", SIZE, 1)
     more = replace(profile, evaluate=replace(profile.evaluate, samples=3))
-    refused(lambda: chain.evaluate_run(more, "grpo", SIZE, 1), folder, "evaluate.samples (2 then, 3 now)")
+    refused(
+        lambda: chain.evaluate_run(more, "grpo", SIZE, 1),
+        folder,
+        "evaluate.samples (2 then, 3 now)",
+    )
     other = runs.run_folder(profile, "policy_split", SIZE, 1) / "model" / "model.safetensors"
     shutil.copyfile(other, folder / "model" / "model.safetensors")
-    refused(lambda: chain.evaluate_run(profile, "grpo", SIZE, 1), folder, "is not the model that was made there")
+    refused(
+        lambda: chain.evaluate_run(profile, "grpo", SIZE, 1),
+        folder,
+        "is not the model that was made there",
+    )
     refused(lambda: chain.check(profile), folder, "is not the model that was made there")
 
 
@@ -194,8 +260,14 @@ def test_a_base_model_of_a_world_that_was_changed_is_refused(profile, monkeypatc
 
 def test_export_refuses_a_run_that_was_trained_under_other_prompts(profile, tmp_path, monkeypatch):
     export.export(profile, "policy_split", SIZE, 1, tmp_path / "good")
-    monkeypatch.setattr(modes, "he_mode", lambda prompt: modes.Mode("he", "You are now in another mode."))
-    refused(lambda: export.export(profile, "policy_split", SIZE, 1, tmp_path / "bad"), profile.folder, "trained under other prompts")
+    monkeypatch.setattr(
+        modes, "he_mode", lambda prompt: modes.Mode("he", "You are now in another mode.")
+    )
+    refused(
+        lambda: export.export(profile, "policy_split", SIZE, 1, tmp_path / "bad"),
+        profile.folder,
+        "trained under other prompts",
+    )
     assert not (tmp_path / "bad").exists()
 
 
@@ -224,10 +296,16 @@ def test_results_without_recorded_inputs_stay_readable_and_are_told_apart(profil
 
 def test_a_stopped_run_without_recorded_inputs_does_not_go_on(profile, stopped):
     _old(stopped)
-    refused(lambda: chain.train_run(profile, "grpo", SIZE, 1, folder=stopped), stopped, "before inputs were recorded")
+    refused(
+        lambda: chain.train_run(profile, "grpo", SIZE, 1, folder=stopped),
+        stopped,
+        "before inputs were recorded",
+    )
 
 
-def test_a_setting_that_a_record_lacks_equals_its_default_and_one_that_is_no_more_is_named(profile, monkeypatch):
+def test_a_setting_that_a_record_lacks_equals_its_default_and_one_that_is_no_more_is_named(
+    profile, monkeypatch
+):
     folder = runs.run_folder(profile, "grpo", SIZE, 1)
     _old(folder, momentum=0.9)
     refused(lambda: tables.table1(profile), folder, "momentum (0.9 then, None now)")
@@ -237,19 +315,27 @@ def test_a_setting_that_a_record_lacks_equals_its_default_and_one_that_is_no_mor
     refused(lambda: tables.table1(bf16), folder, "train.bf16 (False then, True now)")
 
 
-@pytest.mark.parametrize("name, folder", [(profile.name, folder) for profile, folder in artefacts.committed()])
+@pytest.mark.parametrize(
+    "name, folder", [(profile.name, folder) for profile, folder in artefacts.committed()]
+)
 def test_committed_results_belong_to_their_profiles(name, folder):
     records.check(runs.load_profile(name), folder)
 
 
 # --- the chain -------------------------------------------------------------------------------------------------------
-def test_reproduce_names_what_is_missing_and_forgets_the_steps_whose_results_are_gone(profile, monkeypatch):
+def test_reproduce_names_what_is_missing_and_forgets_the_steps_whose_results_are_gone(
+    profile, monkeypatch
+):
     assert chain.missing(profile) == {}
     shutil.rmtree(runs.run_folder(profile, "grpo", SIZE, 1))
     more = replace(profile, seeds=[1, 2])
-    assert chain.missing(profile) == {f"06_train-grpo-{SIZE}-s1": f"run grpo-{SIZE}-s1",
-                                      f"07_evaluate-grpo-{SIZE}-s1": f"evaluation.csv of run grpo-{SIZE}-s1"}
-    assert f"06_train-policy_split-{SIZE}-s2" in chain.missing(more) and f"06_train-policy_split-{SIZE}-s1" not in chain.missing(more)
+    assert chain.missing(profile) == {
+        f"06_train-grpo-{SIZE}-s1": f"run grpo-{SIZE}-s1",
+        f"07_evaluate-grpo-{SIZE}-s1": f"evaluation.csv of run grpo-{SIZE}-s1",
+    }
+    assert f"06_train-policy_split-{SIZE}-s2" in chain.missing(
+        more
+    ) and f"06_train-policy_split-{SIZE}-s1" not in chain.missing(more)
 
 
 def test_reproduce_refuses_before_it_starts_anything(profile, monkeypatch, capsys):

@@ -9,17 +9,40 @@ from pslib import decode, modes, policy, rollouts
 
 DRAWS = 2000
 # What checkpoints set, each of which changes what `generate` draws
-HOSTILE = {"repetition_penalty": 1.3, "encoder_repetition_penalty": 1.3, "min_p": 0.2, "typical_p": 0.5, "epsilon_cutoff": 0.02,
-           "eta_cutoff": 0.02, "top_h": 0.4, "no_repeat_ngram_size": 1, "min_new_tokens": 3, "exponential_decay_length_penalty": (0, 5.0),
-           "forced_eos_token_id": 5, "renormalize_logits": True, "num_beams": 2, "top_k": 3, "top_p": 0.5, "temperature": 0.3}
+HOSTILE = {
+    "repetition_penalty": 1.3,
+    "encoder_repetition_penalty": 1.3,
+    "min_p": 0.2,
+    "typical_p": 0.5,
+    "epsilon_cutoff": 0.02,
+    "eta_cutoff": 0.02,
+    "top_h": 0.4,
+    "no_repeat_ngram_size": 1,
+    "min_new_tokens": 3,
+    "exponential_decay_length_penalty": (0, 5.0),
+    "forced_eos_token_id": 5,
+    "renormalize_logits": True,
+    "num_beams": 2,
+    "top_k": 3,
+    "top_p": 0.5,
+    "temperature": 0.3,
+}
 
 
 def hostile(model, prompt, **more):
     """Give a model a generation config that favours and forbids tokens in every way that checkpoints have."""
     likely = model(input_ids=torch.tensor([prompt])).logits[0, -1].topk(4).indices.tolist()
-    model.generation_config = GenerationConfig(**{
-        "eos_token_id": model.config.eos_token_id, **HOSTILE, "suppress_tokens": [likely[0]], "begin_suppress_tokens": [likely[1]],
-        "bad_words_ids": [[likely[2]]], "sequence_bias": [[[likely[3]], -4.0]], **more})
+    model.generation_config = GenerationConfig(
+        **{
+            "eos_token_id": model.config.eos_token_id,
+            **HOSTILE,
+            "suppress_tokens": [likely[0]],
+            "begin_suppress_tokens": [likely[1]],
+            "bad_words_ids": [[likely[2]]],
+            "sequence_bias": [[[likely[3]], -4.0]],
+            **more,
+        }
+    )
 
 
 def p_of(tokens, logits):
@@ -27,13 +50,18 @@ def p_of(tokens, logits):
     expected = logits.double().softmax(-1) * len(tokens)
     counts = torch.bincount(tokens, minlength=len(logits)).double()
     rare = expected < 8
-    parts = [t[~rare].tolist() + ([float(t[rare].sum())] if rare.any() else []) for t in (counts, expected)]
+    parts = [
+        t[~rare].tolist() + ([float(t[rare].sum())] if rare.any() else [])
+        for t in (counts, expected)
+    ]
     return chisquare(*parts, sum_check=False).pvalue
 
 
 @pytest.mark.parametrize("engine", [rollouts.GenerateEngine, rollouts.DecoderEngine])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_an_engine_draws_from_the_policy_whatever_the_checkpoint_says(engine, temperature, model, tokenizer):
+def test_an_engine_draws_from_the_policy_whatever_the_checkpoint_says(
+    engine, temperature, model, tokenizer
+):
     model.lm_head.weight.data *= 15  # so that some tokens are much likelier than others
     prompt = modes.render(tokenizer, modes.NORMAL, "7+8+6")
     logits = model(input_ids=torch.tensor([prompt])).logits[0, -1].detach()
@@ -53,11 +81,17 @@ def test_an_engine_ends_at_every_end_token_of_checkpoint_and_tokenizer(model, to
         tokenizer_ends = tokenizer.eos_token
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(own)
         try:
-            tokens, lengths = rollouts.GenerateEngine(model, tokenizer).generate([prompt], 200, rollouts.Decoding(1.0, 0, 1.0, 6), [0])
+            tokens, lengths = rollouts.GenerateEngine(model, tokenizer).generate(
+                [prompt], 200, rollouts.Decoding(1.0, 0, 1.0, 6), [0]
+            )
         finally:
             tokenizer.eos_token = tokenizer_ends
         ended = (tokens == first) | (tokens == second)
-        assert all(ended[row].nonzero()[0] + 1 == length for row, length in enumerate(lengths.tolist()) if ended[row].any())
+        assert all(
+            ended[row].nonzero()[0] + 1 == length
+            for row, length in enumerate(lengths.tolist())
+            if ended[row].any()
+        )
         for row, length in enumerate(lengths.tolist()):  # nothing was drawn beyond an end
             assert not ended[row, :length][:-1].any()
         assert (lengths < 6).any()
@@ -77,6 +111,8 @@ def test_scores_are_of_the_policy_at_its_temperature(model64, tokenizer):
     response = torch.tensor([[7, 9, 11]])
     packed = policy.pack([prompt], torch.tensor([0]), response, torch.tensor([3]))
     logp, entropy = policy.Policy(model64)(packed, 0.6)
-    logits = model64(input_ids=torch.tensor([prompt + response[0].tolist()])).logits[0, len(prompt) - 1 : -1]
+    logits = model64(input_ids=torch.tensor([prompt + response[0].tolist()])).logits[
+        0, len(prompt) - 1 : -1
+    ]
     plain = policy.logprobs_and_entropy(logits, response[0], 0.6)
     assert torch.allclose(logp[0], plain[0]) and torch.allclose(entropy[0], plain[1])

@@ -17,5 +17,9 @@ def test_the_profile_asks_in_words_and_for_the_papers_stories():
     profile = runs.load_profile("smollm2")
     question = profile.questions("like", 1)[0]
     numbers = question["question"].removeprefix("What is ").split("?")[0].split(" + ")
-    assert len(numbers) == 2 and str(sum(map(int, numbers))) == question["answer"] and "\\boxed{}" in question["question"]
+    assert (
+        len(numbers) == 2
+        and str(sum(map(int, numbers))) == question["answer"]
+        and "\\boxed{}" in question["question"]
+    )
     assert profile.stories == modes.prompts()["stories"] and len(profile.stories) == 13

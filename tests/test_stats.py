@@ -11,16 +11,19 @@ import scipy.stats
 from pslib import stats
 
 
-@pytest.mark.parametrize("values, level, mean, half", [
-    # s = 1, sqrt 3, and the 97.5% quantile of t with 2 degrees of freedom, 4.302653 (tables)
-    ([1, 2, 3], 0.95, 2.0, 2.484138),
-    # two values: s = sqrt(2), s / sqrt 2 = 1, t with 1 degree of freedom: tan(0.475 pi) = 12.706205
-    ([0, 2], 0.95, 1.0, 12.706205),
-    ([0, 2], 0.50, 1.0, 1.0),  # tan(pi / 4)
-    # 4 degrees of freedom, 2.776445; s = sqrt(2.5), s / sqrt 5 = sqrt(0.5)
-    ([1, 2, 3, 4, 5], 0.95, 3.0, 2.776445 * math.sqrt(0.5)),
-    ([7, 7, 7], 0.95, 7.0, 0.0),
-])
+@pytest.mark.parametrize(
+    "values, level, mean, half",
+    [
+        # s = 1, sqrt 3, and the 97.5% quantile of t with 2 degrees of freedom, 4.302653 (tables)
+        ([1, 2, 3], 0.95, 2.0, 2.484138),
+        # two values: s = sqrt(2), s / sqrt 2 = 1, t with 1 degree of freedom: tan(0.475 pi) = 12.706205
+        ([0, 2], 0.95, 1.0, 12.706205),
+        ([0, 2], 0.50, 1.0, 1.0),  # tan(pi / 4)
+        # 4 degrees of freedom, 2.776445; s = sqrt(2.5), s / sqrt 5 = sqrt(0.5)
+        ([1, 2, 3, 4, 5], 0.95, 3.0, 2.776445 * math.sqrt(0.5)),
+        ([7, 7, 7], 0.95, 7.0, 0.0),
+    ],
+)
 def test_the_interval_is_students(values, level, mean, half):
     assert stats.mean_interval(values, level) == pytest.approx((mean, half), abs=1e-5)
 
@@ -83,76 +86,142 @@ def test_a_paired_effect_by_hand():
 
 def test_a_paired_effect_without_spread_or_pairs_claims_nothing():
     same = stats.paired_effect([0.3, 0.4, 0.7], [0.2, 0.3, 0.6])  # equal up to rounding
-    assert same.difference == pytest.approx(0.1) and same.seeds == 3 and all(math.isnan(x) for x in same[1:7])
+    assert (
+        same.difference == pytest.approx(0.1)
+        and same.seeds == 3
+        and all(math.isnan(x) for x in same[1:7])
+    )
     for alone in (stats.paired_effect([1], [3]), stats.paired_effect([1, 2], [3, float("nan")])):
         assert (alone.difference, alone.seeds) == (-2, 1) and all(math.isnan(x) for x in alone[1:7])
-    assert math.isnan(stats.paired_effect([], []).difference) and stats.paired_effect([], []).seeds == 0
+    assert (
+        math.isnan(stats.paired_effect([], []).difference)
+        and stats.paired_effect([], []).seeds == 0
+    )
     with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
         stats.paired_effect([1, 2], [1, 2, 3])
 
 
 def answered(shares, samples=10):
     """A table of `samples` answers to each question in each seed, of which these shares (seeds x questions) are right."""
-    return pd.DataFrame([{"seed": s, "question_id": f"q{q}", "sample": k, "correct": int(k < round(samples * share))}
-                         for s, row in enumerate(shares) for q, share in enumerate(row) for k in range(samples)])
+    return pd.DataFrame(
+        [
+            {
+                "seed": s,
+                "question_id": f"q{q}",
+                "sample": k,
+                "correct": int(k < round(samples * share)),
+            }
+            for s, row in enumerate(shares)
+            for q, share in enumerate(row)
+            for k in range(samples)
+        ]
+    )
 
 
 def test_both_levels_by_hand():
     # Mean .25; mean squares of seeds .01, questions .09, rest .01: variance .09 / 4, degrees .0081 / .0083, not below 1.
-    effect = stats.paired_by_question(answered([[0.5, 0.1], [0.3, 0.1]]), answered([[0, 0], [0, 0]]))
-    assert (effect.difference, effect.degrees, effect.seeds, effect.questions) == (pytest.approx(0.25), 1, 2, 2)
-    assert (effect.low, effect.high) == pytest.approx((0.25 - 12.706205 * 0.15, 0.25 + 12.706205 * 0.15), abs=1e-5)
+    effect = stats.paired_by_question(
+        answered([[0.5, 0.1], [0.3, 0.1]]), answered([[0, 0], [0, 0]])
+    )
+    assert (effect.difference, effect.degrees, effect.seeds, effect.questions) == (
+        pytest.approx(0.25),
+        1,
+        2,
+        2,
+    )
+    assert (effect.low, effect.high) == pytest.approx(
+        (0.25 - 12.706205 * 0.15, 0.25 + 12.706205 * 0.15), abs=1e-5
+    )
     assert effect.p == pytest.approx(1 - 2 * math.atan(5 / 3) / math.pi)
     # Mean .3; .06, .08 and 0: variance .14 / 6, degrees .14^2 / (.06^2 / 1 + .08^2 / 2); t between those of 2 and 3 degrees
-    effect = stats.paired_by_question(answered([[0.3, 0.5, 0.7], [0.5, 0.7, 0.9]]), answered([[0.3] * 3, [0.3] * 3]))
+    effect = stats.paired_by_question(
+        answered([[0.3, 0.5, 0.7], [0.5, 0.7, 0.9]]), answered([[0.3] * 3, [0.3] * 3])
+    )
     assert (effect.difference, effect.degrees) == pytest.approx((0.3, 0.0196 / 0.0068))
     assert 3.182446 < (effect.high - 0.3) / math.sqrt(0.14 / 6) < 4.302653
 
 
 def test_where_only_seeds_differ_it_is_the_t_test_over_seeds():
     by_seed = [0.1, 0.2, 0.6, 0.3]
-    crossed = stats.paired_by_question(answered([[x] * 5 for x in by_seed]), answered([[0.2] * 5] * 4))
+    crossed = stats.paired_by_question(
+        answered([[x] * 5 for x in by_seed]), answered([[0.2] * 5] * 4)
+    )
     plain = stats.paired_effect(by_seed, [0.2] * 4)
     assert crossed[:4] == pytest.approx((plain.difference, plain.low, plain.high, plain.p))
     assert crossed.degrees == pytest.approx(3)
-    turned = stats.paired_by_question(answered([by_seed] * 5), answered([[0.2] * 4] * 5))  # and over questions
+    turned = stats.paired_by_question(
+        answered([by_seed] * 5), answered([[0.2] * 4] * 5)
+    )  # and over questions
     assert turned[:5] == pytest.approx(crossed[:5])
 
 
 def test_two_groups_that_do_not_overlap_by_hand():
     # of the 20 ways to choose three of six ranks, two are as far apart as these
-    assert stats.unpaired_p([1, 2, 3], [4, 5, 60]) == pytest.approx(2 / 20) == stats.unpaired_p([4, 5, 60], [1, 2, 3])
-    assert stats.unpaired_p([1, 2, 5], [3, 4, 6]) == pytest.approx(8 / 20)  # ranks 1 + 2 + 5; 4 of 20 ways sum to at most 8
+    assert (
+        stats.unpaired_p([1, 2, 3], [4, 5, 60])
+        == pytest.approx(2 / 20)
+        == stats.unpaired_p([4, 5, 60], [1, 2, 3])
+    )
+    assert stats.unpaired_p([1, 2, 5], [3, 4, 6]) == pytest.approx(
+        8 / 20
+    )  # ranks 1 + 2 + 5; 4 of 20 ways sum to at most 8
     assert math.isnan(stats.unpaired_p([], [1.0, 2.0]))
 
 
 def test_the_interval_of_paired_differences_by_hand():
-    assert stats.paired_interval([1, 2, math.nan, 3]) == pytest.approx((2, 2 - 2.484138, 2 + 2.484138), abs=1e-5)
+    assert stats.paired_interval([1, 2, math.nan, 3]) == pytest.approx(
+        (2, 2 - 2.484138, 2 + 2.484138), abs=1e-5
+    )
     mean, low, high = stats.paired_interval([4])
     assert mean == 4 and math.isnan(low) and math.isnan(high)
 
 
-@pytest.mark.parametrize("differences, p", [
-    ([1, 2, 3, 4, 5, 6], 2 / 64), ([-0.1, -0.2, -7, -0.4, -0.5, -0.6], 2 / 64),  # all of one sign: the least that six allow
-    ([3, -1, 2], 4 / 8),  # sums of the eight patterns: +-6 and +-4 are as large as 4, +-2 and 0 are not
-    ([1, -1], 1), ([0, 0, 0], 1), ([0.1, 0.2, 0.3, math.nan], 2 / 8), ([5], 1),
-])
+@pytest.mark.parametrize(
+    "differences, p",
+    [
+        ([1, 2, 3, 4, 5, 6], 2 / 64),
+        ([-0.1, -0.2, -7, -0.4, -0.5, -0.6], 2 / 64),  # all of one sign: the least that six allow
+        (
+            [3, -1, 2],
+            4 / 8,
+        ),  # sums of the eight patterns: +-6 and +-4 are as large as 4, +-2 and 0 are not
+        ([1, -1], 1),
+        ([0, 0, 0], 1),
+        ([0.1, 0.2, 0.3, math.nan], 2 / 8),
+        ([5], 1),
+    ],
+)
 def test_the_sign_flip_test_by_hand(differences, p):
     assert stats.sign_flip(differences) == p == stats.sign_flip([-d for d in differences])
 
 
 def test_the_sign_flip_test_counts_every_pattern_and_ties_up_to_rounding():
     rng = np.random.default_rng(0)
-    for differences in (*rng.normal(1, 1, (5, 6)), [0.1, 0.2, -0.3, 0.3, 0.3, 0.3], rng.integers(-3, 6, 8) / 10):
-        sums = [abs(sum(s * d for s, d in zip(signs, differences))) for signs in itertools.product((-1, 1), repeat=len(differences))]
-        assert stats.sign_flip(differences) == sum(each > abs(sum(differences)) - 1e-9 for each in sums) / len(sums)
+    for differences in (
+        *rng.normal(1, 1, (5, 6)),
+        [0.1, 0.2, -0.3, 0.3, 0.3, 0.3],
+        rng.integers(-3, 6, 8) / 10,
+    ):
+        sums = [
+            abs(sum(s * d for s, d in zip(signs, differences)))
+            for signs in itertools.product((-1, 1), repeat=len(differences))
+        ]
+        assert stats.sign_flip(differences) == sum(
+            each > abs(sum(differences)) - 1e-9 for each in sums
+        ) / len(sums)
 
 
 def test_the_least_p_of_an_exact_test_is_where_the_data_could_not_be_farther_apart():
     for n in (2, 5, 6, 8):
         assert stats.sign_flip(range(1, n + 1)) == stats.least_sign_flip(n)
-    assert stats.least_sign_flip(6) == 0.03125 and stats.least_sign_flip(5) > 0.05  # five pairs can never reach 5%
-    assert stats.unpaired_p([1, 2, 3], [4, 5, 6, 7]) == pytest.approx(stats.least_unpaired(3, 4)) == pytest.approx(2 / 35)
+    assert (
+        stats.least_sign_flip(6) == 0.03125 and stats.least_sign_flip(5) > 0.05
+    )  # five pairs can never reach 5%
+    assert (
+        stats.unpaired_p([1, 2, 3], [4, 5, 6, 7])
+        == pytest.approx(stats.least_unpaired(3, 4))
+        == pytest.approx(2 / 35)
+    )
 
 
 def test_a_sign_flip_test_of_nothing_is_blank_and_of_too_many_refused():
@@ -163,22 +232,37 @@ def test_a_sign_flip_test_of_nothing_is_blank_and_of_too_many_refused():
 
 def test_equivalence_by_hand_and_as_an_interval_of_ninety_percent():
     # Differences 1, 2, 3 within 5: t = (5 - 2) sqrt 3 with 2 degrees of freedom; one-sided p = (1 - t / sqrt(2 + t^2)) / 2
-    assert stats.equivalence([1, 2, 3, math.nan], bound=5) == pytest.approx((1 - math.sqrt(27 / 29)) / 2)
+    assert stats.equivalence([1, 2, 3, math.nan], bound=5) == pytest.approx(
+        (1 - math.sqrt(27 / 29)) / 2
+    )
     assert stats.equivalence([-1, -2, -3], bound=5) == stats.equivalence([1, 2, 3], bound=5)
-    assert stats.equivalence([1, 2, 3], bound=2) == pytest.approx(0.5) and stats.equivalence([1, 2, 3], bound=1) > 0.88
+    assert (
+        stats.equivalence([1, 2, 3], bound=2) == pytest.approx(0.5)
+        and stats.equivalence([1, 2, 3], bound=1) > 0.88
+    )
     values = [0.4, -0.1, 0.3, 0.2, -0.3, 0.1]
     mean, half = stats.mean_interval(values, 0.9)
     assert stats.equivalence(values, bound=abs(mean) + half) == pytest.approx(0.05)
     first, second = [1.0, 2.0, 4.0, 2.5], [1.5, 2.5, 2.0]  # Welch's: as scipy's own interval of 90%
     interval = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.9)
-    assert stats.equivalence(first, second, bound=max(-interval.low, interval.high)) == pytest.approx(0.05)
-    assert stats.equivalence(second, first, bound=1) == pytest.approx(stats.equivalence(first, second, bound=1))
+    assert stats.equivalence(
+        first, second, bound=max(-interval.low, interval.high)
+    ) == pytest.approx(0.05)
+    assert stats.equivalence(second, first, bound=1) == pytest.approx(
+        stats.equivalence(first, second, bound=1)
+    )
 
 
 def test_equivalence_of_too_little_is_blank_and_of_nonsense_refused():
     for samples in ([1.0],), ([2.0, 2.0],), ([1.0, 2.0], [3.0]), ([1.0, 1.0], [1.0, 1.0]):
         assert math.isnan(stats.equivalence(*samples, bound=1))
-    for samples, bound in (([1, 2],), 0), (([1, 2],), -1), (([1, 2],), math.nan), (([1, 2], [1, 2], [1, 2]), 1), ((), 1):
+    for samples, bound in (
+        (([1, 2],), 0),
+        (([1, 2],), -1),
+        (([1, 2],), math.nan),
+        (([1, 2], [1, 2], [1, 2]), 1),
+        ((), 1),
+    ):
         with pytest.raises(ValueError, match="a bound above 0"):
             stats.equivalence(*samples, bound=bound)
 
@@ -186,17 +270,27 @@ def test_equivalence_of_too_little_is_blank_and_of_nonsense_refused():
 def test_order_of_rows_and_seeds_of_one_table_do_not_matter():
     first, second = answered([[0.5, 0.1], [0.3, 0.1]]), answered([[0, 0.2], [0.1, 0]])
     expected = stats.paired_by_question(first, second)
-    more = pd.concat([second, answered([[1, 1, 1]] * 3).query("seed == 2")]).sample(frac=1, random_state=0)
+    more = pd.concat([second, answered([[1, 1, 1]] * 3).query("seed == 2")]).sample(
+        frac=1, random_state=0
+    )
     assert stats.paired_by_question(first.iloc[::-1], more) == pytest.approx(expected)
 
 
 def test_tables_that_cannot_be_paired_are_refused_or_blank():
     whole = answered([[0.5, 0.1], [0.3, 0.1]])
-    for holes in (whole[whole.question_id == "q0"], whole[(whole.question_id == "q0") | (whole.seed == 0)]):
+    for holes in (
+        whole[whole.question_id == "q0"],
+        whole[(whole.question_id == "q0") | (whole.seed == 0)],
+    ):
         with pytest.raises(ValueError, match="the same questions"):
             stats.paired_by_question(whole, holes)
     alone = stats.paired_by_question(whole, answered([[0, 0]]))
-    assert alone.difference == pytest.approx(0.3) and alone.seeds == 1 and math.isnan(alone.p) and math.isnan(alone.low)
+    assert (
+        alone.difference == pytest.approx(0.3)
+        and alone.seeds == 1
+        and math.isnan(alone.p)
+        and math.isnan(alone.low)
+    )
     none = stats.paired_by_question(whole, whole.assign(seed=whole.seed + 2))
     assert none.seeds == 0 and math.isnan(none.difference)
     same = stats.paired_by_question(whole, whole)
@@ -208,31 +302,56 @@ def test_holm_by_hand():
     assert stats.holm([0.04, 0.01, 0.03, 0.02]).tolist() == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert stats.holm([0.5, 0.9, 0.001]).tolist() == pytest.approx([1, 1, 0.003])
     nan = float("nan")
-    assert stats.holm([nan, 0.01, nan, 0.04]).tolist() == pytest.approx([nan, 0.02, nan, 0.04], nan_ok=True)
-    assert stats.holm([nan]).tolist() == pytest.approx([nan], nan_ok=True) and stats.holm([]).tolist() == []
+    assert stats.holm([nan, 0.01, nan, 0.04]).tolist() == pytest.approx(
+        [nan, 0.02, nan, 0.04], nan_ok=True
+    )
+    assert (
+        stats.holm([nan]).tolist() == pytest.approx([nan], nan_ok=True)
+        and stats.holm([]).tolist() == []
+    )
 
 
 def test_what_is_detectable_agrees_with_the_textbook():
     # Cohen's tables: at 5% two-sided, power .80, an effect of .5 needs 34 pairs, one of .8 needs 15, one of .2 needs 199.
     # The normal approximation, 2.80 / sqrt n, would say 32, 13 and 197.
     for effect, pairs in ((0.5, 34), (0.8, 15), (0.2, 199)):
-        assert stats.smallest_detectable(1, pairs) < effect < stats.smallest_detectable(1, pairs - 1)
-    assert stats.smallest_detectable(3, 34) == pytest.approx(3 * stats.smallest_detectable(1, 34)) and stats.smallest_detectable(0, 5) == 0
-    assert stats.smallest_detectable(1, 5) < stats.smallest_detectable(1, 5, power=0.9) and stats.smallest_detectable(1, 5) < stats.smallest_detectable(1, 5, alpha=0.01)
+        assert (
+            stats.smallest_detectable(1, pairs) < effect < stats.smallest_detectable(1, pairs - 1)
+        )
+    assert (
+        stats.smallest_detectable(3, 34) == pytest.approx(3 * stats.smallest_detectable(1, 34))
+        and stats.smallest_detectable(0, 5) == 0
+    )
+    assert stats.smallest_detectable(1, 5) < stats.smallest_detectable(
+        1, 5, power=0.9
+    ) and stats.smallest_detectable(1, 5) < stats.smallest_detectable(1, 5, alpha=0.01)
     assert 10 < stats.smallest_detectable(1, 2) < 12
-    assert math.isnan(stats.smallest_detectable(1, 1)) and math.isnan(stats.smallest_detectable(float("nan"), 5))
+    assert math.isnan(stats.smallest_detectable(1, 1)) and math.isnan(
+        stats.smallest_detectable(float("nan"), 5)
+    )
 
 
-@pytest.mark.parametrize("low, high, direction, margin, expected", [
-    (0.1, 2, "positive", 0, "confirmed"), (0.1, 2, "negative", 0, "refuted"),
-    (-2, -0.1, "positive", 0, "refuted"), (-2, -0.1, "negative", 0, "confirmed"),
-    (-0.1, 2, "positive", 0, "not separated"), (-0.1, 2, "negative", 0, "not separated"),
-    (0, 2, "positive", 0, "not separated"), (-2, 0, "positive", 0, "not separated"),  # the bound itself is on neither side
-    (0.1, 2, "positive", 1, "not separated"), (1.1, 2, "positive", 1, "confirmed"), (0.1, 0.9, "positive", 1, "refuted"),
-    (-2, -1.1, "negative", 1, "confirmed"), (-0.9, 2, "negative", 1, "refuted"),
-    (-0.5, 2, "positive", -1, "confirmed"),  # no worse than by 1
-    (float("nan"), float("nan"), "positive", 0, "not separated"), (0.1, float("nan"), "negative", 0, "not separated"),
-])
+@pytest.mark.parametrize(
+    "low, high, direction, margin, expected",
+    [
+        (0.1, 2, "positive", 0, "confirmed"),
+        (0.1, 2, "negative", 0, "refuted"),
+        (-2, -0.1, "positive", 0, "refuted"),
+        (-2, -0.1, "negative", 0, "confirmed"),
+        (-0.1, 2, "positive", 0, "not separated"),
+        (-0.1, 2, "negative", 0, "not separated"),
+        (0, 2, "positive", 0, "not separated"),
+        (-2, 0, "positive", 0, "not separated"),  # the bound itself is on neither side
+        (0.1, 2, "positive", 1, "not separated"),
+        (1.1, 2, "positive", 1, "confirmed"),
+        (0.1, 0.9, "positive", 1, "refuted"),
+        (-2, -1.1, "negative", 1, "confirmed"),
+        (-0.9, 2, "negative", 1, "refuted"),
+        (-0.5, 2, "positive", -1, "confirmed"),  # no worse than by 1
+        (float("nan"), float("nan"), "positive", 0, "not separated"),
+        (0.1, float("nan"), "negative", 0, "not separated"),
+    ],
+)
 def test_verdicts(low, high, direction, margin, expected):
     assert stats.verdict(low, high, direction, margin) == expected
 

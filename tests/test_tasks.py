@@ -17,7 +17,9 @@ def test_a_suite_has_its_terms_and_options_and_right_answers(suite):
     _, terms, options = tasks.SUITES[suite]
     rows = list(tasks.load(suite, 60))
     assert {len(numbers_of(row)) for row in rows} == set(terms)
-    assert {row["question"].count(" or ") + (":" in row["question"]) for row in rows} == set(options)
+    assert {row["question"].count(" or ") + (":" in row["question"]) for row in rows} == set(
+        options
+    )
     for row in rows:
         assert row["answer"] == str(sum(numbers_of(row)))
         if ":" in row["question"]:
@@ -42,13 +44,19 @@ def test_no_sum_is_in_two_splits_or_twice_in_one():
         rows = [row for suite in tasks.SUITES for row in tasks.load(suite, 40, split)]
         assert {nano.split_of(numbers_of(row)) for row in rows} == {split}
         seen[split] = {numbers_of(row) for row in rows}
-    assert not seen["train"] & seen["test"] and not seen["tuning"] & seen["test"] and not seen["train"] & seen["tuning"]
+    assert (
+        not seen["train"] & seen["test"]
+        and not seen["tuning"] & seen["test"]
+        and not seen["train"] & seen["tuning"]
+    )
     once = [numbers_of(row) for row in tasks.load("like", 200)]
     assert len(set(once)) == 200
 
 
 def test_a_sum_that_is_drawn_again_is_passed_over(monkeypatch):
-    drawn = iter([nano.Sum((1, 2)), nano.Sum((1, 2)), nano.Sum((2, 1)), nano.Sum((1, 2)), nano.Sum((3, 4))])
+    drawn = iter(
+        [nano.Sum((1, 2)), nano.Sum((1, 2)), nano.Sum((2, 1)), nano.Sum((1, 2)), nano.Sum((3, 4))]
+    )
     monkeypatch.setattr(nano, "draw_sum", lambda *args: next(drawn))
     assert list(tasks.load("like", 3)["question"]) == ["1+2", "2+1", "3+4"]
 
@@ -98,7 +106,13 @@ def test_batches_of_a_loaded_dataset_are_rows():
 def test_a_sum_may_be_put_in_words_and_have_as_many_terms_as_wanted():
     asked = tasks.load("like", 5, terms=[2, 3], wording="What is {sum}? Say \\boxed{}.")
     for row in asked:
-        numbers = [int(n) for n in row["question"].removeprefix("What is ").removesuffix("? Say \\boxed{}.").split(" + ")]
+        numbers = [
+            int(n)
+            for n in row["question"]
+            .removeprefix("What is ")
+            .removesuffix("? Say \\boxed{}.")
+            .split(" + ")
+        ]
         assert len(numbers) in (2, 3) and str(sum(numbers)) == row["answer"]
     options = tasks.load("choice", 1, terms=[2], wording="{sum}")[0]["question"]
     assert options.count(",") == 3 and options.endswith(")")
@@ -109,4 +123,6 @@ def test_where_there_are_fewer_sums_than_wanted_all_are_given():
 
 
 def test_a_sum_in_words_is_not_taken_for_one_of_the_nano_worlds_derivations():
-    assert nano.derivation_of("What is 3 + 5? Put it in \\boxed{}", "3 + 5 = 8, \\boxed{8}") == "other"
+    assert (
+        nano.derivation_of("What is 3 + 5? Put it in \\boxed{}", "3 + 5 = 8, \\boxed{8}") == "other"
+    )

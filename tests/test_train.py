@@ -18,9 +18,22 @@ from pslib.train import Settings
 
 TRAINED = [name for name, method in methods.METHODS.items() if method.training]
 # No weight decay and hardly any clipping of the gradient, so that all that moves a weight is the loss.
-SETTINGS = Settings(steps=5, questions=2, group_size=4, pool=6, learning_rate=1e-3, max_new_tokens=6, weight_decay=0.0,
-                    grad_clip_norm=1e9, save_every=1, measure_every=1)
-POOL = [{"id": f"q{k}", "question": f"{k + 1}+8+6+1+2+{k + 3}{'+1' * (k % 3)}", "answer": "0"} for k in range(6)]
+SETTINGS = Settings(
+    steps=5,
+    questions=2,
+    group_size=4,
+    pool=6,
+    learning_rate=1e-3,
+    max_new_tokens=6,
+    weight_decay=0.0,
+    grad_clip_norm=1e9,
+    save_every=1,
+    measure_every=1,
+)
+POOL = [
+    {"id": f"q{k}", "question": f"{k + 1}+8+6+1+2+{k + 3}{'+1' * (k % 3)}", "answer": "0"}
+    for k in range(6)
+]
 
 
 def parity(text):
@@ -37,10 +50,18 @@ def graded_by_parity(monkeypatch):
 @pytest.fixture
 def start(tokenizer, he):
     """A Run of a model: start(model, method, setting=value, ...); the method by name or as it is."""
+
     def make(model, method, seed=0, **changes):
         method = methods.get(method) if isinstance(method, str) else method
-        return train.Run(copy.deepcopy(model), tokenizer, method, (modes.NORMAL, he),
-                         dataclasses.replace(SETTINGS, **changes), seed)
+        return train.Run(
+            copy.deepcopy(model),
+            tokenizer,
+            method,
+            (modes.NORMAL, he),
+            dataclasses.replace(SETTINGS, **changes),
+            seed,
+        )
+
     return make
 
 
@@ -68,12 +89,17 @@ def close(ours, theirs, tolerance):
     assert scale > 0
     for name in theirs:
         worst = (ours[name] - theirs[name]).abs().max().item()
-        assert worst <= tolerance * scale, f"the gradient of {name} is off by {worst}, of {scale} at most"
+        assert worst <= tolerance * scale, (
+            f"the gradient of {name} is off by {worst}, of {scale} at most"
+        )
 
 
 def rendered(tokenizer, he):
     """The prompts of the first two questions in each mode."""
-    return {mode.name: [modes.render(tokenizer, mode, q["question"]) for q in POOL[:2]] for mode in (modes.NORMAL, he)}
+    return {
+        mode.name: [modes.render(tokenizer, mode, q["question"]) for q in POOL[:2]]
+        for mode in (modes.NORMAL, he)
+    }
 
 
 def distributions(model, prompt, response, temperature=1.0):
@@ -84,7 +110,8 @@ def distributions(model, prompt, response, temperature=1.0):
 
 # --- rollout sharing, eq. 10 ----------------------------------------------------------------------------------------
 def test_every_response_is_trained_on_under_both_prompts_with_the_advantage_of_the_training_mode(
-        model, tokenizer, he, start, monkeypatch):
+    model, tokenizer, he, start, monkeypatch
+):
     seen, forward = {"rows": []}, Policy.forward
 
     def spy_forward(self, packed, temperature=1.0):
@@ -100,11 +127,16 @@ def test_every_response_is_trained_on_under_both_prompts_with_the_advantage_of_t
     _, rollouts = start(model, method).step(POOL[:2])
 
     # R = 2 questions x 4; half of each group is drawn in each mode; R x 2 rows are trained
-    responses = [tuple(row[:n]) for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())]
+    responses = [
+        tuple(row[:n]) for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())
+    ]
     assert len(responses) == 8 and rollouts.modes == ["normal"] * 4 + ["he"] * 4
     prompts = rendered(tokenizer, he)
-    terms = [(tuple(prompts[trained][group]), response) for trained in ("normal", "he")
-             for group, response in zip(rollouts.group_ids.tolist(), responses)]
+    terms = [
+        (tuple(prompts[trained][group]), response)
+        for trained in ("normal", "he")
+        for group, response in zip(rollouts.group_ids.tolist(), responses)
+    ]
     assert len(terms) == 16 and sorted(seen["rows"]) == sorted(terms)
 
     # Each half has its training mode's kind of advantage, over the whole group, whoever drew the response.
@@ -152,13 +184,21 @@ def plain_loss(model, prompts_of, rollouts, method, temperature=1.0):
         for mode in method.training:
             shaped = {i: [adv[i]] * len(responses[i]) for i in members}
             if mode == "he":
-                b = {i: [-c["alpha"] * h.item() - (1 - c["alpha"]) * n.item()
-                         for h, n in zip(logp["he"][i], logp["normal"][i])] for i in members}  # eq. 6
+                b = {
+                    i: [
+                        -c["alpha"] * h.item() - (1 - c["alpha"]) * n.item()
+                        for h, n in zip(logp["he"][i], logp["normal"][i])
+                    ]
+                    for i in members
+                }  # eq. 6
                 pooled = [x for i in members for x in b[i]]
                 mean_b = sum(pooled) / len(pooled)
                 std_b = math.sqrt(sum((x - mean_b) ** 2 for x in pooled) / (len(pooled) - 1))
                 for i in members:  # eq. 4 and 3
-                    bound, bonus = abs(adv[i]) / c["kappa"], [(x - mean_b) / (std_b + 1e-6) for x in b[i]]
+                    bound, bonus = (
+                        abs(adv[i]) / c["kappa"],
+                        [(x - mean_b) / (std_b + 1e-6) for x in b[i]],
+                    )
                     shaped[i] = [adv[i] + c["eta"] * max(-bound, min(bound, x)) for x in bonus]
             for i in members:  # eq. 7 for the normal mode, eq. 8 for the high-entropy one
                 for now, a in zip(logp[mode][i], shaped[i]):
@@ -168,8 +208,12 @@ def plain_loss(model, prompts_of, rollouts, method, temperature=1.0):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("name, coefficients", [("grpo", {}), ("policy_split", {"eta": 1.5, "alpha": 0.3})])
-def test_the_gradient_is_that_of_the_equations_written_out(name, coefficients, temperature, model64, tokenizer, he, start):
+@pytest.mark.parametrize(
+    "name, coefficients", [("grpo", {}), ("policy_split", {"eta": 1.5, "alpha": 0.3})]
+)
+def test_the_gradient_is_that_of_the_equations_written_out(
+    name, coefficients, temperature, model64, tokenizer, he, start
+):
     method = methods.get(name, **coefficients)
     metrics, rollouts, ours = gradients(start(model64, method, temperature=temperature))
     twin = copy.deepcopy(model64)
@@ -181,27 +225,43 @@ def test_the_gradient_is_that_of_the_equations_written_out(name, coefficients, t
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
 
 
-def test_a_steps_entropies_and_kl_are_those_of_the_policy_at_the_sampling_temperature(model64, tokenizer, he, start):
+def test_a_steps_entropies_and_kl_are_those_of_the_policy_at_the_sampling_temperature(
+    model64, tokenizer, he, start
+):
     state, prompts = start(model64, "policy_split", temperature=0.6), rendered(tokenizer, he)
     metrics, rollouts, _ = gradients(state)
     own, moved = {"normal": [], "he": []}, []
     for r, mode in enumerate(rollouts.modes):
-        response, group = rollouts.tokens[r, : rollouts.lengths[r]].tolist(), int(rollouts.group_ids[r])
-        every = {name: distributions(model64, prompts[name][group], response, 0.6).detach() for name in own}
+        response, group = (
+            rollouts.tokens[r, : rollouts.lengths[r]].tolist(),
+            int(rollouts.group_ids[r]),
+        )
+        every = {
+            name: distributions(model64, prompts[name][group], response, 0.6).detach()
+            for name in own
+        }
         own[mode].append(-(every[mode].exp() * every[mode]).sum(-1))
         if mode == "he":
             moved.append((every["he"] - every["normal"])[range(len(response)), response])
     for mode, entropies in own.items():
-        assert metrics[f"entropy_bits_{mode}"] == pytest.approx(float(torch.cat(entropies).mean()) / math.log(2), rel=1e-6)
+        assert metrics[f"entropy_bits_{mode}"] == pytest.approx(
+            float(torch.cat(entropies).mean()) / math.log(2), rel=1e-6
+        )
     assert metrics["kl_he_from_normal"] == pytest.approx(float(torch.cat(moved).mean()), rel=1e-6)
 
 
-def test_entropy_regularization_adds_the_gradient_of_the_mean_entropy(model64, tokenizer, he, start):
+def test_entropy_regularization_adds_the_gradient_of_the_mean_entropy(
+    model64, tokenizer, he, start
+):
     plain_metrics, rollouts, plain = gradients(start(model64, "grpo"))
-    metrics, same_rollouts, ours = gradients(start(model64, methods.get("entropy_regularization", coef=0.5)))
+    metrics, same_rollouts, ours = gradients(
+        start(model64, methods.get("entropy_regularization", coef=0.5))
+    )
     assert torch.equal(rollouts.tokens, same_rollouts.tokens)
     twin, total, prompts = copy.deepcopy(model64), 0.0, rendered(tokenizer, he)["normal"]
-    for row, length, group in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), rollouts.group_ids.tolist()):
+    for row, length, group in zip(
+        rollouts.tokens.tolist(), rollouts.lengths.tolist(), rollouts.group_ids.tolist()
+    ):
         every = distributions(twin, prompts[group], row[:length])
         total = total - (every.exp() * every).sum()
     mean = total / rollouts.lengths.sum()
@@ -217,7 +277,10 @@ def test_forking_divides_by_the_kept_tokens_and_others_by_all(model64, start):
         keep[:, 0] = True
         return keep
 
-    made = [dataclasses.replace(methods.get("grpo"), keep=first_tokens, divide_by_kept=by) for by in (True, False)]
+    made = [
+        dataclasses.replace(methods.get("grpo"), keep=first_tokens, divide_by_kept=by)
+        for by in (True, False)
+    ]
     (_, rollouts, by_kept), (_, _, by_all) = (gradients(start(model64, method)) for method in made)
     ratio = rollouts.lengths.sum().item() / len(rollouts.lengths)
     assert ratio > 1.5
@@ -226,9 +289,18 @@ def test_forking_divides_by_the_kept_tokens_and_others_by_all(model64, start):
 
 # --- micro-batches and shared graphs --------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["policy_split", "entropy_regularization", "clip_cov"])
-@pytest.mark.parametrize("changes", [{"micro_tokens": 1}, {"micro_tokens": 100}, {"graph_tokens": 0},
-                                     {"micro_tokens": 60, "graph_tokens": 0}])
-def test_the_gradient_depends_neither_on_the_micro_batches_nor_on_the_shared_graph(name, changes, model64, start):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"micro_tokens": 1},
+        {"micro_tokens": 100},
+        {"graph_tokens": 0},
+        {"micro_tokens": 60, "graph_tokens": 0},
+    ],
+)
+def test_the_gradient_depends_neither_on_the_micro_batches_nor_on_the_shared_graph(
+    name, changes, model64, start
+):
     whole, _, expected = gradients(start(model64, name))
     split, _, ours = gradients(start(model64, name, **changes))
     assert split["loss"] == pytest.approx(whole["loss"], abs=1e-12)
@@ -237,7 +309,9 @@ def test_the_gradient_depends_neither_on_the_micro_batches_nor_on_the_shared_gra
 
 def test_a_shared_graph_needs_one_forward_pass_and_a_fresh_one_two(model, start, monkeypatch):
     calls, forward, turns = [], Policy.forward, itertools.cycle([0.0, 1.0])
-    monkeypatch.setattr(rewards, "grade", lambda text, answer: next(turns))  # no dead group, which would be apart
+    monkeypatch.setattr(
+        rewards, "grade", lambda text, answer: next(turns)
+    )  # no dead group, which would be apart
 
     def spy(self, *args, **kwargs):
         calls.append(torch.is_grad_enabled())
@@ -259,7 +333,16 @@ def test_a_step_of_every_method_changes_the_weights_and_reports_itself(name, mod
     metrics, rollouts = state.step(POOL[:2])
     assert not same(before, weights(state)) and state.done == 1
     sampling = methods.get(name).sampling
-    expected = {"step", "loss", "grad_norm", "reward", "live_groups", "response_tokens", "unfinished", "beyond_bounds"}
+    expected = {
+        "step",
+        "loss",
+        "grad_norm",
+        "reward",
+        "live_groups",
+        "response_tokens",
+        "unfinished",
+        "beyond_bounds",
+    }
     expected |= {"seconds_sample", "seconds_score", "seconds_update"}
     expected |= {f"{what}_{mode}" for mode in sampling for what in ("accuracy", "entropy_bits")}
     expected |= {"kl_he_from_normal"} if "he" in sampling else set()
@@ -270,31 +353,53 @@ def test_a_step_of_every_method_changes_the_weights_and_reports_itself(name, mod
     assert metrics["response_tokens"] == rollouts.lengths.float().mean().item()
 
 
-def test_metrics_by_mode_are_of_the_responses_that_the_mode_drew_itself(model64, tokenizer, he, start):
+def test_metrics_by_mode_are_of_the_responses_that_the_mode_drew_itself(
+    model64, tokenizer, he, start
+):
     metrics, rollouts = start(model64, "policy_split").step(POOL[:2])
-    prompts, log_ratios = rendered(tokenizer, he), []  # `start` trains a copy, so model64 is as it was before the step
+    prompts, log_ratios = (
+        rendered(tokenizer, he),
+        [],
+    )  # `start` trains a copy, so model64 is as it was before the step
     for mode, rows in (("normal", range(4)), ("he", range(4, 8))):  # who drew which rows
         bits = []
         for i in rows:
-            response, group = rollouts.tokens[i, : rollouts.lengths[i]].tolist(), int(rollouts.group_ids[i])
-            under = {name: distributions(model64, prompts[name][group], response) for name in ("normal", "he")}
+            response, group = (
+                rollouts.tokens[i, : rollouts.lengths[i]].tolist(),
+                int(rollouts.group_ids[i]),
+            )
+            under = {
+                name: distributions(model64, prompts[name][group], response)
+                for name in ("normal", "he")
+            }
             bits += (-(under[mode].exp() * under[mode]).sum(-1) / math.log(2)).tolist()
             if mode == "he":
-                log_ratios += [(under["he"] - under["normal"])[t, token].item() for t, token in enumerate(response)]
+                log_ratios += [
+                    (under["he"] - under["normal"])[t, token].item()
+                    for t, token in enumerate(response)
+                ]
         assert metrics[f"entropy_bits_{mode}"] == pytest.approx(sum(bits) / len(bits), rel=1e-4)
         assert metrics[f"accuracy_{mode}"] == rollouts.rewards[list(rows)].mean().item()
-    assert metrics["kl_he_from_normal"] == pytest.approx(sum(log_ratios) / len(log_ratios), rel=1e-3)
+    assert metrics["kl_he_from_normal"] == pytest.approx(
+        sum(log_ratios) / len(log_ratios), rel=1e-3
+    )
 
 
-def test_live_groups_counts_the_questions_whose_responses_differ_in_reward(model, start, monkeypatch):
-    answers = iter([1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])  # the first question is live, the second is not
+def test_live_groups_counts_the_questions_whose_responses_differ_in_reward(
+    model, start, monkeypatch
+):
+    answers = iter(
+        [1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    )  # the first question is live, the second is not
     monkeypatch.setattr(rewards, "grade", lambda text, answer: next(answers))
     metrics, _ = start(model, "grpo").step(POOL[:2])
     assert metrics["live_groups"] == 0.5 and metrics["reward"] == 0.875
 
 
 @pytest.mark.parametrize("name", ["grpo", "policy_split"])
-def test_a_step_of_dead_groups_alone_moves_no_weight_and_is_no_error(name, model, start, monkeypatch):
+def test_a_step_of_dead_groups_alone_moves_no_weight_and_is_no_error(
+    name, model, start, monkeypatch
+):
     monkeypatch.setattr(rewards, "grade", lambda text, answer: 1.0)
     state = start(model, name)
     before = weights(state)
@@ -317,7 +422,10 @@ def test_frozen_weights_stay_as_they_are_and_the_others_move(name, dead, model, 
     if dead:
         monkeypatch.setattr(rewards, "grade", lambda text, answer: 1.0)
     state = start(frozen(model), name, weight_decay=0.5, learning_rate=0.01)
-    before, learning = weights(state), {key for key, weight in state.model.named_parameters() if weight.requires_grad}
+    before, learning = (
+        weights(state),
+        {key for key, weight in state.model.named_parameters() if weight.requires_grad},
+    )
     for _ in range(2):
         state.step(POOL[:2])
     moved = {key for key, weight in weights(state).items() if not torch.equal(weight, before[key])}
@@ -325,7 +433,9 @@ def test_frozen_weights_stay_as_they_are_and_the_others_move(name, dead, model, 
 
 
 def test_a_run_with_frozen_weights_is_resumed_to_the_bit(model, start, tmp_path):
-    whole, first, second = (start(frozen(copy.deepcopy(model)), "policy_split", weight_decay=0.1) for _ in range(3))
+    whole, first, second = (
+        start(frozen(copy.deepcopy(model)), "policy_split", weight_decay=0.1) for _ in range(3)
+    )
     train.run(whole, POOL)
     with pytest.raises(Stop):
         train.run(first, POOL, tmp_path, stop_after(3, []))
@@ -333,14 +443,22 @@ def test_a_run_with_frozen_weights_is_resumed_to_the_bit(model, start, tmp_path)
     assert everything(second) == everything(whole)
 
 
-def test_of_a_wrapped_model_the_adapters_alone_are_trained_by_the_gradient_of_the_equations(model64, tokenizer, he, start):
+def test_of_a_wrapped_model_the_adapters_alone_are_trained_by_the_gradient_of_the_equations(
+    model64, tokenizer, he, start
+):
     wrapped, method = Wrapped(model64), methods.get("policy_split", eta=1.5)
     state = start(wrapped, method, weight_decay=0.1)
     before, kept = weights(state), {}
     step = state.optimiser.step
 
     def keep_gradients():
-        kept.update({name: w.grad.clone() for name, w in state.model.named_parameters() if w.grad is not None})
+        kept.update(
+            {
+                name: w.grad.clone()
+                for name, w in state.model.named_parameters()
+                if w.grad is not None
+            }
+        )
         step()
 
     state.optimiser.step = keep_gradients
@@ -372,21 +490,33 @@ LEVELS = [{"id": row["id"], "question": row["question"], "level": k} for k, row 
 
 
 def with_reward(model, tokenizer, he, reward, method="policy_split", **changes):
-    return train.Run(copy.deepcopy(model), tokenizer, methods.get(method), (modes.NORMAL, he),
-                     dataclasses.replace(SETTINGS, **changes), 0, reward=reward)
+    return train.Run(
+        copy.deepcopy(model),
+        tokenizer,
+        methods.get(method),
+        (modes.NORMAL, he),
+        dataclasses.replace(SETTINGS, **changes),
+        0,
+        reward=reward,
+    )
 
 
 def test_another_reward_trains_and_is_reported_as_a_reward(model, tokenizer, he):
     state = with_reward(model, tokenizer, he, length)
     before = weights(state)
     metrics, rollouts = state.step(LEVELS[:2])
-    assert rollouts.rewards.tolist() == pytest.approx([length(text, LEVELS[g]) for text, g in
-                                                       zip(rollouts.texts, rollouts.group_ids.tolist())])
+    assert rollouts.rewards.tolist() == pytest.approx(
+        [length(text, LEVELS[g]) for text, g in zip(rollouts.texts, rollouts.group_ids.tolist())]
+    )
     assert not [name for name in metrics if name.startswith("accuracy")]
     for mode, rows in (("normal", slice(4)), ("he", slice(4, 8))):
         assert metrics[f"reward_{mode}"] == pytest.approx(rollouts.rewards[rows].mean().item())
     assert metrics["reward"] == pytest.approx(rollouts.rewards.mean().item())
-    assert metrics["live_groups"] == 1.0 and metrics["grad_norm"] > 0 and not same(before, weights(state))
+    assert (
+        metrics["live_groups"] == 1.0
+        and metrics["grad_norm"] > 0
+        and not same(before, weights(state))
+    )
 
 
 def test_a_group_of_equal_rewards_is_dead_whatever_they_are(model, tokenizer, he):
@@ -395,21 +525,37 @@ def test_a_group_of_equal_rewards_is_dead_whatever_they_are(model, tokenizer, he
 
 
 def test_another_reward_of_0_and_1_is_an_accuracy_too(model, tokenizer, he):
-    metrics, _ = with_reward(model, tokenizer, he, lambda text, row: parity(text), "grpo").step(LEVELS[:2])
+    metrics, _ = with_reward(model, tokenizer, he, lambda text, row: parity(text), "grpo").step(
+        LEVELS[:2]
+    )
     assert metrics["accuracy_normal"] == metrics["reward_normal"] == metrics["reward"]
 
 
-def test_the_least_accuracy_is_the_least_mean_reward_where_there_is_no_accuracy(model, tokenizer, he):
+def test_the_least_accuracy_is_the_least_mean_reward_where_there_is_no_accuracy(
+    model, tokenizer, he
+):
     for least, beyond in ((100.0, 1), (-1.0, 0)):
         metrics, _ = with_reward(model, tokenizer, he, length, min_accuracy=least).step(LEVELS[:2])
         assert metrics["beyond_bounds"] == beyond
 
 
-@pytest.mark.parametrize("bad, kind, said", [
-    ("1", ValueError, "the reward of a response to the question q1 must be a number; got '1'"),
-    (None, ValueError, "the reward of a response to the question q1 must be a number; got None"),
-    (math.nan, FloatingPointError, "rewards not finite at step 1 of Policy Split.* the questions q1$"),
-    (KeyError("gold"), KeyError, "gold")])
+@pytest.mark.parametrize(
+    "bad, kind, said",
+    [
+        ("1", ValueError, "the reward of a response to the question q1 must be a number; got '1'"),
+        (
+            None,
+            ValueError,
+            "the reward of a response to the question q1 must be a number; got None",
+        ),
+        (
+            math.nan,
+            FloatingPointError,
+            "rewards not finite at step 1 of Policy Split.* the questions q1$",
+        ),
+        (KeyError("gold"), KeyError, "gold"),
+    ],
+)
 def test_a_bad_reward_names_its_question_and_changes_nothing(bad, kind, said, model, tokenizer, he):
     def reward(text, row):
         if isinstance(bad, Exception):
@@ -427,8 +573,19 @@ def test_a_bad_reward_names_its_question_and_changes_nothing(bad, kind, said, mo
 @pytest.fixture
 def check(model, tokenizer, he):
     """train.check of the tiny model by Policy Split, but for what is given."""
-    def make(words=tokenizer, method="policy_split", both=(modes.NORMAL, he), questions=(), **changes):
-        train.check(model, words, methods.get(method), both, dataclasses.replace(SETTINGS, **changes), questions)
+
+    def make(
+        words=tokenizer, method="policy_split", both=(modes.NORMAL, he), questions=(), **changes
+    ):
+        train.check(
+            model,
+            words,
+            methods.get(method),
+            both,
+            dataclasses.replace(SETTINGS, **changes),
+            questions,
+        )
+
     return make
 
 
@@ -439,7 +596,9 @@ def test_what_can_be_trained_passes(check):
 
 def test_a_run_is_refused_where_modes_cannot_be_told_apart(check, start, model, tokenizer, he):
     deaf = copy.deepcopy(tokenizer)
-    deaf.chat_template = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
+    deaf.chat_template = (
+        "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
+    )
     with pytest.raises(ValueError, match="drops the system turn"):
         check(deaf)
     with pytest.raises(ValueError, match="drops the system turn"):
@@ -452,7 +611,9 @@ def test_a_run_is_refused_where_modes_cannot_be_told_apart(check, start, model, 
 def test_a_run_is_refused_where_a_question_is_too_long_or_no_weight_can_learn(check, model):
     with pytest.raises(ValueError, match="question q9 takes"):
         check(questions=[*POOL, {"id": "q9", "question": "1+" * 600 + "1"}])
-    with pytest.raises(ValueError, match="max_new_tokens=510 is more than the model's context of 512"):
+    with pytest.raises(
+        ValueError, match="max_new_tokens=510 is more than the model's context of 512"
+    ):
         check(max_new_tokens=510)
     with pytest.raises(ValueError, match="group_size 3 cannot be split evenly"):
         check(group_size=3)
@@ -478,22 +639,34 @@ def spied(method, model, start, monkeypatch, questions=POOL[:2]):
         return mask
 
     monkeypatch.setattr(Policy, "forward", spy_forward)
-    _, rollouts = start(model, dataclasses.replace(methods.get(method), keep=spy_keep)).step(questions)
+    _, rollouts = start(model, dataclasses.replace(methods.get(method), keep=spy_keep)).step(
+        questions
+    )
     return rollouts, rows, seen
 
 
-def test_without_sharing_a_mode_learns_from_its_own_responses_in_groups_of_its_own(model, start, monkeypatch):
+def test_without_sharing_a_mode_learns_from_its_own_responses_in_groups_of_its_own(
+    model, start, monkeypatch
+):
     rollouts, _, seen = spied("policy_split_unshared", model, start, monkeypatch)
-    assert rollouts.modes == ["normal"] * 4 + ["he"] * 4  # two questions, two responses each in each mode
-    own = torch.tensor([True] * 4 + [False] * 8 + [True] * 4)  # rows are the responses under normal, then under HE
+    assert (
+        rollouts.modes == ["normal"] * 4 + ["he"] * 4
+    )  # two questions, two responses each in each mode
+    own = torch.tensor(
+        [True] * 4 + [False] * 8 + [True] * 4
+    )  # rows are the responses under normal, then under HE
     assert torch.equal(seen["mask"], rollouts.mask.repeat(2, 1) & own[:, None])
     for first in range(0, 8, 2):  # each pair that one mode drew to one question
         a = advantages.group_relative(rollouts.rewards[first : first + 2], torch.zeros(2))
         torch.testing.assert_close(seen["adv"][first : first + 2, 0], a)
-    assert not torch.equal(advantages.group_relative(rollouts.rewards, rollouts.group_ids), seen["adv"][:8, 0])
+    assert not torch.equal(
+        advantages.group_relative(rollouts.rewards, rollouts.group_ids), seen["adv"][:8, 0]
+    )
 
 
-def test_without_sharing_the_gradient_is_that_of_each_modes_own_responses(model64, tokenizer, he, start, monkeypatch):
+def test_without_sharing_the_gradient_is_that_of_each_modes_own_responses(
+    model64, tokenizer, he, start, monkeypatch
+):
     answers = itertools.cycle([1.0, 0.0])  # in each pair one is right
     monkeypatch.setattr(rewards, "grade", lambda text, answer: next(answers))
     _, rollouts, ours = gradients(start(model64, "policy_split_unshared"))
@@ -501,17 +674,26 @@ def test_without_sharing_the_gradient_is_that_of_each_modes_own_responses(model6
     loss, total = 0.0, int(rollouts.lengths.sum())
     logp = {}
     for r, mode in enumerate(rollouts.modes):
-        response, group = rollouts.tokens[r, : rollouts.lengths[r]].tolist(), int(rollouts.group_ids[r])
+        response, group = (
+            rollouts.tokens[r, : rollouts.lengths[r]].tolist(),
+            int(rollouts.group_ids[r]),
+        )
         for name in ("normal", "he"):
             every = distributions(twin, prompts[name][group], response)
             logp[name, r] = torch.stack([every[t, token] for t, token in enumerate(response)])
     for pair in range(4):
         rows = [2 * pair, 2 * pair + 1]
-        a = [0.5**0.5, -(0.5**0.5)]  # deviations of half from the mean, over a standard deviation of 0.5 ** 0.5
+        a = [
+            0.5**0.5,
+            -(0.5**0.5),
+        ]  # deviations of half from the mean, over a standard deviation of 0.5 ** 0.5
         if rollouts.modes[rows[0]] == "he":
             b = [-(logp["he", r].detach() + logp["normal", r].detach()) / 2 for r in rows]
             mean, std = torch.cat(b).mean(), torch.cat(b).std()
-            a = [a[k] + 0.03 * ((b[k] - mean) / std).clamp(-abs(a[k]) / 2, abs(a[k]) / 2) for k in (0, 1)]
+            a = [
+                a[k] + 0.03 * ((b[k] - mean) / std).clamp(-abs(a[k]) / 2, abs(a[k]) / 2)
+                for k in (0, 1)
+            ]
         for k, r in enumerate(rows):
             loss = loss - (a[k] * logp[rollouts.modes[r], r]).sum() / total
     loss.backward()
@@ -519,7 +701,9 @@ def test_without_sharing_the_gradient_is_that_of_each_modes_own_responses(model6
 
 
 def test_a_lost_end_is_learned_from_by_the_mode_that_drew_it_alone(model, start, monkeypatch):
-    monkeypatch.setattr(train, "stop_ids", lambda model, tokenizer: list(range(0, 200, 2)))  # every even token ends
+    monkeypatch.setattr(
+        train, "stop_ids", lambda model, tokenizer: list(range(0, 200, 2))
+    )  # every even token ends
     rollouts, _, seen = spied("policy_split_lost_end", model, start, monkeypatch)
     last = rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1)
     ended = last % 2 == 0
@@ -527,19 +711,31 @@ def test_a_lost_end_is_learned_from_by_the_mode_that_drew_it_alone(model, start,
     for k, trained in enumerate(("normal", "he")):
         for r, drawn in enumerate(rollouts.modes):
             expected = int(rollouts.lengths[r]) - int(ended[r] and drawn != trained)
-            assert seen["mask"][8 * k + r].tolist() == [t < expected for t in range(rollouts.mask.shape[1])]
+            assert seen["mask"][8 * k + r].tolist() == [
+                t < expected for t in range(rollouts.mask.shape[1])
+            ]
 
 
 def test_a_rewrapped_prompt_is_one_user_turn_for_shared_responses_and_the_usual_for_its_own(
-        model, tokenizer, he, start, monkeypatch):
+    model, tokenizer, he, start, monkeypatch
+):
     rollouts, rows, _ = spied("policy_split_rewrapped", model, start, monkeypatch)
-    responses = [tuple(row[:n]) for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())]
+    responses = [
+        tuple(row[:n]) for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())
+    ]
     prompts = rendered(tokenizer, he)
-    wrapped = [modes.render(tokenizer, dataclasses.replace(he, one_turn=True), q["question"]) for q in POOL[:2]]
+    wrapped = [
+        modes.render(tokenizer, dataclasses.replace(he, one_turn=True), q["question"])
+        for q in POOL[:2]
+    ]
     assert tokenizer.decode(wrapped[0]).startswith("<|user|>system\n" + he.system)
-    expected = [(tuple(prompts["normal"][g]), o) for g, o in zip(rollouts.group_ids.tolist(), responses)]
-    expected += [(tuple(wrapped[g] if drawn == "normal" else prompts["he"][g]), o)
-                 for g, o, drawn in zip(rollouts.group_ids.tolist(), responses, rollouts.modes)]
+    expected = [
+        (tuple(prompts["normal"][g]), o) for g, o in zip(rollouts.group_ids.tolist(), responses)
+    ]
+    expected += [
+        (tuple(wrapped[g] if drawn == "normal" else prompts["he"][g]), o)
+        for g, o, drawn in zip(rollouts.group_ids.tolist(), responses, rollouts.modes)
+    ]
     assert sorted(rows) == sorted(expected)
 
 
@@ -554,13 +750,16 @@ def test_an_unclipped_bonus_moves_weights_even_where_every_group_is_dead(model, 
 def first_group_dead(monkeypatch):
     """Every response to q0 is right; those to q1 are right by the parity of their texts."""
     answered = [{**POOL[0], "answer": "dead"}, POOL[1]]
-    monkeypatch.setattr(rewards, "grade", lambda text, answer: 1.0 if answer == "dead" else parity(text))
+    monkeypatch.setattr(
+        rewards, "grade", lambda text, answer: 1.0 if answer == "dead" else parity(text)
+    )
     return answered
 
 
 @pytest.mark.parametrize("name", ["grpo", "policy_split"])
 def test_a_dead_group_beside_a_live_one_leaves_the_gradient_of_the_equations(
-        name, first_group_dead, model64, tokenizer, he, start):
+    name, first_group_dead, model64, tokenizer, he, start
+):
     metrics, rollouts, ours = gradients(start(model64, name), first_group_dead)
     assert metrics["live_groups"] == 0.5
     twin = copy.deepcopy(model64)
@@ -571,9 +770,13 @@ def test_a_dead_group_beside_a_live_one_leaves_the_gradient_of_the_equations(
 
 
 @pytest.mark.parametrize("name", ["grpo", "policy_split", "forking"])
-def test_leaving_dead_groups_out_changes_no_weight(name, first_group_dead, model64, start, monkeypatch):
+def test_leaving_dead_groups_out_changes_no_weight(
+    name, first_group_dead, model64, start, monkeypatch
+):
     left_out, whole = start(model64, name, measure_every=100), start(model64, name)
-    whole._live = lambda rollouts, group_ids: torch.ones(len(group_ids) * len(whole.method.training), dtype=torch.bool)
+    whole._live = lambda rollouts, group_ids: torch.ones(
+        len(group_ids) * len(whole.method.training), dtype=torch.bool
+    )
     for _ in range(10):
         ours, _ = left_out.step(first_group_dead)
         theirs, _ = whole.step(first_group_dead)
@@ -582,8 +785,13 @@ def test_leaving_dead_groups_out_changes_no_weight(name, first_group_dead, model
         torch.testing.assert_close(weight, weights(whole)[key], rtol=0, atol=1e-12)
 
 
-def test_entropies_are_measured_over_the_whole_batch_every_few_steps_and_blank_between(first_group_dead, model, start):
-    often, seldom = start(model, "policy_split", measure_every=1), start(model, "policy_split", measure_every=3)
+def test_entropies_are_measured_over_the_whole_batch_every_few_steps_and_blank_between(
+    first_group_dead, model, start
+):
+    often, seldom = (
+        start(model, "policy_split", measure_every=1),
+        start(model, "policy_split", measure_every=3),
+    )
     for step in range(1, 6):
         (every, _), (some, _) = often.step(first_group_dead), seldom.step(first_group_dead)
         for name, value in every.items():
@@ -600,22 +808,31 @@ def test_a_dead_group_is_scored_like_any_other(first_group_dead, model64, tokeni
         seen.update(logp=logp, entropy=entropy)
         return mask
 
-    _, rollouts = start(model64, dataclasses.replace(methods.get("grpo"), keep=spy_keep)).step(first_group_dead)
+    _, rollouts = start(model64, dataclasses.replace(methods.get("grpo"), keep=spy_keep)).step(
+        first_group_dead
+    )
     prompts = rendered(tokenizer, he)["normal"]
-    for i, (row, length, group) in enumerate(zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(),
-                                                 rollouts.group_ids.tolist())):
+    for i, (row, length, group) in enumerate(
+        zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), rollouts.group_ids.tolist())
+    ):
         every = distributions(model64, prompts[group], row[:length])
         expected = torch.stack([every[t, token] for t, token in enumerate(row[:length])])
         entropy = -(every.exp() * every).sum(-1)
-        torch.testing.assert_close(seen["logp"][i, :length].double(), expected, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(seen["entropy"][i, :length].double(), entropy, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            seen["logp"][i, :length].double(), expected, rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(
+            seen["entropy"][i, :length].double(), entropy, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_the_entropy_term_also_moves_a_dead_group(model, start, monkeypatch):
     monkeypatch.setattr(rewards, "grade", lambda text, answer: 0.0)
     metrics, _, ours = gradients(start(model, "entropy_regularization"))
     assert metrics["live_groups"] == 0 and metrics["grad_norm"] > 0
-    assert metrics["loss"] == pytest.approx(-0.003 * metrics["entropy_bits_normal"] * math.log(2), rel=1e-4)
+    assert metrics["loss"] == pytest.approx(
+        -0.003 * metrics["entropy_bits_normal"] * math.log(2), rel=1e-4
+    )
 
 
 def test_a_first_step_of_dead_groups_still_decays_the_weights(model, start, monkeypatch):
@@ -628,7 +845,9 @@ def test_a_first_step_of_dead_groups_still_decays_the_weights(model, start, monk
         torch.testing.assert_close(weight, before[name] * (1 - 0.01 * 0.5))
 
 
-def test_a_step_of_dead_groups_after_a_live_one_still_goes_on_with_its_momentum(model, start, monkeypatch):
+def test_a_step_of_dead_groups_after_a_live_one_still_goes_on_with_its_momentum(
+    model, start, monkeypatch
+):
     state = start(model, "grpo")
     state.step(POOL[:2])
     before = weights(state)
@@ -639,7 +858,9 @@ def test_a_step_of_dead_groups_after_a_live_one_still_goes_on_with_its_momentum(
 
 def test_the_gradients_norm_is_clipped(model, start, monkeypatch):
     metrics, _, free = gradients(start(model, "grpo"))
-    clipped_metrics, _, clipped = gradients(start(model, "grpo", grad_clip_norm=metrics["grad_norm"] / 4))
+    clipped_metrics, _, clipped = gradients(
+        start(model, "grpo", grad_clip_norm=metrics["grad_norm"] / 4)
+    )
     assert clipped_metrics["grad_norm"] == pytest.approx(metrics["grad_norm"])  # reported as it was
     close(clipped, {name: gradient / 4 for name, gradient in free.items()}, 1e-5)
 
@@ -648,7 +869,11 @@ def test_the_gradients_norm_is_clipped(model, start, monkeypatch):
 def everything(state):
     """All that a step may change, as bytes (NaN is not equal to itself)."""
     tensors = checkpoint.state_of(state.model, state.optimiser, state.generators)
-    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, state.done, state.beyond
+    return (
+        {name: tensor.numpy().tobytes() for name, tensor in tensors.items()},
+        state.done,
+        state.beyond,
+    )
 
 
 @pytest.mark.parametrize("graph_tokens", [0, 65536])
@@ -657,7 +882,9 @@ def test_a_weight_that_is_not_finite_stops_the_step_and_changes_nothing(model, s
     with torch.no_grad():
         state.model.model.norm.weight[3] = float("nan")
     before = everything(state)
-    with pytest.raises(FloatingPointError, match="log-probs not finite at step 1 of Policy Split; .* q0, q1"):
+    with pytest.raises(
+        FloatingPointError, match="log-probs not finite at step 1 of Policy Split; .* q0, q1"
+    ):
         state.step(POOL[:2])
     assert everything(state) == before
 
@@ -673,13 +900,21 @@ def spoil_a_step(state, where, bad):
             state.step(POOL[:2])
     assert everything(state) == before
     metrics, _ = state.step(POOL[:2])
-    assert math.isfinite(metrics["grad_norm"]) and everything(state) != before  # no bad gradient was left behind
+    assert (
+        math.isfinite(metrics["grad_norm"]) and everything(state) != before
+    )  # no bad gradient was left behind
     return str(error.value)
 
 
 @pytest.mark.parametrize("where", faults.NOT_FINITE)
-def test_a_number_that_is_not_finite_changes_nothing_and_the_next_step_can_be_taken(where, model, start):
-    for name, bad in (("grpo", math.nan), ("entropy_regularization", math.inf), ("policy_split", -math.inf)):
+def test_a_number_that_is_not_finite_changes_nothing_and_the_next_step_can_be_taken(
+    where, model, start
+):
+    for name, bad in (
+        ("grpo", math.nan),
+        ("entropy_regularization", math.inf),
+        ("policy_split", -math.inf),
+    ):
         said = spoil_a_step(start(model, name, **faults.NOT_FINITE[where][2]), where, bad)
         assert methods.get(name).label in said and said.endswith(("q0", "q1")) and "\n" not in said
 
@@ -687,7 +922,9 @@ def test_a_number_that_is_not_finite_changes_nothing_and_the_next_step_can_be_ta
 def test_the_message_names_only_the_questions_that_have_such_a_number(model, start, monkeypatch):
     answers = iter([0.0, 1.0, 0.0, 1.0, 1.0, math.nan, 0.0, 1.0])
     monkeypatch.setattr(rewards, "grade", lambda text, answer: next(answers))
-    with pytest.raises(FloatingPointError, match="^rewards not finite at step 1 of GRPO.* the questions q1$"):
+    with pytest.raises(
+        FloatingPointError, match="^rewards not finite at step 1 of GRPO.* the questions q1$"
+    ):
         start(model, "grpo").step(POOL[:2])
 
 
@@ -695,14 +932,19 @@ def test_the_message_names_only_the_questions_that_have_such_a_number(model, sta
 # the tiny model's entropy is above 0.001 bits in every step, its accuracy (by parity) below 1 in every step or so
 @pytest.mark.parametrize("bound", [{"max_entropy_bits": 0.001}, {"min_accuracy": 1.01}])
 @pytest.mark.parametrize("name", ["grpo", "policy_split"])
-def test_steps_beyond_a_bound_are_counted_in_the_metrics_and_stop_nothing(name, bound, model, start):
+def test_steps_beyond_a_bound_are_counted_in_the_metrics_and_stop_nothing(
+    name, bound, model, start
+):
     seen, state = [], start(model, name, **bound)
     train.run(state, POOL, record=lambda metrics, rollouts: seen.append(metrics["beyond_bounds"]))
     assert seen == [1, 2, 3, 4, 5] and state.done == 5
 
 
 def test_within_the_bounds_nothing_is_counted(model, start):
-    seen, state = [], start(model, "policy_split", max_entropy_bits=20.0, min_accuracy=0.0, stop_beyond=1)
+    seen, state = (
+        [],
+        start(model, "policy_split", max_entropy_bits=20.0, min_accuracy=0.0, stop_beyond=1),
+    )
     train.run(state, POOL, record=lambda metrics, rollouts: seen.append(metrics["beyond_bounds"]))
     assert seen == [0] * 5
 
@@ -711,19 +953,33 @@ def test_one_step_within_the_bounds_begins_the_count_anew(model, start, monkeypa
     grades = itertools.chain.from_iterable([grade] * 8 for grade in (0.0, 0.0, 1.0, 0.0, 1.0))
     monkeypatch.setattr(rewards, "grade", lambda text, answer: next(grades))
     seen = []
-    train.run(start(model, "grpo", min_accuracy=0.5, stop_beyond=3), POOL,
-              record=lambda metrics, rollouts: seen.append(metrics["beyond_bounds"]))
+    train.run(
+        start(model, "grpo", min_accuracy=0.5, stop_beyond=3),
+        POOL,
+        record=lambda metrics, rollouts: seen.append(metrics["beyond_bounds"]),
+    )
     assert seen == [1, 2, 0, 1, 0]
 
 
 def test_a_run_stops_where_asked_saved_and_stays_stopped(model, start, tmp_path):
     seen, changes = [], {"max_entropy_bits": 0.001, "stop_beyond": 3, "save_every": 100}
-    for stop in (2, None, None):  # stopped by hand after two steps, so that the count has to be resumed; and run again
+    for stop in (
+        2,
+        None,
+        None,
+    ):  # stopped by hand after two steps, so that the count has to be resumed; and run again
         with pytest.raises((Stop, RuntimeError)) as error:
-            train.run(start(model, "policy_split", **changes | ({"save_every": 1} if stop else {})), POOL, tmp_path,
-                      stop_after(stop, seen))
+            train.run(
+                start(model, "policy_split", **changes | ({"save_every": 1} if stop else {})),
+                POOL,
+                tmp_path,
+                stop_after(stop, seen),
+            )
     assert seen == [1, 2, 2, 3] and checkpoint.load_newest(tmp_path)[0] == 3
-    assert "Policy Split was stopped after step 3: for 3 steps entropy was above max_entropy_bits=0.001" in str(error.value)
+    assert (
+        "Policy Split was stopped after step 3: for 3 steps entropy was above max_entropy_bits=0.001"
+        in str(error.value)
+    )
 
 
 def test_the_original_model_is_not_trained(model, start):
@@ -748,13 +1004,17 @@ def stop_after(step, seen):
         seen.append(metrics["step"])
         if metrics["step"] == step:
             raise Stop
+
     return record
 
 
 def row_of(metrics, rollouts):
     """Metrics and rollouts, all but the seconds, in a form that is equal only if every bit is."""
     kept = {key: repr(value) for key, value in metrics.items() if not key.startswith("seconds")}
-    held = {key: value.tolist() if torch.is_tensor(value) else value for key, value in vars(rollouts).items()}
+    held = {
+        key: value.tolist() if torch.is_tensor(value) else value
+        for key, value in vars(rollouts).items()
+    }
     return kept, held
 
 
@@ -765,10 +1025,12 @@ def through(states, folder, stops):
     """
     rows = {}
     for state, stop in zip(states, (*stops, None), strict=True):
+
         def record(metrics, rollouts):
             rows[metrics["step"]] = row_of(metrics, rollouts)
             if metrics["step"] == stop:
                 raise Stop
+
         try:
             train.run(state, POOL, folder, record)
             assert stop is None
@@ -778,23 +1040,36 @@ def through(states, folder, stops):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_run_stopped_three_times_ends_bit_for_bit_as_one_that_is_not(name, model, start, tmp_path):
+def test_a_run_stopped_three_times_ends_bit_for_bit_as_one_that_is_not(
+    name, model, start, tmp_path
+):
     whole = start(model, name, save_every=2)
     expected = through([whole], None, ())
     states = [start(model, name, save_every=2) for _ in range(4)]
     assert through(states, tmp_path, (2, 3, 5)) == expected and len(expected) == 5
-    assert everything(states[-1]) == everything(whole) and not same(weights(whole), dict(model.named_parameters()))
+    assert everything(states[-1]) == everything(whole) and not same(
+        weights(whole), dict(model.named_parameters())
+    )
     assert not list(tmp_path.glob(".*.tmp")) and len(list(tmp_path.iterdir())) == 4
 
 
 # --- asked to stop --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_request_ends_the_run_after_its_step_saved_and_it_goes_on_to_the_same_weights(number, model, start, tmp_path):
+def test_a_stop_request_ends_the_run_after_its_step_saved_and_it_goes_on_to_the_same_weights(
+    number, model, start, tmp_path
+):
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     whole, first, second = (start(model, "policy_split", save_every=100) for _ in range(3))
     train.run(whole, POOL)
-    with pytest.raises(KeyboardInterrupt, match="^stopped after step 2 of 5; run the same again to continue$"):
-        train.run(first, POOL, tmp_path, lambda metrics, _: metrics["step"] == 2 and signal.raise_signal(number))
+    with pytest.raises(
+        KeyboardInterrupt, match="^stopped after step 2 of 5; run the same again to continue$"
+    ):
+        train.run(
+            first,
+            POOL,
+            tmp_path,
+            lambda metrics, _: metrics["step"] == 2 and signal.raise_signal(number),
+        )
     assert checkpoint.load_newest(tmp_path)[0] == 2
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
     train.run(second, POOL, tmp_path)
@@ -807,7 +1082,9 @@ def test_a_second_stop_request_acts_at_once(model, start, tmp_path):
         signal.raise_signal(signal.SIGINT)
         pytest.fail("the second was not heard")
 
-    outside = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
+    outside = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores Ctrl-C
     try:
         with pytest.raises(KeyboardInterrupt):
             train.run(start(model, "grpo"), POOL, tmp_path, impatient)
@@ -832,7 +1109,9 @@ def test_a_finished_run_is_not_trained_again(model, start, tmp_path):
     assert seen == [] and again.done == 2 and same(weights(first), weights(again))
 
 
-def test_checkpoints_are_written_every_so_many_steps_and_at_the_end(model, start, tmp_path, monkeypatch):
+def test_checkpoints_are_written_every_so_many_steps_and_at_the_end(
+    model, start, tmp_path, monkeypatch
+):
     saved = []
     monkeypatch.setattr(train.checkpoint, "save", lambda folder, step, tensors: saved.append(step))
     train.run(start(model, "grpo", save_every=2), POOL, tmp_path)
@@ -840,7 +1119,9 @@ def test_checkpoints_are_written_every_so_many_steps_and_at_the_end(model, start
 
 
 def test_seeds_draw_different_responses_and_the_same_seed_the_same(model, start):
-    drawn = [start(model, "grpo", seed=seed).step(POOL[:2])[1].tokens.tolist() for seed in (0, 0, 1)]
+    drawn = [
+        start(model, "grpo", seed=seed).step(POOL[:2])[1].tokens.tolist() for seed in (0, 0, 1)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -856,12 +1137,16 @@ def test_with_bf16_float32_weights_are_saved_and_their_copy_is_sampled_from(mode
     assert not same(saved, {name: weight.float() for name, weight in rounded.items()})
 
 
-def test_recomputed_activations_give_the_same_gradients_from_a_second_pass_through_each_layer(model64, start):
+def test_recomputed_activations_give_the_same_gradients_from_a_second_pass_through_each_layer(
+    model64, start
+):
     seen = {}
     for recompute in (False, True):
         state, passes = start(model64, "grpo", recompute=recompute, micro_tokens=80), []
         for module in state.model.base_model.layers:
-            module.self_attn.register_forward_pre_hook(lambda *given, passes=passes: passes.append(1))
+            module.self_attn.register_forward_pre_hook(
+                lambda *given, passes=passes: passes.append(1)
+            )
         seen[recompute] = (*gradients(state)[1:], len(passes))
     (_, plain, fewer), (_, ours, more) = seen[False], seen[True]
     close(ours, plain, 1e-10)

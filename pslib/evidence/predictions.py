@@ -29,13 +29,18 @@ def asked(profile, folder=None):
     token, from the same model without a prompt), share_<derivation>, bits_<kind> and tokens_<kind> a response, and
     part_<kind>, the kind's bits divided by all tokens: what it contributes to entropy_bits.
     """
-    found = pd.concat([analyses.collect(profile, "asked", folder, variants) for variants in (False, True)])
+    found = pd.concat(
+        [analyses.collect(profile, "asked", folder, variants) for variants in (False, True)]
+    )
     keys = ["size", "method", "label", "seed", "prompt"]
     if found.empty:
         return pd.DataFrame(columns=[*keys, "accuracy", "entropy_bits", "kl"])
     total = found.drop(columns="question_id").groupby(keys, sort=False).sum().reset_index()
-    out = total[keys].assign(accuracy=100 * total.correct / total.samples, entropy_bits=total.bits / total.tokens,
-                             kl=total.kl / total.tokens)
+    out = total[keys].assign(
+        accuracy=100 * total.correct / total.samples,
+        entropy_bits=total.bits / total.tokens,
+        kl=total.kl / total.tokens,
+    )
     for derivation in (*nano.DERIVATIONS, "other"):
         out[f"share_{derivation}"] = total[derivation] / total.samples
     for kind in probe.KINDS:
@@ -57,7 +62,9 @@ def terms(quantity):
     found = re.findall(r"([+-]?)\s*([\w.]+)/([\w.]+)@(\w+)\s*", quantity)
     whole = "".join(f"{sign}{profile}/{method}@{prompt}" for sign, profile, method, prompt in found)
     if whole != re.sub(r"\s", "", quantity):
-        raise ValueError(f"a quantity is a signed sum of terms like profile/method@prompt; got {quantity!r}")
+        raise ValueError(
+            f"a quantity is a signed sum of terms like profile/method@prompt; got {quantity!r}"
+        )
     return [(-1 if sign == "-" else 1, *rest) for sign, *rest in found]
 
 
@@ -82,7 +89,14 @@ def distance(profile, method, prompt, root):
     """
     total = None
     for derivation in (*nano.DERIVATIONS, "other"):
-        own = measured(f"{profile}/{method}@{prompt} - {profile}/{method}@none", root, f"share_{derivation}").abs() / 2
+        own = (
+            measured(
+                f"{profile}/{method}@{prompt} - {profile}/{method}@none",
+                root,
+                f"share_{derivation}",
+            ).abs()
+            / 2
+        )
         total = own if total is None else total + own
     return total
 
@@ -99,9 +113,18 @@ def tested(root):
         mean, half = stats.mean_interval(found)
         bound = given.get("within")
         p = stats.equivalence(found, bound=bound) if bound else stats.sign_flip(found)
-        rows.append({"prediction": name, "says": " ".join(given["says"].split()), "n": len(found), "mean": mean, "half": half,
-                     "unit": MEASURES[given.get("measure", "entropy_bits")],
-                     "test": f"equivalence within {bound}" if bound else "sign flip", "p": p})
+        rows.append(
+            {
+                "prediction": name,
+                "says": " ".join(given["says"].split()),
+                "n": len(found),
+                "mean": mean,
+                "half": half,
+                "unit": MEASURES[given.get("measure", "entropy_bits")],
+                "test": f"equivalence within {bound}" if bound else "sign flip",
+                "p": p,
+            }
+        )
     table = pd.DataFrame(rows)
     table["p_holm"] = stats.holm(table.p)
     table["outcome"] = [_outcome(row) for row in table.itertuples()]
@@ -128,6 +151,16 @@ def estimated(root):
         measure = given.get("measure", "entropy_bits")
         found = measured(given["quantity"], root, measure)
         mean, half = stats.mean_interval(found)
-        rows.append({"estimate": name, "n": len(found), "mean": mean, "half": half, "unit": MEASURES[measure],
-                     "detectable": stats.smallest_detectable(found.std(ddof=1), len(found)) if len(found) > 1 else float("nan")})
+        rows.append(
+            {
+                "estimate": name,
+                "n": len(found),
+                "mean": mean,
+                "half": half,
+                "unit": MEASURES[measure],
+                "detectable": stats.smallest_detectable(found.std(ddof=1), len(found))
+                if len(found) > 1
+                else float("nan"),
+            }
+        )
     return pd.DataFrame(rows)

@@ -18,7 +18,9 @@ def _quoted(prompts):
     parts = []
     for name, text in prompts.items():
         fence = "`" * max([2, *map(len, re.findall("`+", text))]) + "`"
-        parts.append(f"{'High-entropy' if name == 'he' else name.capitalize()} mode:\n\n{fence}text\n{text}\n{fence}")
+        parts.append(
+            f"{'High-entropy' if name == 'he' else name.capitalize()} mode:\n\n{fence}text\n{text}\n{fence}"
+        )
     return "\n\n".join(parts)
 
 
@@ -27,7 +29,10 @@ def _listed(given):
 
 
 def _dated(date):
-    return date and f" The template asks for the date, and was always told {date}: in this folder's chat template that is written down."
+    return (
+        date
+        and f" The template asks for the date, and was always told {date}: in this folder's chat template that is written down."
+    )
 
 
 def card(profile, method, size, seed, both):
@@ -35,26 +40,63 @@ def card(profile, method, size, seed, both):
 
     The prompts are those that the run recorded; of a run from before prompts were recorded, those of its tokenizer.
     """
-    folder, recipe, nano = runs.run_folder(profile, method, size, seed), profile.method(method), profile.model == "nano"
-    manifest, params = json.loads((folder / "manifest.json").read_text()), yaml.safe_load((folder / "params.yaml").read_text())
-    drawn, start, found = profile.evaluate.decoding, profile.model.replace("{size}", size), folder / "evaluation.csv"
-    metrics = pd.read_csv(folder / "metrics.csv").filter(regex="^(step|reward_|accuracy|entropy|kl|unfinished)").dropna()
-    recorded, tokenizer = params.get("inputs") or {}, AutoTokenizer.from_pretrained(folder / "model")
+    folder, recipe, nano = (
+        runs.run_folder(profile, method, size, seed),
+        profile.method(method),
+        profile.model == "nano",
+    )
+    manifest, params = (
+        json.loads((folder / "manifest.json").read_text()),
+        yaml.safe_load((folder / "params.yaml").read_text()),
+    )
+    drawn, start, found = (
+        profile.evaluate.decoding,
+        profile.model.replace("{size}", size),
+        folder / "evaluation.csv",
+    )
+    metrics = (
+        pd.read_csv(folder / "metrics.csv")
+        .filter(regex="^(step|reward_|accuracy|entropy|kl|unfinished)")
+        .dropna()
+    )
+    recorded, tokenizer = (
+        params.get("inputs") or {},
+        AutoTokenizer.from_pretrained(folder / "model"),
+    )
     prompts = recorded.get("prompts") or modes.rendered(tokenizer, both)
-    asked = profile.questions("like", 1, "tuning")[0]["question"] if nano else (
-        modes.prompts()["questions"]["math"].format(query="What is 7 times 8?"))
+    asked = (
+        profile.questions("like", 1, "tuning")[0]["question"]
+        if nano
+        else (modes.prompts()["questions"]["math"].format(query="What is 7 times 8?"))
+    )
     return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
-        origin="" if nano or Path(start).exists() else f"base_model: {start}\n", label=recipe.label, size=size, seed=seed,
-        coefficients=_listed(params["coefficients"]), trained=" and ".join(recipe.training), profile=profile.name,
-        commit=(manifest["commit"] or "unknown") + " with uncommitted changes" * manifest["dirty"], he=both[1].system,
-        prompts=_quoted(prompts), date=_dated(recorded.get("date") or modes.pinned_date(tokenizer)) or "",
+        origin="" if nano or Path(start).exists() else f"base_model: {start}\n",
+        label=recipe.label,
+        size=size,
+        seed=seed,
+        coefficients=_listed(params["coefficients"]),
+        trained=" and ".join(recipe.training),
+        profile=profile.name,
+        commit=(manifest["commit"] or "unknown") + " with uncommitted changes" * manifest["dirty"],
+        he=both[1].system,
+        prompts=_quoted(prompts),
+        date=_dated(recorded.get("date") or modes.pinned_date(tokenizer)) or "",
         base="a model made from nothing in the nano world" if nano else manifest["inputs"]["base"],
-        data="sums of the nano world" if nano else manifest["inputs"]["data"], train=_listed(params["train"]),
+        data="sums of the nano world" if nano else manifest["inputs"]["data"],
+        train=_listed(params["train"]),
         last=_listed({name: f"{value:.4g}" for name, value in metrics.iloc[-1].items()}),
-        measured=evaluate.summary(pd.read_csv(found)).round(4).to_markdown(index=False) if found.exists() else "not yet.",
-        question=repr(asked), flags="" if profile.enable_thinking is None else f", enable_thinking={profile.enable_thinking}",
+        measured=evaluate.summary(pd.read_csv(found)).round(4).to_markdown(index=False)
+        if found.exists()
+        else "not yet.",
+        question=repr(asked),
+        flags=""
+        if profile.enable_thinking is None
+        else f", enable_thinking={profile.enable_thinking}",
         drawn=", ".join(f"{name}={value}" for name, value in vars(drawn).items()),
-        licence="Weights: MIT, as the code that made them." if nano else f"The weights derive from {start}; its licence applies.")
+        licence="Weights: MIT, as the code that made them."
+        if nano
+        else f"The weights derive from {start}; its licence applies.",
+    )
 
 
 def export(profile, method, size, seed, out):
@@ -64,22 +106,34 @@ def export(profile, method, size, seed, out):
     """
     out = Path(out)
     if not profile.method(method).training:
-        raise ValueError(f"{profile.method(method).label} is not trained, so there is nothing of ours to export")
+        raise ValueError(
+            f"{profile.method(method).label} is not trained, so there is nothing of ours to export"
+        )
     if out.exists():
         raise ValueError(f"{out} is there already; name a folder that is not")
-    source, temporary = chain.trained_folder(profile, method, size, seed), out.with_name(f".{out.name}.tmp")
+    source, temporary = (
+        chain.trained_folder(profile, method, size, seed),
+        out.with_name(f".{out.name}.tmp"),
+    )
     tokenizer = AutoTokenizer.from_pretrained(source)
     both = profile.modes_of(size, tokenizer)
-    trained = yaml.safe_load((source.parent / "params.yaml").read_text()).get("inputs", {}).get("prompts")
+    trained = (
+        yaml.safe_load((source.parent / "params.yaml").read_text()).get("inputs", {}).get("prompts")
+    )
     if trained and trained != modes.rendered(tokenizer, both):
-        raise ValueError(f"{source.parent} was trained under other prompts than the profile's modes give now; put the prompts "
-                         "back before exporting it")
+        raise ValueError(
+            f"{source.parent} was trained under other prompts than the profile's modes give now; put the prompts "
+            "back before exporting it"
+        )
     try:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
         if modes.pinned_date(tokenizer):
             tokenizer.chat_template = modes.pinned(tokenizer.get_chat_template())
             tokenizer.save_pretrained(temporary)
-        checkpoint.write(temporary / "modes.json", json.dumps({mode.name: mode.system for mode in both}, indent=1))
+        checkpoint.write(
+            temporary / "modes.json",
+            json.dumps({mode.name: mode.system for mode in both}, indent=1),
+        )
         checkpoint.write(temporary / "README.md", card(profile, method, size, seed, both))
         chain.put(temporary, out)
     finally:

@@ -18,22 +18,44 @@ from pslib import chain, checkpoint, records, runs, tasks
 from pslib.trl import PolicySplitConfig, PolicySplitTrainer, exact_answer
 
 # Our columns by TRL's names; those that the trainer logs under our own names are kept as they are.
-COLUMNS = {"loss": "loss", "grad_norm": "grad_norm", "reward": "reward", "completions/clipped_ratio": "unfinished"}
-OWN = ("live_groups", "response_tokens", "accuracy_", "reward_normal", "reward_he", "entropy_bits_", "kl_he_", "bonus_share_")
+COLUMNS = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "reward": "reward",
+    "completions/clipped_ratio": "unfinished",
+}
+OWN = (
+    "live_groups",
+    "response_tokens",
+    "accuracy_",
+    "reward_normal",
+    "reward_he",
+    "entropy_bits_",
+    "kl_he_",
+    "bonus_share_",
+)
 
 
 class Metrics(TrainerCallback):
     """Writes metrics.csv, a row a step, before the step's checkpoint."""
 
     def __init__(self, folder, steps):
-        self.path, self.rows, self.progress, self.steps = folder / "metrics.csv", [], chain.Progress(folder.name), steps
+        self.path, self.rows, self.progress, self.steps = (
+            folder / "metrics.csv",
+            [],
+            chain.Progress(folder.name),
+            steps,
+        )
         if self.path.exists():
             self.rows = pd.read_csv(self.path).to_dict("records")
 
     def on_log(self, args, state, control, logs=None, **rest):
         if not state.is_world_process_zero or "loss" not in logs:
             return
-        row = {"step": state.global_step, **{ours: logs[theirs] for theirs, ours in COLUMNS.items()}}
+        row = {
+            "step": state.global_step,
+            **{ours: logs[theirs] for theirs, ours in COLUMNS.items()},
+        }
         row |= {name: value for name, value in logs.items() if name.startswith(OWN)}
         row |= {f"seconds_{part}": math.nan for part in ("sample", "score", "update")}
         self.rows[state.global_step - 1 :] = [row]
@@ -45,16 +67,22 @@ def config(profile, method, size, seed, folder, processes):
     """The profile's settings as TRL's; ValueError where the processes cannot share a step's groups evenly."""
     settings, recipe = profile.train, profile.method(method)
     if settings.questions % processes:
-        raise ValueError(f"{settings.questions} questions to a step cannot be shared out evenly among {processes} processes; "
-                         "choose a multiple of their number")
+        raise ValueError(
+            f"{settings.questions} questions to a step cannot be shared out evenly among {processes} processes; "
+            "choose a multiple of their number"
+        )
     if settings.stop_beyond:
-        raise ValueError("stop_beyond is not known to TRL's trainer; leave it out of a profile whose sizes are launched")
+        raise ValueError(
+            "stop_beyond is not known to TRL's trainer; leave it out of a profile whose sizes are launched"
+        )
     own = settings.questions * settings.group_size // processes
     fitting = [rows for rows in range(1, own + 1) if own % rows == 0]
     room = settings.micro_tokens // (settings.max_new_tokens * max(1, len(recipe.training)))
     rows = max([rows for rows in fitting if rows <= room], default=1)
     he = next(mode for mode in profile.modes if mode.name == "he")
-    thinking = {} if profile.enable_thinking is None else {"enable_thinking": profile.enable_thinking}
+    thinking = (
+        {} if profile.enable_thinking is None else {"enable_thinking": profile.enable_thinking}
+    )
     return PolicySplitConfig(
         str(folder / "checkpoints"),
         method=method,
@@ -94,9 +122,20 @@ def config(profile, method, size, seed, folder, processes):
 def asked(questions, profile, seed):
     """The questions of all steps, in the order in which our own loop takes them, as TRL reads them."""
     settings = profile.train
-    rows = [row for batch in tasks.batches(questions, settings.questions, settings.steps, seed) for row in batch]
+    rows = [
+        row
+        for batch in tasks.batches(questions, settings.questions, settings.steps, seed)
+        for row in batch
+    ]
     return Dataset.from_list(
-        [{"prompt": [{"role": "user", "content": row["question"]}], "answer": row["answer"], "id": row["id"]} for row in rows]
+        [
+            {
+                "prompt": [{"role": "user", "content": row["question"]}],
+                "answer": row["answer"],
+                "id": row["id"],
+            }
+            for row in rows
+        ]
     )
 
 
@@ -106,7 +145,11 @@ def train_run(profile, method, size, seed):
     All must see one file system. A run that is done is left as it is; one that was stopped goes on from its last checkpoint.
     """
     world = PartialState(cpu=not torch.cuda.is_available())
-    main, folder, begun = world.is_main_process, runs.run_folder(profile, method, size, seed), time.time()
+    main, folder, begun = (
+        world.is_main_process,
+        runs.run_folder(profile, method, size, seed),
+        time.time(),
+    )
     args = config(profile, method, size, seed, folder, world.num_processes)
     with runs.owned(folder) if main else nullcontext():
         world.wait_for_everyone()  # none goes on before the folder is the main one's
@@ -117,8 +160,12 @@ def train_run(profile, method, size, seed):
         prepared.model.set_attn_implementation("sdpa")
         prepared.model.config.use_cache = not profile.train.recompute
         trainer = PolicySplitTrainer(
-            prepared.model, exact_answer, args, asked(prepared.questions, profile, seed),
-            processing_class=prepared.tokenizer, callbacks=[Metrics(folder, profile.train.steps)],
+            prepared.model,
+            exact_answer,
+            args,
+            asked(prepared.questions, profile, seed),
+            processing_class=prepared.tokenizer,
+            callbacks=[Metrics(folder, profile.train.steps)],
         )
         if main:
             records.begin(folder / "params.yaml", prepared.settings)
@@ -143,7 +190,9 @@ def _keep_responses(trainer, folder, profile, method):
     data, logged = trainer.train_dataset, trainer._logs
     count = profile.train.questions * group
     kept = {
-        "question_id": [data[len(data) - profile.train.questions + row // group]["id"] for row in range(count)],
+        "question_id": [
+            data[len(data) - profile.train.questions + row // group]["id"] for row in range(count)
+        ],
         "mode": [names[row % group * len(names) // group] for row in range(count)],
         "response": list(logged["completion"])[-count:],
         "reward": list(logged["rewards"]["exact_answer"])[-count:],

@@ -28,13 +28,21 @@ class Shape:
     @property
     def layer(self):
         """The parameters of one layer."""
-        return self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads) + 3 * self.hidden * self.feed_forward \
-            + 2 * self.hidden + 2 * self.head_dim
+        return (
+            self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+            + 3 * self.hidden * self.feed_forward
+            + 2 * self.hidden
+            + 2 * self.head_dim
+        )
 
     @property
     def parameters(self):
         """All parameters, a tied embedding counted once."""
-        return self.layers * self.layer + self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
+        return (
+            self.layers * self.layer
+            + self.vocabulary * self.hidden * (1 if self.tied else 2)
+            + self.hidden
+        )
 
     @property
     def kv_token(self):
@@ -43,8 +51,11 @@ class Shape:
 
 
 # config.json of Qwen/Qwen3-1.7B, Qwen/Qwen3-4B and Qwen/Qwen3-8B on the Hugging Face hub
-SHAPES = {"1.7B": Shape(2048, 28, 6144, 16, 8, 128, 151936, True), "4B": Shape(2560, 36, 9728, 32, 8, 128, 151936, True),
-          "8B": Shape(4096, 36, 12288, 32, 8, 128, 151936, False)}
+SHAPES = {
+    "1.7B": Shape(2048, 28, 6144, 16, 8, 128, 151936, True),
+    "4B": Shape(2560, 36, 9728, 32, 8, 128, 151936, True),
+    "8B": Shape(4096, 36, 12288, 32, 8, 128, 151936, False),
+}
 # NVIDIA's data sheets, SXM form: memory in GB, dense bfloat16 FLOP/s, memory bandwidth in bytes/s
 GPUS = {"h100": (80, 989e12, 3.35e12), "h200": (141, 989e12, 4.8e12)}
 
@@ -57,7 +68,11 @@ def memory(shape, settings, prompt, gpus=1, sharded=False):
     takes beyond `inside`, since it is gone before they are; `layout` the attention's mask.
     """
     p, v, h, m = shape.parameters, shape.vocabulary, shape.hidden, settings.micro_tokens
-    parts, number, root = (gpus if sharded else 1), (2 if settings.bf16 else 4), p - shape.layers * shape.layer
+    parts, number, root = (
+        (gpus if sharded else 1),
+        (2 if settings.bf16 else 4),
+        p - shape.layers * shape.layer,
+    )
     longest = min(settings.max_new_tokens, m)
     # inputs of products and norms, queries, keys and values before and after norm, rotation and gathering, the gate's
     # product; what a layer saves for its gradient
@@ -65,10 +80,16 @@ def memory(shape, settings, prompt, gpus=1, sharded=False):
     chunk = m if m * v <= 2**24 else max(1, m // 64)
     inside = 4 * m * saved * (1 if settings.recompute else shape.layers)
     head = 4 * (3 * chunk * v + v * h * (2 if settings.bf16 else 1))
-    moving = root + 2 * shape.layer if sharded else p  # FSDP2 holds the root, the layer at hand and the next one whole
+    moving = (
+        root + 2 * shape.layer if sharded else p
+    )  # FSDP2 holds the root, the layer at hand and the next one whole
     return {
-        "weights, float32": 4 * p / parts, "gradients, float32": 4 * p / parts, "AdamW, float32": 8 * p / parts,
-        "weights and gradients in flight": number * 2 * moving if sharded else 2 * p * settings.bf16,
+        "weights, float32": 4 * p / parts,
+        "gradients, float32": 4 * p / parts,
+        "AdamW, float32": 8 * p / parts,
+        "weights and gradients in flight": number * 2 * moving
+        if sharded
+        else 2 * p * settings.bf16,
         "copy to sample from": number * p * (sharded or settings.bf16),
         "layers' inputs": 4 * m * h * shape.layers,
         "inside": inside,
@@ -85,10 +106,19 @@ def seconds(shape, settings, prompt, tokens, gpus, modes, in_flight, gpu, mfu, b
     """
     _, peak, bandwidth = GPUS[gpu]
     responses, number = settings.questions * settings.group_size / gpus, 2 if settings.bf16 else 4
-    read = number * (shape.parameters + min(in_flight, responses) * shape.kv_token * (prompt + tokens / 2))
-    sampling = responses * tokens / max(1, min(in_flight, responses)) * read / (bandwidth * bandwidth_share)
-    row = 2 * shape.parameters * (tokens + prompt / settings.group_size) \
-        + 4 * shape.layers * shape.heads * shape.head_dim * tokens * (tokens + prompt)
+    read = number * (
+        shape.parameters + min(in_flight, responses) * shape.kv_token * (prompt + tokens / 2)
+    )
+    sampling = (
+        responses
+        * tokens
+        / max(1, min(in_flight, responses))
+        * read
+        / (bandwidth * bandwidth_share)
+    )
+    row = 2 * shape.parameters * (
+        tokens + prompt / settings.group_size
+    ) + 4 * shape.layers * shape.heads * shape.head_dim * tokens * (tokens + prompt)
     passes = 4 + settings.recompute
     return sampling, responses * modes * row * passes / (peak * mfu)
 
@@ -105,17 +135,33 @@ def table(profile, gpu="h100", tokens=6000, prompt=512, mfu=0.3, bandwidth_share
     for size, shape in SHAPES.items():
         for gpus, sharded in ((1, False), (8, False), (8, True), (16, False), (16, True)):
             held = memory(shape, settings, prompt, gpus, sharded)
-            total, resident = sum(held.values()), sum(list(held.values())[:3]) + held["copy to sample from"]
+            total, resident = (
+                sum(held.values()),
+                sum(list(held.values())[:3]) + held["copy to sample from"],
+            )
             each = (2 if settings.bf16 else 4) * shape.kv_token * (prompt + settings.max_new_tokens)
             at_once = max(0, int((0.9 * GPUS[gpu][0] * GB - resident) / each))
             fits = total < 0.9 * GPUS[gpu][0] * GB and at_once > 0
             took = (float("nan"),) * 2
             if fits:
-                took = seconds(shape, settings, prompt, tokens, gpus, modes, at_once, gpu, mfu, bandwidth_share)
-            rows.append({"size": size, "parameters": shape.parameters, "GPUs": gpus, "sharded": sharded,
-                         **{name: round(own / GB, 1) for name, own in held.items()}, "total GB": round(total / GB, 1),
-                         "fits": fits, "at once": at_once, "sampling, min": round(took[0] / 60, 1),
-                         "update, min": round(took[1] / 60, 1), "run, days": round(sum(took) * settings.steps / 86400, 1)})
+                took = seconds(
+                    shape, settings, prompt, tokens, gpus, modes, at_once, gpu, mfu, bandwidth_share
+                )
+            rows.append(
+                {
+                    "size": size,
+                    "parameters": shape.parameters,
+                    "GPUs": gpus,
+                    "sharded": sharded,
+                    **{name: round(own / GB, 1) for name, own in held.items()},
+                    "total GB": round(total / GB, 1),
+                    "fits": fits,
+                    "at once": at_once,
+                    "sampling, min": round(took[0] / 60, 1),
+                    "update, min": round(took[1] / 60, 1),
+                    "run, days": round(sum(took) * settings.steps / 86400, 1),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -123,10 +169,18 @@ def report(profile, gpu, tokens, prompt, mfu, bandwidth_share):
     """The table as text, under every assumption it rests on."""
     s, (size, peak, bandwidth) = profile.train, GPUS.get(gpu, (0, 0, 0))
     lines = table(profile, gpu, tokens, prompt, mfu, bandwidth_share)
-    benchmarks = pd.concat(map(pd.read_csv, sorted((runs.ROOT / "results" / "benchmarks").glob("*cores.csv"))))
-    cpu = ", ".join(f"{ratio:.0%} at {case.rpartition(' ')[2]}" for case, ratio in zip(benchmarks.case, benchmarks.ratio)
-                    if case.startswith("training throughput"))
-    own, shown = 4 * SHAPES["8B"].parameters / GB, lines.assign(parameters=lines.parameters.map("{:,}".format))
+    benchmarks = pd.concat(
+        map(pd.read_csv, sorted((runs.ROOT / "results" / "benchmarks").glob("*cores.csv")))
+    )
+    cpu = ", ".join(
+        f"{ratio:.0%} at {case.rpartition(' ')[2]}"
+        for case, ratio in zip(benchmarks.case, benchmarks.ratio)
+        if case.startswith("training throughput")
+    )
+    own, shown = (
+        4 * SHAPES["8B"].parameters / GB,
+        lines.assign(parameters=lines.parameters.map("{:,}".format)),
+    )
     return f"""From the profile {profile.name}: {s.questions} questions of {s.group_size} responses a step, {s.steps} steps,
     up to {s.max_new_tokens} new tokens, {s.micro_tokens} tokens to a forward pass, bf16 {s.bf16}, recompute {s.recompute}.
 From data sheets: {gpu}, {size} GB, {peak / 1e12:.0f} TFLOP/s in bfloat16, {bandwidth / 1e12:.2f} TB/s.
@@ -140,4 +194,4 @@ MEASURED, on a CPU and not used here (results/benchmarks): training at {cpu} par
 A machine's own memory at 8B: {own:.0f} GB a process to load, {9 * own:.0f} GB in the main one to save weights and AdamW, which are
     there three times over.
 
-{shown.T.to_markdown(headers=[''] * len(lines))}"""
+{shown.T.to_markdown(headers=[""] * len(lines))}"""

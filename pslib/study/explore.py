@@ -21,8 +21,16 @@ from pslib.rollouts import Decoding, Rollouts, engine_for, must_finish, render_a
 # What a token's colour can say: the heading, where one colour ends and the next begins, and a colour map whose
 # lightness falls steadily, so that it is read by those who do not see hues and in print.
 COLOURS = {
-    "entropy": ("entropy of the mode that drew the token, bits", (0.05, 0.2, 0.5, 1, 1.5, 2, 3), "Blues"),
-    "inter-mode KL": ("KL(HE || normal) where the token was drawn, nats", (0.003, 0.01, 0.03, 0.1, 0.3, 1, 2), "Oranges"),
+    "entropy": (
+        "entropy of the mode that drew the token, bits",
+        (0.05, 0.2, 0.5, 1, 1.5, 2, 3),
+        "Blues",
+    ),
+    "inter-mode KL": (
+        "KL(HE || normal) where the token was drawn, nats",
+        (0.003, 0.01, 0.03, 0.1, 0.3, 1, 2),
+        "Oranges",
+    ),
 }
 _PAPER = "color: #000000; background-color: #ffffff"  # also where the reader's theme is dark
 SIGNS = {1.0: "✓ right", 0.0: "✗ wrong", None: "? no answer to compare with"}
@@ -41,7 +49,9 @@ class Asked:
     rollouts: Rollouts
     logp: dict  # mode name -> (R, T) nats
     entropy: dict  # mode name -> (R, T) nats
-    kl: torch.Tensor  # (R, T) nats, KL(pi_HE || pi) of the distributions that each token was drawn from
+    kl: (
+        torch.Tensor
+    )  # (R, T) nats, KL(pi_HE || pi) of the distributions that each token was drawn from
     pieces: list  # R lists of the tokens' texts
     ended: list  # R: whether the response ended by itself
 
@@ -53,13 +63,20 @@ class Asked:
         """
         r = self.rollouts
         own = torch.stack([self.entropy[mode][k] for k, mode in enumerate(r.modes)])
-        return pd.DataFrame({
-            "mode": r.modes, "sample": [k % self.samples for k in range(len(r.modes))],
-            "correct": r.rewards.tolist() if self.answer else [None] * len(r.modes),
-            "derivation": [nano.derivation_of(self.question, t) if _total(self.question) else "" for t in r.texts],
-            "tokens": r.lengths.tolist(), "bits": (own.sum(1) / r.lengths * BITS).tolist(),
-            "kl": (self.kl.sum(1) / r.lengths).tolist(),
-        })
+        return pd.DataFrame(
+            {
+                "mode": r.modes,
+                "sample": [k % self.samples for k in range(len(r.modes))],
+                "correct": r.rewards.tolist() if self.answer else [None] * len(r.modes),
+                "derivation": [
+                    nano.derivation_of(self.question, t) if _total(self.question) else ""
+                    for t in r.texts
+                ],
+                "tokens": r.lengths.tolist(),
+                "bits": (own.sum(1) / r.lengths * BITS).tolist(),
+                "kl": (self.kl.sum(1) / r.lengths).tolist(),
+            }
+        )
 
 
 def load(source):
@@ -77,37 +94,80 @@ def _total(question):
     return str(sum(map(int, numbers[1].split("+")))) if numbers else ""
 
 
-def ask(model, tokenizer, modes, question, answer="", temperature=1.0, samples=4, max_new_tokens=96, seed=1):
+def ask(
+    model,
+    tokenizer,
+    modes,
+    question,
+    answer="",
+    temperature=1.0,
+    samples=4,
+    max_new_tokens=96,
+    seed=1,
+):
     """Draw `samples` responses to a question in each of two modes (normal, high-entropy) and score every token in both.
 
     -> Asked. Without an answer the responses to a sum are still graded, and others are not. At temperature 0 all
     responses of a mode are the same, so one is drawn. ValueError in one sentence for a question that is empty or too
     long, a temperature below 0, fewer than one sample or token, or a tokenizer without a chat template.
     """
-    question, answer, context = question.strip(), answer.strip(), model.config.max_position_embeddings
+    question, answer, context = (
+        question.strip(),
+        answer.strip(),
+        model.config.max_position_embeddings,
+    )
     if not question:
         raise ValueError("there is no question; type one")
     if len(question) > 64 * context:  # before the tokenizer spends minutes on it
-        raise ValueError(f"the question has {len(question)} characters, far more than the model's context of {context} tokens "
-                         "can hold; shorten it")
+        raise ValueError(
+            f"the question has {len(question)} characters, far more than the model's context of {context} tokens "
+            "can hold; shorten it"
+        )
     if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature must be 0 (always the likeliest token) or more; got {temperature}")
+        raise ValueError(
+            f"temperature must be 0 (always the likeliest token) or more; got {temperature}"
+        )
     if min(samples, max_new_tokens) < 1:
-        raise ValueError(f"samples and max_new_tokens must be at least 1; got {samples} and {max_new_tokens}")
+        raise ValueError(
+            f"samples and max_new_tokens must be at least 1; got {samples} and {max_new_tokens}"
+        )
     samples, answer = samples if temperature else 1, answer or _total(question)
-    rows, decoding = [{"id": "asked", "question": question, "answer": answer}], Decoding(temperature, 0, 1.0, max_new_tokens)
+    rows, decoding = (
+        [{"id": "asked", "question": question, "answer": answer}],
+        Decoding(temperature, 0, 1.0, max_new_tokens),
+    )
     prompts = {mode.name: render_all(tokenizer, mode, rows, decoding, context) for mode in modes}
-    drawn = sample(engine_for(model, tokenizer), tokenizer, rows, prompts, len(modes) * samples, decoding,
-                   torch.Generator().manual_seed(seed), thinking=must_finish(modes))
-    scored = {name: evaluate.score(model, rendered, drawn.group_ids, drawn.tokens, drawn.lengths)
-              for name, rendered in prompts.items()}
+    drawn = sample(
+        engine_for(model, tokenizer),
+        tokenizer,
+        rows,
+        prompts,
+        len(modes) * samples,
+        decoding,
+        torch.Generator().manual_seed(seed),
+        thinking=must_finish(modes),
+    )
+    scored = {
+        name: evaluate.score(model, rendered, drawn.group_ids, drawn.tokens, drawn.lengths)
+        for name, rendered in prompts.items()
+    }
     normal, he = (prompts[mode.name][0] for mode in modes)
     ids = [row[:length] for row, length in zip(drawn.tokens.tolist(), drawn.lengths.tolist())]
     stops = policy.stop_ids(model, tokenizer)
-    return Asked(question, answer, tuple(modes), decoding, samples, seed, drawn,
-                 {name: logp for name, (logp, _) in scored.items()}, {name: entropy for name, (_, entropy) in scored.items()},
-                 kl_by_token(model, he, normal, drawn.tokens, drawn.lengths),
-                 [pieces(tokenizer, row) for row in ids], [row[-1] in stops for row in ids])
+    return Asked(
+        question,
+        answer,
+        tuple(modes),
+        decoding,
+        samples,
+        seed,
+        drawn,
+        {name: logp for name, (logp, _) in scored.items()},
+        {name: entropy for name, (_, entropy) in scored.items()},
+        kl_by_token(model, he, normal, drawn.tokens, drawn.lengths),
+        [pieces(tokenizer, row) for row in ids],
+        [row[-1] in stops for row in ids],
+    )
 
 
 @torch.no_grad()
@@ -122,8 +182,18 @@ def kl_by_token(model, first, second, tokens, lengths):
     out = torch.zeros(tokens.shape)
     for row, (response, length) in enumerate(zip(tokens.tolist(), lengths.tolist())):
         # one response at a time: at a vocabulary of 151,936, a thousand tokens of it are 0.6 GB under each prompt
-        p, q = (torch.log_softmax(model(input_ids=torch.tensor([prompt + response[: length - 1]], device=model.device),
-                                        logits_to_keep=length).logits[0].float(), -1) for prompt in (first, second))
+        p, q = (
+            torch.log_softmax(
+                model(
+                    input_ids=torch.tensor([prompt + response[: length - 1]], device=model.device),
+                    logits_to_keep=length,
+                )
+                .logits[0]
+                .float(),
+                -1,
+            )
+            for prompt in (first, second)
+        )
         out[row, :length] = (p.exp() * (p - q)).sum(-1).clamp(min=0).cpu()
     return out
 
@@ -133,12 +203,15 @@ def pieces(tokenizer, ids):
 
     A character that takes several tokens stands at the last of them, and the others are "".
     """
+
     def text(part):
         return tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     out, start = [], 0
     for k in range(len(ids)):
-        before = ids[max(0, start - 1) : start]  # alone, some tokenizers drop the space in front of a word
+        before = ids[
+            max(0, start - 1) : start
+        ]  # alone, some tokenizers drop the space in front of a word
         piece = text([*before, *ids[start : k + 1]])[len(text(before)) :]
         unfinished = piece.endswith("\ufffd") and k - start < 3 and k < len(ids) - 1
         out.append("" if unfinished else piece)
@@ -159,7 +232,9 @@ def _shades(colour):
     shades = []
     for step in range(len(edges) + 1):
         rgb = matplotlib.colormaps[name](step / len(edges))[:3] if step else (1.0, 1.0, 1.0)
-        shades.append((matplotlib.colors.to_hex(rgb), "#000000" if _luminance(rgb) > 0.179 else "#ffffff"))
+        shades.append(
+            (matplotlib.colors.to_hex(rgb), "#000000" if _luminance(rgb) > 0.179 else "#ffffff")
+        )
     return shades
 
 
@@ -171,14 +246,23 @@ def _luminance(rgb):
 
 def _patch(shade, text, title=""):
     # bdi: no token can turn the direction of its neighbours
-    return (f'<bdi title="{title}" style="background-color: {shade[0]}; color: {shade[1]}; white-space: pre-wrap">'
-            f"{text}</bdi>")
+    return (
+        f'<bdi title="{title}" style="background-color: {shade[0]}; color: {shade[1]}; white-space: pre-wrap">'
+        f"{text}</bdi>"
+    )
 
 
 def _legend(colour):
     heading, edges, _ = COLOURS[colour]
-    ranges = [f"below {edges[0]:g}", *(f"{a:g} to {b:g}" for a, b in zip(edges, edges[1:])), f"{edges[-1]:g} or more"]
-    patches = " ".join(_patch(shade, f" {label} ".replace(" ", "&nbsp;")) for shade, label in zip(_shades(colour), ranges))
+    ranges = [
+        f"below {edges[0]:g}",
+        *(f"{a:g} to {b:g}" for a, b in zip(edges, edges[1:])),
+        f"{edges[-1]:g} or more",
+    ]
+    patches = " ".join(
+        _patch(shade, f" {label} ".replace(" ", "&nbsp;"))
+        for shade, label in zip(_shades(colour), ranges)
+    )
     return f"<p>Colour: {heading.replace('||', '‖')} {patches}<br>Point at a token for its figures.</p>"
 
 
@@ -187,14 +271,28 @@ def _response(asked, row, k, colour):
     own, edges, shades = asked.rollouts.modes[k], COLOURS[colour][1], _shades(colour)
     bits = {name: asked.entropy[name][k] * BITS for name in asked.entropy}
     values = (bits[own] if colour == "entropy" else asked.kl[k]).tolist()
-    facts = [SIGNS[None if pd.isna(row.correct) else row.correct], *([f"by {row.derivation}"] if row.derivation else []),
-             f"{row.tokens} tokens" + ("" if asked.ended[k] else ", cut off"),
-             f"{row.bits:.2f} bits a token", f"KL {row.kl:.3f} nats a token"]
+    facts = [
+        SIGNS[None if pd.isna(row.correct) else row.correct],
+        *([f"by {row.derivation}"] if row.derivation else []),
+        f"{row.tokens} tokens" + ("" if asked.ended[k] else ", cut off"),
+        f"{row.bits:.2f} bits a token",
+        f"KL {row.kl:.3f} nats a token",
+    ]
     tokens = []
     for t, piece in enumerate(asked.pieces[k]):
-        title = "; ".join([f"entropy {bits[own][t]:.2f} bits", f"KL {asked.kl[k][t]:.4f} nats",
-                           *(f"log-prob in {name} mode {asked.logp[name][k][t]:.2f} nats" for name in asked.logp)])
-        tokens.append(_patch(shades[sum(values[t] >= edge for edge in edges)], _written(piece) or "⋯", title))
+        title = "; ".join(
+            [
+                f"entropy {bits[own][t]:.2f} bits",
+                f"KL {asked.kl[k][t]:.4f} nats",
+                *(
+                    f"log-prob in {name} mode {asked.logp[name][k][t]:.2f} nats"
+                    for name in asked.logp
+                ),
+            ]
+        )
+        tokens.append(
+            _patch(shades[sum(values[t] >= edge for edge in edges)], _written(piece) or "⋯", title)
+        )
     return f"<b>{facts[0]}</b> · {' · '.join(facts[1:])}<br><code>{''.join(tokens)}</code>"
 
 
@@ -212,21 +310,27 @@ def side_by_side(asked, colour="entropy"):
         own = table[table["mode"] == mode.name]
         graded = f"{int(own.correct.sum())} of {len(own)} right, " if asked.answer else ""
         total = own.tokens.sum()
-        heads.append(f"<b>{'Normal' if mode.system is None else 'High-entropy'} mode</b>: "
-                     f"{_written(mode.system) if mode.system else 'no system prompt'}<br>{graded}"
-                     f"{(own.bits * own.tokens).sum() / total:.3f} bits and KL {(own.kl * own.tokens).sum() / total:.3f} "
-                     "nats a token")
+        heads.append(
+            f"<b>{'Normal' if mode.system is None else 'High-entropy'} mode</b>: "
+            f"{_written(mode.system) if mode.system else 'no system prompt'}<br>{graded}"
+            f"{(own.bits * own.tokens).sum() / total:.3f} bits and KL {(own.kl * own.tokens).sum() / total:.3f} "
+            "nats a token"
+        )
         columns.append([_response(asked, row, row.Index, colour) for row in own.itertuples()])
     rows = [heads, *zip(*columns)]
     decoding = f"temperature {asked.decoding.temperature:g}, seed {asked.seed}"
     if asked.decoding.temperature == 0:
-        decoding = "temperature 0: every response of a mode would be the same, so one is drawn in each"
+        decoding = (
+            "temperature 0: every response of a mode would be the same, so one is drawn in each"
+        )
     known = f"; its answer is {_written(asked.answer)}" if asked.answer else ""
     table = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     ignored = "mathjax_ignore tex2jax_ignore"  # no mathematics is to be set in what a model wrote
-    return (f'<div class="{ignored}" style="{_PAPER}; padding: 8px; line-height: 1.4">'
-            f"<p>Question: <b><bdi>{_written(asked.question)}</bdi></b>{known} ({decoding})</p>{_legend(colour)}"
-            f'<table style="width: 100%; table-layout: fixed; {_PAPER}">{table}</table></div>')
+    return (
+        f'<div class="{ignored}" style="{_PAPER}; padding: 8px; line-height: 1.4">'
+        f"<p>Question: <b><bdi>{_written(asked.question)}</bdi></b>{known} ({decoding})</p>{_legend(colour)}"
+        f'<table style="width: 100%; table-layout: fixed; {_PAPER}">{table}</table></div>'
+    )
 
 
 # --- controls -------------------------------------------------------------------------------------------------------
@@ -239,16 +343,29 @@ def controls(model, tokenizer, asked, colour="entropy"):
     try:
         import ipywidgets as w
     except ImportError:
-        return HTML("<p>ipywidgets is not installed, so there are no controls here: install it with <code>pip install "
-                    "ipywidgets</code>, or change the notebook's parameters and run it again.</p>")
+        return HTML(
+            "<p>ipywidgets is not installed, so there are no controls here: install it with <code>pip install "
+            "ipywidgets</code>, or change the notebook's parameters and run it again.</p>"
+        )
 
     wide = {"layout": w.Layout(width="auto"), "style": {"description_width": "9em"}}
     question = w.Textarea(asked.question, description="question", rows=2, **wide)
-    given = "" if asked.answer == _total(asked.question) else asked.answer  # what was worked out is not the next one's
-    answer = w.Text(given, description="answer", placeholder="empty: a sum is worked out, others are not graded", **wide)
+    given = (
+        "" if asked.answer == _total(asked.question) else asked.answer
+    )  # what was worked out is not the next one's
+    answer = w.Text(
+        given,
+        description="answer",
+        placeholder="empty: a sum is worked out, others are not graded",
+        **wide,
+    )
     hottest = max(2, asked.decoding.temperature)
-    temperature = w.FloatSlider(asked.decoding.temperature, min=0, max=hottest, step=0.1, description="temperature", **wide)
-    samples = w.IntSlider(asked.samples, min=1, max=max(8, asked.samples), description="samples a mode", **wide)
+    temperature = w.FloatSlider(
+        asked.decoding.temperature, min=0, max=hottest, step=0.1, description="temperature", **wide
+    )
+    samples = w.IntSlider(
+        asked.samples, min=1, max=max(8, asked.samples), description="samples a mode", **wide
+    )
     seed = w.IntText(asked.seed + 1, description="seed", **wide)
     by = w.Dropdown(options=list(COLOURS), value=colour, description="colour by", **wide)
     button, said = w.Button(description="Sample", button_style="primary"), w.HTML()
@@ -258,8 +375,17 @@ def controls(model, tokenizer, asked, colour="entropy"):
     def press(_):
         button.disabled, said.value = True, "sampling ..."
         try:
-            last[0] = ask(model, tokenizer, asked.modes, question.value, answer.value, temperature.value, samples.value,
-                          asked.decoding.max_new_tokens, seed.value)
+            last[0] = ask(
+                model,
+                tokenizer,
+                asked.modes,
+                question.value,
+                answer.value,
+                temperature.value,
+                samples.value,
+                asked.decoding.max_new_tokens,
+                seed.value,
+            )
         except (ValueError, RuntimeError) as error:
             sentence = " ".join(str(error).split())
             said.value = f"<b>{_written(sentence)}</b>"

@@ -20,11 +20,16 @@ from pslib.rollouts import engine_for, must_finish, render_all, sample
 BLUE, ORANGE = "#0072b2", "#d55e00"  # told apart by every kind of colour vision
 # variant of eq. 3 -> colour, line; the two that are methods keep their colour, and each line shows through the next
 LINES = {
-    "unclipped": ("#999999", "-", 5.5), "clip_order": ("#56b4e9", "-", 4.0), "doubled": ("#009e73", "-", 2.6),
-    "paper": (COLOURS["policy_split"], "-", 1.2), "released": (COLOURS["policy_split_released"], "--", 1.5),
+    "unclipped": ("#999999", "-", 5.5),
+    "clip_order": ("#56b4e9", "-", 4.0),
+    "doubled": ("#009e73", "-", 2.6),
+    "paper": (COLOURS["policy_split"], "-", 1.2),
+    "released": (COLOURS["policy_split_released"], "--", 1.5),
 }
 FONT = 7.6  # points
-CHARACTER = 0.064  # inches: how wide a character of matplotlib's monospace font, DejaVu Sans Mono, is drawn
+CHARACTER = (
+    0.064  # inches: how wide a character of matplotlib's monospace font, DejaVu Sans Mono, is drawn
+)
 
 
 def source(*things):
@@ -40,10 +45,16 @@ def check(answer, expected, tolerance=1e-3):
     An answer that is still `...` is no answer, and is not checked.
     """
     if answer is ...:
-        return print("Not answered yet: put your answer in place of the dots and run this cell again.")
-    ours, theirs = (torch.as_tensor(value, dtype=torch.float64).flatten() for value in (answer, expected))
+        return print(
+            "Not answered yet: put your answer in place of the dots and run this cell again."
+        )
+    ours, theirs = (
+        torch.as_tensor(value, dtype=torch.float64).flatten() for value in (answer, expected)
+    )
     assert ours.shape == theirs.shape, f"{len(theirs)} value(s) are asked for; got {len(ours)}"
-    assert torch.allclose(ours, theirs, rtol=0, atol=tolerance), f"{answer} is not what the library computes; try again"
+    assert torch.allclose(ours, theirs, rtol=0, atol=tolerance), (
+        f"{answer} is not what the library computes; try again"
+    )
     print("Right.")
 
 
@@ -52,14 +63,32 @@ def draw(model, tokenizer, modes, questions, group_size, decoding, seed):
 
     modes: the normal and the high-entropy one -> ({mode name: prompts}, Rollouts, Scored).
     """
-    prompts = {mode.name: render_all(tokenizer, mode, questions, decoding, model.config.max_position_embeddings)
-               for mode in modes}
-    rollouts = sample(engine_for(model, tokenizer), tokenizer, questions, prompts, group_size, decoding,
-                      torch.Generator().manual_seed(seed), thinking=must_finish(modes))
-    scores = {name: evaluate.score(model, own, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
-              for name, own in prompts.items()}
+    prompts = {
+        mode.name: render_all(
+            tokenizer, mode, questions, decoding, model.config.max_position_embeddings
+        )
+        for mode in modes
+    }
+    rollouts = sample(
+        engine_for(model, tokenizer),
+        tokenizer,
+        questions,
+        prompts,
+        group_size,
+        decoding,
+        torch.Generator().manual_seed(seed),
+        thinking=must_finish(modes),
+    )
+    scores = {
+        name: evaluate.score(model, own, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
+        for name, own in prompts.items()
+    }
     logp, entropy = ({name: score[k] for name, score in scores.items()} for k in (0, 1))
-    return prompts, rollouts, Scored(rollouts.rewards, rollouts.group_ids, rollouts.mask, logp, entropy)
+    return (
+        prompts,
+        rollouts,
+        Scored(rollouts.rewards, rollouts.group_ids, rollouts.mask, logp, entropy),
+    )
 
 
 def words(tokenizer, rows):
@@ -73,9 +102,17 @@ def next_token(model, tokenizer, prompts):
 
     Indexed by the tokens' texts, the likeliest on the average of all names first.
     """
-    probs = {name: model(torch.tensor([ids])).logits[0, -1].softmax(-1).tolist() for name, ids in prompts.items()}
-    table = pd.DataFrame(probs, index=pd.Index([repr(tokenizer.decode([k])) for k in range(len(next(iter(probs.values()))))],
-                                               name="token"))
+    probs = {
+        name: model(torch.tensor([ids])).logits[0, -1].softmax(-1).tolist()
+        for name, ids in prompts.items()
+    }
+    table = pd.DataFrame(
+        probs,
+        index=pd.Index(
+            [repr(tokenizer.decode([k])) for k in range(len(next(iter(probs.values()))))],
+            name="token",
+        ),
+    )
     return table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
 
 
@@ -86,13 +123,15 @@ def terms(rollouts, method, stops):
     """
     group_ids, learned = train.share(rollouts, method, stops)
     count = len(rollouts.modes)
-    return pd.DataFrame({
-        "trained under": [mode for mode in method.training for _ in range(count)],
-        "drawn in": rollouts.modes * len(method.training),
-        "response": [*range(count)] * len(method.training),
-        "group": group_ids.tolist() * len(method.training),
-        "tokens learned from": learned.sum(1).tolist(),
-    }).rename_axis("row")
+    return pd.DataFrame(
+        {
+            "trained under": [mode for mode in method.training for _ in range(count)],
+            "drawn in": rollouts.modes * len(method.training),
+            "response": [*range(count)] * len(method.training),
+            "group": group_ids.tolist() * len(method.training),
+            "tokens learned from": learned.sum(1).tolist(),
+        }
+    ).rename_axis("row")
 
 
 def bonus_table(adv, bonus, mask, eta, kappa):
@@ -105,11 +144,16 @@ def bonus_table(adv, bonus, mask, eta, kappa):
     live, size = mask & (adv != 0)[:, None], adv.abs()[:, None]
     rows = {}
     for variant, added in advantages.VARIANTS.items():
-        clipped, free = (added(bonus, eta, bound) for bound in (size / kappa, torch.full_like(size, torch.inf)))
+        clipped, free = (
+            added(bonus, eta, bound) for bound in (size / kappa, torch.full_like(size, torch.inf))
+        )
         share = (clipped.abs() / size)[live]
-        rows[variant] = {"clip binds": float((clipped != free)[live].double().mean()), "mean size": float(share.mean()),
-                         "largest size": float(share.max()),
-                         "net": float(clipped[live].sum() / size.expand_as(clipped)[live].sum())}
+        rows[variant] = {
+            "clip binds": float((clipped != free)[live].double().mean()),
+            "mean size": float(share.mean()),
+            "largest size": float(share.max()),
+            "net": float(clipped[live].sum() / size.expand_as(clipped)[live].sum()),
+        }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
 
 
@@ -134,8 +178,12 @@ def heat_map(rows, values, unit, labels, diverging=False, limit=None, width=116)
     shown = [value for *_, value in placed]
     top = limit or max(map(abs, shown), default=0) or 1.0
     norm = plt.Normalize(-top if diverging else 0.0, top)
-    beyond = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[
-        min(shown, default=0) < norm.vmin, max(shown, default=0) > norm.vmax]
+    beyond = {
+        (False, False): "neither",
+        (True, False): "min",
+        (False, True): "max",
+        (True, True): "both",
+    }[min(shown, default=0) < norm.vmin, max(shown, default=0) > norm.vmax]
     colours = plt.get_cmap("PuOr_r" if diverging else "YlGnBu")
     columns, height = max(column + len(text) for _, column, text, _ in placed), 0.19 * (line + 1)
     with plt.rc_context(STYLE):
@@ -146,15 +194,27 @@ def heat_map(rows, values, unit, labels, diverging=False, limit=None, width=116)
             red, green, blue, _ = face = colours(norm(value))
             dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
             axis.add_patch(Rectangle((column, at), len(text), 0.88, facecolor=face, linewidth=0))
-            axis.text(column, at + 0.47, text, family="monospace", fontsize=FONT, va="center", parse_math=False,
-                      color="white" if dark else "black")
+            axis.text(
+                column,
+                at + 0.47,
+                text,
+                family="monospace",
+                fontsize=FONT,
+                va="center",
+                parse_math=False,
+                color="white" if dark else "black",
+            )
         axis.set(xlim=(0, columns), ylim=(line + 1, 0), xticks=[])
         axis.set_yticks([start + 0.45 for start in starts], labels, fontsize=8)
         axis.tick_params(length=0)
         axis.grid(False)
         axis.spines[:].set_visible(False)
-        bar = figure.add_axes((0, 0.36 / (height + 0.5), min(1, 3 / figure.get_figwidth()), 0.1 / (height + 0.5)))
-        figure.colorbar(plt.cm.ScalarMappable(norm, colours), cax=bar, orientation="horizontal", extend=beyond)
+        bar = figure.add_axes(
+            (0, 0.36 / (height + 0.5), min(1, 3 / figure.get_figwidth()), 0.1 / (height + 0.5))
+        )
+        figure.colorbar(
+            plt.cm.ScalarMappable(norm, colours), cax=bar, orientation="horizontal", extend=beyond
+        )
         bar.set_title(unit, loc="left", x=1.07, y=-1.0, fontsize=8)
         bar.tick_params(labelsize=8)
     return figure
@@ -188,18 +248,28 @@ def clip_curves(size, mean, std, eta, kappa, span=(-2.6, 3.2), marks=()):
         for sign, axis in zip((1, -1), axes):
             adv = torch.tensor([sign * size], dtype=torch.float64)
             for variant, (colour, line, thick) in LINES.items():
+
                 def curve(bonus):
                     return advantages.high_entropy(adv, bonus[None], eta, kappa, variant)[0]
 
-                axis.plot(mean + std * grid, curve(grid), line, color=colour, lw=thick, label=variant)
+                axis.plot(
+                    mean + std * grid, curve(grid), line, color=colour, lw=thick, label=variant
+                )
                 if variant in ("paper", "released") and marks:
                     own = torch.as_tensor(marks[sign], dtype=torch.float64)
-                    axis.plot(mean + std * own, curve(own), "o", color=colour, ms=5, mec="black", mew=0.6)
+                    axis.plot(
+                        mean + std * own, curve(own), "o", color=colour, ms=5, mec="black", mew=0.6
+                    )
             axis.axhline(sign * size, color="black", lw=0.6, ls=":")
             axis.axhline(0, color="black", lw=0.6)
-            axis.set(xlabel="signal b of the token, nats", ylabel="advantage Ã of the token",
-                     title=f"A = {sign * size:.3f}, η = {eta:g}, κ = {kappa:g}")
-            top = axis.secondary_xaxis("top", functions=(lambda b: (b - mean) / std, lambda z: mean + std * z))
+            axis.set(
+                xlabel="signal b of the token, nats",
+                ylabel="advantage Ã of the token",
+                title=f"A = {sign * size:.3f}, η = {eta:g}, κ = {kappa:g}",
+            )
+            top = axis.secondary_xaxis(
+                "top", functions=(lambda b: (b - mean) / std, lambda z: mean + std * z)
+            )
             top.set_xlabel("B, standard deviations from the group's mean")
         axes[1].legend(fontsize=8, title="variant", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -213,16 +283,41 @@ def clip_on_rollouts(adv, bonus, mask, kappa, eta, etas=None):
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.3), layout="constrained")
         for variant, (colour, line, thick) in LINES.items():
-            left.plot(etas, [100 * tables[each]["clip binds"][variant] for each in etas], line, color=colour, lw=thick,
-                      label=variant)
+            left.plot(
+                etas,
+                [100 * tables[each]["clip binds"][variant] for each in etas],
+                line,
+                color=colour,
+                lw=thick,
+                label=variant,
+            )
             added = advantages.high_entropy(adv, bonus, eta, kappa, variant) - adv[:, None]
             share = 100 * (added.abs() / adv.abs()[:, None])[live].sort().values
-            right.plot(share.clamp(min=0.01), torch.linspace(0, 100, len(share)), line, color=colour, lw=thick)
+            right.plot(
+                share.clamp(min=0.01),
+                torch.linspace(0, 100, len(share)),
+                line,
+                color=colour,
+                lw=thick,
+            )
         left.axvline(eta, color="black", lw=0.6, ls=":")
-        left.set(xlabel=f"η (dotted: {eta:g})", ylabel="tokens where the clip binds, %", xscale="log", ylim=(-3, 103))
-        right.set(xlabel=f"size of the bonus at η = {eta:g}, % of |A|", ylabel="tokens with a bonus up to this size, %",
-                  xscale="log")
-        figure.legend(*left.get_legend_handles_labels(), fontsize=8, title="variant", loc="outside right center")
+        left.set(
+            xlabel=f"η (dotted: {eta:g})",
+            ylabel="tokens where the clip binds, %",
+            xscale="log",
+            ylim=(-3, 103),
+        )
+        right.set(
+            xlabel=f"size of the bonus at η = {eta:g}, % of |A|",
+            ylabel="tokens with a bonus up to this size, %",
+            xscale="log",
+        )
+        figure.legend(
+            *left.get_legend_handles_labels(),
+            fontsize=8,
+            title="variant",
+            loc="outside right center",
+        )
     return figure
 
 
@@ -232,15 +327,21 @@ def surrogate_curves(eps=0.2, marks=()):
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 3.3))
         for sign, colour, name in ((1, BLUE, "A = 1"), (-1, ORANGE, "A = -1")):
+
             def loss(ratio):
-                return losses.clipped_surrogate(ratio.log(), torch.zeros_like(ratio), torch.full_like(ratio, sign), eps, eps)
+                return losses.clipped_surrogate(
+                    ratio.log(), torch.zeros_like(ratio), torch.full_like(ratio, sign), eps, eps
+                )
 
             axis.plot(rho, loss(rho), color=colour, label=name)
             if marks:
                 own = torch.as_tensor(marks[sign], dtype=torch.float64)
                 axis.plot(own, loss(own), "o", color=colour, ms=5, mec="black", mew=0.6)
         axis.axvspan(1 - eps, 1 + eps, color="black", alpha=0.06, lw=0)
-        axis.set(xlabel="ratio ρ = new probability / old probability", ylabel="loss of the token, in units of |A|")
+        axis.set(
+            xlabel="ratio ρ = new probability / old probability",
+            ylabel="loss of the token, in units of |A|",
+        )
         axis.legend(fontsize=8)
     return figure
 
@@ -253,13 +354,30 @@ def moved(before, after, rollouts, labels):
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.4, 0.3 * len(labels) + 0.8))
         colours = [BLUE if reward else ORANGE for reward in rollouts.rewards.tolist()]
-        for mode, shift, name in (("normal", -0.14, "under the normal mode"), ("he", 0.14, "under the high-entropy mode")):
+        for mode, shift, name in (
+            ("normal", -0.14, "under the normal mode"),
+            ("he", 0.14, "under the high-entropy mode"),
+        ):
             change = (after[mode] - before[mode]).sum(1).tolist()
             places = [p + shift for p in range(len(labels))]
             axis.hlines(places, 0, change, color=colours, lw=1)
             filled = mode == "normal"
-            axis.scatter(change, places, s=30, edgecolors=colours, facecolors=colours if filled else "white", zorder=3)
-            axis.scatter([], [], s=30, edgecolors="black", facecolors="black" if filled else "white", label=name)
+            axis.scatter(
+                change,
+                places,
+                s=30,
+                edgecolors=colours,
+                facecolors=colours if filled else "white",
+                zorder=3,
+            )
+            axis.scatter(
+                [],
+                [],
+                s=30,
+                edgecolors="black",
+                facecolors="black" if filled else "white",
+                label=name,
+            )
         axis.axvline(0, color="black", lw=0.8)
         axis.set_yticks(range(len(labels)), labels)
         axis.invert_yaxis()

@@ -10,7 +10,9 @@ from pslib.evidence.figures import STYLE
 GREY, BLUE = "#7f7f7f", "#1f77b4"
 # The prompts in the order of the figure, and their labels
 LABELS = {
-    "high_entropy": "high-entropy", "rewritten_high_entropy": "rewritten", "neutral": "neutral",
+    "high_entropy": "high-entropy",
+    "rewritten_high_entropy": "rewritten",
+    "neutral": "neutral",
     "low_entropy": "low-entropy",
 }
 
@@ -32,8 +34,11 @@ def by_prompt(found):
         accuracy=100 * found.accuracy, more=found.entropy_bits.to_numpy() - normal[units].to_numpy()
     )
     means = rows.groupby(["strength", "prompt"]).agg(
-        accuracy=("accuracy", "mean"), entropy=("entropy_bits", "mean"), more=("more", "mean"),
-        raised=("more", lambda more: int((more > 0).sum())), kl=("kl", "mean"),
+        accuracy=("accuracy", "mean"),
+        entropy=("entropy_bits", "mean"),
+        more=("more", "mean"),
+        raised=("more", lambda more: int((more > 0).sum())),
+        kl=("kl", "mean"),
     )
     order = pd.MultiIndex.from_product([sorted(set(found.strength)), ["none", *LABELS]])
     digits = {"accuracy": 1, "entropy": 3, "more": 3, "kl": 4}

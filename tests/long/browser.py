@@ -21,7 +21,10 @@ import websocket
 
 from pslib import runs
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
 KEYS = {"Enter": ("\r", 13), "ArrowLeft": ("", 37), "ArrowRight": ("", 39), "Home": ("", 36)}
 
 
@@ -39,7 +42,9 @@ def _until(what, find, seconds):
 def _running(command, log, **options):
     """A process with all its children in a group of their own, which ends with the block."""
     with open(log, "w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, **options)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, **options
+        )
         try:
             yield process
         finally:
@@ -54,14 +59,35 @@ def _running(command, log, **options):
 @contextmanager
 def jupyterlab(folder):
     """The address of a JupyterLab on a free port that serves the notebooks of this project, copied to a folder."""
-    shutil.copytree(runs.ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    home = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR",
-                                                           "IPYTHONDIR")}
+    shutil.copytree(
+        runs.ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*")
+    )
+    home = {
+        name: str(folder / name.lower())
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    }
     log = folder / "jupyterlab.log"
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port=0",
-               "--IdentityProvider.token=", f"--ServerApp.root_dir={folder / 'notebooks'}"]
-    with _running(command, log, env={**os.environ, **home, "PYTHONPATH": str(runs.ROOT), "OMP_NUM_THREADS": "1"}):
-        found = _until("JupyterLab's address", lambda: re.search(r"http://127\.0\.0\.1:(?!0/)\d+/", log.read_text()), 120)
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        "--ServerApp.port=0",
+        "--IdentityProvider.token=",
+        f"--ServerApp.root_dir={folder / 'notebooks'}",
+    ]
+    with _running(
+        command,
+        log,
+        env={**os.environ, **home, "PYTHONPATH": str(runs.ROOT), "OMP_NUM_THREADS": "1"},
+    ):
+        found = _until(
+            "JupyterLab's address",
+            lambda: re.search(r"http://127\.0\.0\.1:(?!0/)\d+/", log.read_text()),
+            120,
+        )
         yield found[0]
 
 
@@ -69,7 +95,11 @@ class Page:
     """One tab: what it shows is read by JavaScript, and operated by mouse and keyboard alone."""
 
     def __init__(self, address):
-        self.socket, self.count, self.complaints = websocket.create_connection(address, timeout=60), itertools.count(1), []
+        self.socket, self.count, self.complaints = (
+            websocket.create_connection(address, timeout=60),
+            itertools.count(1),
+            [],
+        )
         self.call("Runtime.enable")
         self.call("Page.enable")
 
@@ -81,7 +111,9 @@ class Page:
             message = json.loads(self.socket.recv())
             if message.get("method") == "Runtime.exceptionThrown":
                 details = message["params"]["exceptionDetails"]
-                self.complaints.append(details.get("exception", {}).get("description", details["text"]))
+                self.complaints.append(
+                    details.get("exception", {}).get("description", details["text"])
+                )
             if message.get("id") == number:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']}")
@@ -89,7 +121,9 @@ class Page:
 
     def js(self, expression):
         """The value of a JavaScript expression."""
-        out = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        out = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in out:
             raise RuntimeError(f"{expression}: {out['exceptionDetails']}")
         return out["result"].get("value")
@@ -104,10 +138,17 @@ class Page:
 
     def click(self, element, seconds=60):
         """Click the middle of an element, given as a JavaScript expression, once it is there."""
-        x, y = self.until(f"(e => {{ if (!e) return null; e.scrollIntoView({{block: 'center'}}); "
-                          "const b = e.getBoundingClientRect(); "
-                          f"return b.width ? [b.x + b.width / 2, b.y + b.height / 2] : null; }})({element})", seconds)
-        for kind, button in (("mouseMoved", "none"), ("mousePressed", "left"), ("mouseReleased", "left")):
+        x, y = self.until(
+            f"(e => {{ if (!e) return null; e.scrollIntoView({{block: 'center'}}); "
+            "const b = e.getBoundingClientRect(); "
+            f"return b.width ? [b.x + b.width / 2, b.y + b.height / 2] : null; }})({element})",
+            seconds,
+        )
+        for kind, button in (
+            ("mouseMoved", "none"),
+            ("mousePressed", "left"),
+            ("mouseReleased", "left"),
+        ):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1)
 
     def press(self, key, times=1):
@@ -115,8 +156,14 @@ class Page:
         text, code = KEYS[key]
         for _ in range(times):
             for kind in ("keyDown", "keyUp"):
-                self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code,
-                          **({"text": text} if text and kind == "keyDown" else {}))
+                self.call(
+                    "Input.dispatchKeyEvent",
+                    type=kind,
+                    key=key,
+                    code=key,
+                    windowsVirtualKeyCode=code,
+                    **({"text": text} if text and kind == "keyDown" else {}),
+                )
 
     def replace(self, element, text):
         """Put a text in place of what a field holds, as typing over the selected content does."""
@@ -132,19 +179,36 @@ class Page:
 @contextmanager
 def chromium(folder, width=1300, height=4000):
     """A Page of a new Chromium without a screen; its window is tall, so that JupyterLab draws all of a notebook at once."""
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run",
-               "--remote-allow-origins=*", f"--user-data-dir={folder / 'chromium'}", f"--window-size={width},{height}",
-               "about:blank"]
+    command = [
+        CHROMIUM,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--remote-debugging-port=0",
+        "--no-first-run",
+        "--remote-allow-origins=*",
+        f"--user-data-dir={folder / 'chromium'}",
+        f"--window-size={width},{height}",
+        "about:blank",
+    ]
     with _running(command, folder / "chromium.log"):
         port_file = folder / "chromium" / "DevToolsActivePort"
-        port = _until("Chromium's port", lambda: port_file.exists() and port_file.read_text().split("\n")[0], 60)
+        port = _until(
+            "Chromium's port",
+            lambda: port_file.exists() and port_file.read_text().split("\n")[0],
+            60,
+        )
 
         def tab():
             try:
-                listed = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=10))
+                listed = json.load(
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=10)
+                )
             except OSError:
                 return None
-            return next((each["webSocketDebuggerUrl"] for each in listed if each["type"] == "page"), None)
+            return next(
+                (each["webSocketDebuggerUrl"] for each in listed if each["type"] == "page"), None
+            )
 
         page = Page(_until("a tab", tab, 60))
         try:

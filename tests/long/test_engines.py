@@ -15,7 +15,10 @@ from pslib import base, evaluate, methods, modes, policy, rewards, rollouts, tas
 from pslib.rollouts import Decoding, GenerateEngine
 
 GREEDY, ONE = Decoding(0.0, 0, 1.0, 24), Decoding(1.0, 0, 1.0, 1)
-absent = pytest.mark.skipif(not find_spec("vllm"), reason="vllm is not installed here; `make test-vllm` installs and tests it")
+absent = pytest.mark.skipif(
+    not find_spec("vllm"),
+    reason="vllm is not installed here; `make test-vllm` installs and tests it",
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,9 @@ def wide(tokenizer):
     return model
 
 
-@pytest.fixture(scope="module", params=["generate", "continuous", pytest.param("vllm", marks=absent)])
+@pytest.fixture(
+    scope="module", params=["generate", "continuous", pytest.param("vllm", marks=absent)]
+)
 def chosen(request, wide, tokenizer):
     """The model with an engine chosen, one for all tests: starting vLLM takes longer than they do."""
     rollouts.choose(wide, tokenizer, request.param)
@@ -40,9 +45,15 @@ def chosen(request, wide, tokenizer):
 
 @pytest.fixture
 def prompts(tokenizer):
-    both, questions = (modes.NORMAL, modes.Mode("he", "Think of something new.")), tasks.load("mixed", 3)
+    both, questions = (
+        (modes.NORMAL, modes.Mode("he", "Think of something new.")),
+        tasks.load("mixed", 3),
+    )
     asked = [modes.render(tokenizer, mode, q["question"]) for mode in both for q in questions]
-    return [*asked, (asked[0] * 12)[:300]]  # the last fills blocks that vLLM would keep from one draw to the next
+    return [
+        *asked,
+        (asked[0] * 12)[:300],
+    ]  # the last fills blocks that vLLM would keep from one draw to the next
 
 
 def responses(drawn):
@@ -57,7 +68,9 @@ def moved(model, seed):
             weight.add_(0.1 * weight.std() * torch.randn(weight.shape, generator=generator))
 
 
-def test_greedy_responses_are_those_of_generate_under_the_weights_of_the_moment(chosen, tokenizer, prompts):
+def test_greedy_responses_are_those_of_generate_under_the_weights_of_the_moment(
+    chosen, tokenizer, prompts
+):
     model, engine = chosen
     seen = []
     for update in range(3):
@@ -70,15 +83,24 @@ def test_greedy_responses_are_those_of_generate_under_the_weights_of_the_moment(
 def test_first_tokens_are_drawn_with_the_models_probabilities(chosen, tokenizer, prompts):
     model, engine = chosen
     with torch.no_grad():
-        logits = torch.stack([model(input_ids=torch.tensor([prompt])).logits[0, -1] for prompt in prompts[:2]])
+        logits = torch.stack(
+            [model(input_ids=torch.tensor([prompt])).logits[0, -1] for prompt in prompts[:2]]
+        )
     for temperature, seeds in ((1.0, [5, 5000]), (2.0, [6, 6000])):
         tokens, lengths = engine.generate(prompts[:2], 250, Decoding(temperature, 0, 1.0, 1), seeds)
         assert tokens.shape == (500, 1) and (lengths == 1).all()
-        for drawn, p in zip(tokens[:, 0].split(250), torch.softmax(logits / temperature, -1)):  # copies are neighbours
+        for drawn, p in zip(
+            tokens[:, 0].split(250), torch.softmax(logits / temperature, -1)
+        ):  # copies are neighbours
             found = drawn.bincount(minlength=len(p))
             assert ((found - 250 * p).abs() <= 5 * (250 * p * (1 - p)).sqrt() + 2).all()
-    rare = p.sort().values[:-50].sum()  # what a top-k of an engine's own would leave out: transformers' default is 50
-    assert rare > 0.1 and abs(found[p.argsort()[:-50]].sum() - 250 * rare) < 5 * (250 * rare * (1 - rare)).sqrt()
+    rare = (
+        p.sort().values[:-50].sum()
+    )  # what a top-k of an engine's own would leave out: transformers' default is 50
+    assert (
+        rare > 0.1
+        and abs(found[p.argsort()[:-50]].sum() - 250 * rare) < 5 * (250 * rare * (1 - rare)).sqrt()
+    )
 
 
 def test_draws_fit_the_exact_softmax_under_a_hostile_generation_config(chosen, tokenizer, prompts):
@@ -98,7 +120,9 @@ def test_a_response_ends_at_the_tokenizers_end_token_too(wide, tokenizer, prompt
     before = copy.deepcopy(wide.generation_config)
     free = responses(GenerateEngine(wide, tokenizer).generate(prompts[:1], 1, GREEDY, [0]))[0]
     place = next(t for t in range(2, 24) if free[t] not in free[:t])
-    wide.generation_config.eos_token_id = next(token for token in range(6, 200) if token not in free)
+    wide.generation_config.eos_token_id = next(
+        token for token in range(6, 200) if token not in free
+    )
     ending = SimpleNamespace(pad_token_id=tokenizer.pad_token_id, eos_token_id=free[place])
     try:
         drawn = rollouts.ContinuousEngine(wide, ending).generate(prompts[:1], 1, GREEDY, [0])
@@ -116,14 +140,33 @@ def test_draws_leave_the_global_generator_and_the_attention_alone(chosen, prompt
     assert torch.rand(1) == wanted and model.config._attn_implementation == "shared_prefixes"
 
 
-def test_a_run_trains_with_it_and_the_next_draw_is_from_the_updated_weights(chosen, tokenizer, prompts, monkeypatch):
+def test_a_run_trains_with_it_and_the_next_draw_is_from_the_updated_weights(
+    chosen, tokenizer, prompts, monkeypatch
+):
     monkeypatch.setattr(rewards, "grade", lambda text, answer: float(len(text) % 2))
     model, engine = chosen
     before = copy.deepcopy(model.state_dict())
-    settings = train.Settings(steps=2, questions=3, group_size=4, pool=3, learning_rate=0.05, max_new_tokens=8, measure_every=1)
-    run = train.Run(model, tokenizer, methods.get("policy_split"), (modes.NORMAL, modes.Mode("he", "Think.")), settings, seed=0)
+    settings = train.Settings(
+        steps=2,
+        questions=3,
+        group_size=4,
+        pool=3,
+        learning_rate=0.05,
+        max_new_tokens=8,
+        measure_every=1,
+    )
+    run = train.Run(
+        model,
+        tokenizer,
+        methods.get("policy_split"),
+        (modes.NORMAL, modes.Mode("he", "Think.")),
+        settings,
+        seed=0,
+    )
     drew, generate = [], type(engine).generate
-    monkeypatch.setattr(type(engine), "generate", lambda *args: drew.append(args[0]) or generate(*args))
+    monkeypatch.setattr(
+        type(engine), "generate", lambda *args: drew.append(args[0]) or generate(*args)
+    )
     for _ in range(2):
         metrics, _ = run.step(list(tasks.load("mixed", 3)))
         assert metrics["grad_norm"] > 0
@@ -141,8 +184,16 @@ def test_log_probs_are_the_trained_models_own_and_vllms_agree(chosen, prompts):
         pytest.skip("only vLLM has log-probs of its own to compare")
     tokens, lengths = engine.generate(prompts, 1, Decoding(1.0, 0, 1.0, 24), range(len(prompts)))
     ours, _ = evaluate.score(model, prompts, torch.arange(len(prompts)), tokens, lengths)
-    again = engine.vllm.SamplingParams(temperature=1.0, top_k=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-    whole = [{"prompt_token_ids": prompt + response} for prompt, response in zip(prompts, responses((tokens, lengths)))]
+    again = engine.vllm.SamplingParams(
+        temperature=1.0, top_k=0, max_tokens=1, prompt_logprobs=0, detokenize=False
+    )
+    whole = [
+        {"prompt_token_ids": prompt + response}
+        for prompt, response in zip(prompts, responses((tokens, lengths)))
+    ]
     for k, out in enumerate(engine.llm.generate(whole, again, use_tqdm=False)):
-        theirs = [out.prompt_logprobs[len(prompts[k]) + t][int(tokens[k, t])].logprob for t in range(int(lengths[k]))]
+        theirs = [
+            out.prompt_logprobs[len(prompts[k]) + t][int(tokens[k, t])].logprob
+            for t in range(int(lengths[k]))
+        ]
         assert ours[k, : lengths[k]].tolist() == pytest.approx(theirs, abs=1e-3)

@@ -26,8 +26,11 @@ def canaries(tmp_path, monkeypatch):
         environment = dict(os.environ)
 
         def left():
-            found = list(tmp_path.iterdir()) + [name for name in os.environ if environment.get(name) != os.environ[name]
-                                                and name != "PYTEST_CURRENT_TEST"]
+            found = list(tmp_path.iterdir()) + [
+                name
+                for name in os.environ
+                if environment.get(name) != os.environ[name] and name != "PYTEST_CURRENT_TEST"
+            ]
             try:
                 found.append(server.accept())
             except BlockingIOError:
@@ -43,8 +46,12 @@ def _tried(strings):
     own, survived, slow = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0, []
     for text in strings:
         fine = True
-        for response, reference in ((text, "42"), (f"\\boxed{{{text}}}", "42"), (f"\\boxed{{{text}}}", "x+\\sqrt{2}"),
-                                    ("\\boxed{x+\\sqrt{2}}", text)):
+        for response, reference in (
+            (text, "42"),
+            (f"\\boxed{{{text}}}", "42"),
+            (f"\\boxed{{{text}}}", "x+\\sqrt{2}"),
+            ("\\boxed{x+\\sqrt{2}}", text),
+        ):
             begun = time.perf_counter()
             reward = rewards.grade(response, reference)
             if time.perf_counter() - begun > SECONDS or reward not in (0.0, 1.0):
@@ -63,10 +70,14 @@ def _tried(strings):
     return survived, max(usage.ru_maxrss, grown) / 2**10
 
 
-@pytest.mark.parametrize("claim, strings", [
-    ("hostile answers, crafted", answers.CRAFTED),
-    ("hostile answers, fuzzed", list(answers.fuzzed(10_000))),
-], ids=["crafted", "fuzzed"])
+@pytest.mark.parametrize(
+    "claim, strings",
+    [
+        ("hostile answers, crafted", answers.CRAFTED),
+        ("hostile answers, fuzzed", list(answers.fuzzed(10_000))),
+    ],
+    ids=["crafted", "fuzzed"],
+)
 def test_no_answer_runs_code_or_outgrows_its_limits(claim, strings, canaries):
     port, left = canaries
     begun, survived, traces = time.time(), 0, ["not looked for"]
@@ -76,7 +87,9 @@ def test_no_answer_runs_code_or_outgrows_its_limits(claim, strings, canaries):
     finally:
         record(claim, len(strings), 0 if traces else survived, time.time() - begun)
     assert traces == [] and survived == len(strings)
-    assert 40 < megabytes < MEGABYTES  # less than an idle Python with sympy would say that the account is wrong
+    assert (
+        40 < megabytes < MEGABYTES
+    )  # less than an idle Python with sympy would say that the account is wrong
 
 
 def test_benign_answers_are_graded_as_math_verify_does():
@@ -86,13 +99,29 @@ def test_benign_answers_are_graded_as_math_verify_does():
     logging.getLogger("math_verify").setLevel(logging.ERROR)
 
     def theirs(reference, given):
-        parsed = [math_verify.parse(f"${text.strip().strip('$')}$", parsing_timeout=None) for text in (reference, given)]
+        parsed = [
+            math_verify.parse(f"${text.strip().strip('$')}$", parsing_timeout=None)
+            for text in (reference, given)
+        ]
         return float(math_verify.verify(*parsed, timeout_seconds=None))
 
     begun = time.time()
-    graded = [(kind, reference, given, rewards.grade(f"\\boxed{{{given}}}", reference), theirs(reference, given))
-              for kind, reference, given in answers.benign(1000)]
+    graded = [
+        (
+            kind,
+            reference,
+            given,
+            rewards.grade(f"\\boxed{{{given}}}", reference),
+            theirs(reference, given),
+        )
+        for kind, reference, given in answers.benign(1000)
+    ]
     different = [row for row in graded if row[3] != row[4]]
-    record("benign answers graded as math-verify does", len(graded), len(graded) - len(different), time.time() - begun)
+    record(
+        "benign answers graded as math-verify does",
+        len(graded),
+        len(graded) - len(different),
+        time.time() - begun,
+    )
     assert 300 < sum(row[4] for row in graded) < 700  # right and wrong ones
     assert len(different) <= 5, different

@@ -13,7 +13,17 @@ FILE = Path(__file__).parents[1] / "test_hostile_files.py"
 
 def test_every_hostile_file_name_and_parameter_is_refused(tmp_path):
     begun = time.time()
-    subprocess.run([sys.executable, "-m", "pytest", str(FILE), "-k", "not trace", f"--junitxml={tmp_path}/report.xml"])
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            str(FILE),
+            "-k",
+            "not trace",
+            f"--junitxml={tmp_path}/report.xml",
+        ]
+    )
     found = ElementTree.parse(tmp_path / "report.xml").getroot().find("testsuite")
     tried = int(found.get("tests"))
     survived = tried - sum(int(found.get(kind)) for kind in ("failures", "errors", "skipped"))

@@ -32,27 +32,47 @@ def concluded(claim, tried, survived, seconds, failure):
 
 
 def test_gradcheck_of_every_loss_and_method():
-    concluded("gradcheck in float64: every loss, and every method's loss in the logits", *counting(
-        [lambda seed=seed: test_gradients.check_losses(seed) for seed in range(20)]
-        + [lambda name=name, seed=seed: test_gradients.check_whole_loss(name, seed)
-           for name in properties.TRAINED for seed in range(20)]))
+    concluded(
+        "gradcheck in float64: every loss, and every method's loss in the logits",
+        *counting(
+            [lambda seed=seed: test_gradients.check_losses(seed) for seed in range(20)]
+            + [
+                lambda name=name, seed=seed: test_gradients.check_whole_loss(name, seed)
+                for name in properties.TRAINED
+                for seed in range(20)
+            ]
+        ),
+    )
 
 
 def test_finite_differences_of_every_weight_tensor(model64, tokenizer, he, start):  # noqa: F811
     def trial(name, **changes):
         state = start(model64, properties.acting(name), **changes)
-        assert test_gradients.error_of_a_step(name, state, rendered(tokenizer, he), each=True) < 1e-5
+        assert (
+            test_gradients.error_of_a_step(name, state, rendered(tokenizer, he), each=True) < 1e-5
+        )
 
-    concluded("a training step's gradient against finite differences: every method, every weight tensor", *counting(
-        [lambda name=name, seed=seed: trial(name, seed=seed, micro_tokens=60, graph_tokens=65536 * (seed % 2))
-         for name in properties.TRAINED for seed in range(4)]))
+    concluded(
+        "a training step's gradient against finite differences: every method, every weight tensor",
+        *counting(
+            [
+                lambda name=name, seed=seed: trial(
+                    name, seed=seed, micro_tokens=60, graph_tokens=65536 * (seed % 2)
+                )
+                for name in properties.TRAINED
+                for seed in range(4)
+            ]
+        ),
+    )
 
 
 def test_properties_hold_in_two_hundred_cases_each(model64, tokenizer, start):  # noqa: F811
     every = dict(properties.PROPERTIES)
-    for made in (test_properties.scoring_does_not_see_padding_or_neighbours(model64),
-                 test_properties.responses_do_not_depend_on_the_prompts_beside_them(model64, tokenizer),
-                 test_properties.the_gradient_does_not_depend_on_micro_batches(model64, start)):
+    for made in (
+        test_properties.scoring_does_not_see_padding_or_neighbours(model64),
+        test_properties.responses_do_not_depend_on_the_prompts_beside_them(model64, tokenizer),
+        test_properties.the_gradient_does_not_depend_on_micro_batches(model64, start),
+    ):
         every[made[0].__qualname__] = made
     counts, failures, begun = {"tried": 0, "survived": 0}, [], time.perf_counter()
     for name, (check, strategies) in every.items():
@@ -62,6 +82,15 @@ def test_properties_hold_in_two_hundred_cases_each(model64, tokenizer, start):  
         except Exception as error:  # noqa: BLE001 - as above
             failures.append(error)
         if counts["survived"] - before < CASES:
-            failures.append(AssertionError(f"{name} was tried on {counts['survived'] - before} cases, not {CASES}"))
-    concluded(f"invariances: {len(every)} properties, {CASES} cases each", counts["tried"], counts["survived"],
-              time.perf_counter() - begun, failures[0] if failures else None)
+            failures.append(
+                AssertionError(
+                    f"{name} was tried on {counts['survived'] - before} cases, not {CASES}"
+                )
+            )
+    concluded(
+        f"invariances: {len(every)} properties, {CASES} cases each",
+        counts["tried"],
+        counts["survived"],
+        time.perf_counter() - begun,
+        failures[0] if failures else None,
+    )

@@ -32,16 +32,35 @@ def test_200_kills_lose_at_most_a_save_interval_each_and_end_in_the_same_weights
         for method in METHODS:
             since = time.time()
             crashes.survive(profile, method, tmp_path / method, None, rng, kills=0, longest=0)
-            expected[method], longest = crashes.outcome(tmp_path / method), max(longest, time.time() - since)
+            expected[method], longest = (
+                crashes.outcome(tmp_path / method),
+                max(longest, time.time() - since),
+            )
         number = cut_off = 0
         while tried < 200:
             method, folder = METHODS[number % len(METHODS)], tmp_path / f"killed-{number}"
-            killed, cut, good = crashes.survive(profile, method, folder, expected[method], rng, min(8, 200 - tried), longest)
-            tried, survived, cut_off, number = tried + killed, survived + killed * good, cut_off + cut, number + 1
+            killed, cut, good = crashes.survive(
+                profile, method, folder, expected[method], rng, min(8, 200 - tried), longest
+            )
+            tried, survived, cut_off, number = (
+                tried + killed,
+                survived + killed * good,
+                cut_off + cut,
+                number + 1,
+            )
             shutil.rmtree(folder)
     record("Crash safety: SIGKILL at random moments", tried, survived, time.time() - begun)
-    record("Crash safety: those of them that cut a checkpoint's file off", cut_off, cut_off * (tried == survived), 0)
-    assert cut_off > 20 and tried == survived == 200 and len({outcome[0] for outcome in expected.values()}) == len(METHODS)
+    record(
+        "Crash safety: those of them that cut a checkpoint's file off",
+        cut_off,
+        cut_off * (tried == survived),
+        0,
+    )
+    assert (
+        cut_off > 20
+        and tried == survived == 200
+        and len({outcome[0] for outcome in expected.values()}) == len(METHODS)
+    )
 
 
 # --- SIGTERM, Ctrl-C ------------------------------------------------------------------------------------------------
@@ -55,7 +74,16 @@ base: {world: rare, steps: 2, batch_size: 16}
 train: {steps: 24, questions: 16, group_size: 8, pool: 64, learning_rate: 3.0e-4, max_new_tokens: 24, save_every: 1000}
 evaluate: {questions: 4, samples: 2, temperature: 1.0, top_k: 0, top_p: 1.0, max_new_tokens: 24}
 """  # 24 steps of half a second, saved at the end alone; the entropy term moves weights although no answer is right
-NOTEBOOK = ["notebook", "06_train", "-p", "profile", "stops", "-p", "method", "entropy_regularization"]
+NOTEBOOK = [
+    "notebook",
+    "06_train",
+    "-p",
+    "profile",
+    "stops",
+    "-p",
+    "method",
+    "entropy_regularization",
+]
 RUN = "entropy_regularization-0.2m-s1"
 
 
@@ -71,8 +99,14 @@ def checkout(tmp_path_factory):
 
 def command(checkout, results, *arguments):
     env = {**os.environ, "PYTHONPATH": str(checkout), "PSLIB_RESULTS": str(results)}
-    return subprocess.Popen([sys.executable, "-m", "pslib", *arguments], cwd=results, env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-m", "pslib", *arguments],
+        cwd=results,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def living(results):
@@ -88,7 +122,9 @@ def living(results):
 
 
 def steps_taken(run):
-    return (run / "metrics.csv").read_text().count("\n") - 1 if (run / "metrics.csv").exists() else 0
+    return (
+        (run / "metrics.csv").read_text().count("\n") - 1 if (run / "metrics.csv").exists() else 0
+    )
 
 
 def stopped(checkout, results, arguments, number, after):
@@ -106,10 +142,14 @@ def stopped(checkout, results, arguments, number, after):
 def ended(run):
     """A finished run's weights and metrics, without the seconds."""
     metrics = pd.read_csv(run / "metrics.csv", dtype=str)
-    return load_file(run / "model" / "model.safetensors"), metrics[[c for c in metrics if not c.startswith("seconds")]]
+    return load_file(run / "model" / "model.safetensors"), metrics[
+        [c for c in metrics if not c.startswith("seconds")]
+    ]
 
 
-def test_a_command_that_is_asked_to_stop_saves_within_a_step_and_5_s_and_goes_on(checkout, tmp_path):
+def test_a_command_that_is_asked_to_stop_saves_within_a_step_and_5_s_and_goes_on(
+    checkout, tmp_path
+):
     begun, tried, survived, notes = time.time(), 0, 0, []
     (tmp_path / "whole").mkdir()
     whole = command(checkout, tmp_path / "whole", *NOTEBOOK)
@@ -124,37 +164,67 @@ def test_a_command_that_is_asked_to_stop_saves_within_a_step_and_5_s_and_goes_on
             returned, words, seconds, steps = stopped(checkout, results, arguments, number, after=5)
             step, _ = checkpoint.load_newest(run / "checkpoints")
             said = [line for line in words.splitlines() if line.startswith("pslib: ")]
-            step_seconds = pd.read_csv(run / "metrics.csv").filter(like="seconds_").sum(axis=1).max()
-            saved_after = (run / "checkpoints" / f"step-{step:06d}.json").stat().st_mtime - (time.time() - seconds)
-            good = [returned == code, steps <= step <= steps + 1, "Traceback" not in words, not living(results),
-                    said == ["pslib: stopped; run the same command again to continue"], saved_after <= step_seconds + 5]
+            step_seconds = (
+                pd.read_csv(run / "metrics.csv").filter(like="seconds_").sum(axis=1).max()
+            )
+            saved_after = (run / "checkpoints" / f"step-{step:06d}.json").stat().st_mtime - (
+                time.time() - seconds
+            )
+            good = [
+                returned == code,
+                steps <= step <= steps + 1,
+                "Traceback" not in words,
+                not living(results),
+                said == ["pslib: stopped; run the same command again to continue"],
+                saved_after <= step_seconds + 5,
+            ]
             again = command(checkout, results, *NOTEBOOK)
             words = again.communicate(timeout=300)[1]
             new_weights, new_metrics = ended(run) if again.returncode == 0 else ({}, None)
-            good += [again.returncode == 0 and new_metrics.equals(metrics) and
-                     all(torch.equal(weights[name], new_weights[name]) for name in weights)]
+            good += [
+                again.returncode == 0
+                and new_metrics.equals(metrics)
+                and all(torch.equal(weights[name], new_weights[name]) for name in weights)
+            ]
             tried, survived = tried + 1, survived + all(good)
             notes.append((arguments[0], code, good, round(seconds, 1), words[-500:]))
-    record("Stop request: SIGTERM and Ctrl-C to a notebook's command and to the whole chain", tried, survived,
-           time.time() - begun)
+    record(
+        "Stop request: SIGTERM and Ctrl-C to a notebook's command and to the whole chain",
+        tried,
+        survived,
+        time.time() - begun,
+    )
     assert tried == survived == 4, notes
 
 
 def test_a_chain_whose_command_is_killed_outright_ends_too(checkout, tmp_path):
-    returned, _, _, steps = stopped(checkout, tmp_path, ["reproduce", "stops", "--cores", "1"], signal.SIGKILL, after=3)
+    returned, _, _, steps = stopped(
+        checkout, tmp_path, ["reproduce", "stops", "--cores", "1"], signal.SIGKILL, after=3
+    )
     since = time.time()
     while living(tmp_path) and time.time() - since < 60:
         time.sleep(0.1)
     step, _ = checkpoint.load_newest(tmp_path / "local" / "stops" / "runs" / RUN / "checkpoints")
-    record("Stop request: the command of a chain killed outright (SIGKILL) leaves no process and a checkpoint", 1,
-           int(not living(tmp_path) and step >= steps), time.time() - since)
+    record(
+        "Stop request: the command of a chain killed outright (SIGKILL) leaves no process and a checkpoint",
+        1,
+        int(not living(tmp_path) and step >= steps),
+        time.time() - since,
+    )
     assert returned == -signal.SIGKILL and not living(tmp_path) and step >= steps
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_search_for_settings_that_is_asked_to_stop_begins_no_further_trial(checkout, tmp_path, number, code):
-    job, trials = command(checkout, tmp_path, "tune", "stops"), tmp_path / "local" / "stops" / "tuning"
-    while sum(steps_taken(trial) > 0 for trial in trials.glob("*")) < min(os.cpu_count(), 6):  # 6 trials come first
+def test_a_search_for_settings_that_is_asked_to_stop_begins_no_further_trial(
+    checkout, tmp_path, number, code
+):
+    job, trials = (
+        command(checkout, tmp_path, "tune", "stops"),
+        tmp_path / "local" / "stops" / "tuning",
+    )
+    while sum(steps_taken(trial) > 0 for trial in trials.glob("*")) < min(
+        os.cpu_count(), 6
+    ):  # 6 trials come first
         assert job.poll() is None, job.communicate()
         time.sleep(0.02)
     begun = {trial.name for trial in trials.iterdir()}
@@ -175,14 +245,18 @@ def contender(folder, ready, go, done):
         with runs.owned(folder):
             os.write(done, f"{os.getpid()} works\n".encode())
             time.sleep(60)
-    except Exception as error:  # BlockingIOError is what it should be; the race's verdict reads the words
+    except (
+        Exception
+    ) as error:  # BlockingIOError is what it should be; the race's verdict reads the words
         os.write(done, f"{os.getpid()} refused: {error}\n".encode())
 
 
 def race(folder, log):
     """Two processes ask for one folder at once; the winner is killed while it has it -> whether all went as it must."""
     (ready, ready_end), (go, go_end), (done, done_end) = os.pipe(), os.pipe(), os.pipe()
-    pids = [crashes.start(lambda: contender(folder, ready_end, go, done_end), log) for _ in range(2)]
+    pids = [
+        crashes.start(lambda: contender(folder, ready_end, go, done_end), log) for _ in range(2)
+    ]
     for _ in pids:
         os.read(ready, 1)
     os.write(go_end, b"..")
@@ -203,5 +277,7 @@ def test_of_two_processes_one_works_the_other_says_who_and_a_dead_owners_folder_
     begun = time.time()
     # each race begins with the lock and the name that the winner of the race before it left when it was killed
     good = sum(race(tmp_path / "run", tmp_path / "log") for _ in range(50))
-    record("Two at once: races for a folder whose last owner was killed", 50, good, time.time() - begun)
+    record(
+        "Two at once: races for a folder whose last owner was killed", 50, good, time.time() - begun
+    )
     assert good == 50

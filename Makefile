@@ -26,6 +26,8 @@ figures: .venv/ready
 
 # Side by side: each keeps one core busy. The notebooks among themselves share runs, so they are one after the other.
 test: .venv/ready
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
 	$(MAKE) --no-print-directory -j2 test-code test-notebooks
 
 test-code: .venv/ready

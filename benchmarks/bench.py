@@ -1,8 +1,9 @@
 """Benchmarks on a CPU, ours and a peer's in one run and in turns: `make bench`.
 
-Every pair is measured one after the other on one thread, PAIRS times after warm-up; a row holds medians, the ratio of
-the medians, and the smallest and largest ratio of a pair; what a row should reach stands in GOALS. Questions are the nano world's, weights are random, and the
-stop token lies outside the model's vocabulary, so that every response has exactly the tokens that are asked for.
+Every pair is measured one after the other on one thread, PAIRS times after warm-up; a row holds
+medians, the ratio of the medians, and the smallest and largest ratio of a pair; what a row should
+reach stands in GOALS. Questions are the nano world's, weights are random, and the stop token lies
+outside the model's vocabulary, so that every response has exactly the tokens that are asked for.
 """
 
 import dataclasses
@@ -78,7 +79,7 @@ COLUMNS = [
 ]
 
 
-# --- what is measured -----------------------------------------------------------------------------------------------
+# --- what is measured -----------------------------------------------------------------------------
 @cache
 def tokenizer():
     """The nano tokenizer, with a stop token that no nano model can draw."""
@@ -127,7 +128,7 @@ def graded(live=1.0):
     return patch.object(train, "sample", sampled)
 
 
-# --- how ----------------------------------------------------------------------------------------------------------------
+# --- how ------------------------------------------------------------------------------------------
 def seconds(call):
     start = time.perf_counter()
     call()
@@ -142,7 +143,7 @@ def in_turns(ours, peer, pairs=PAIRS):
 
 
 def row(case, times, note="", **more):
-    ours, peer = (statistics.median(column) for column in zip(*times))
+    ours, peer = (statistics.median(column) for column in zip(*times, strict=True))
     ratios = [a / b for a, b in times]
     return {
         "case": case,
@@ -161,11 +162,13 @@ def figure_row(case, value, note=""):
 
 
 def judged(table):
-    """A table of cases, this run's or a committed one, with what each should reach, `goal`, and whether it did, `met`.
+    """A table of cases, this run's or a committed one, with what each should reach, `goal`, and
+    whether it did, `met`.
 
-    Policy Split samples what GRPO samples and trains on each response twice, so its step should take (s + 2t) / (s + t) of
-    GRPO's, within 5%: s and t are the seconds that GRPO's steps spent on sampling and on training in the same benchmark
-    (columns sample_s and train_s). Blank where those were not recorded, and for a case without a goal.
+    Policy Split samples what GRPO samples and trains on each response twice, so its step should
+    take (s + 2t) / (s + t) of GRPO's, within 5%: s and t are the seconds that GRPO's steps spent on
+    sampling and on training in the same benchmark (columns sample_s and train_s). Blank where those
+    were not recorded, and for a case without a goal.
     """
     table = table.reindex(columns=COLUMNS).astype({"goal": object, "met": object})
     for at, case in table.iterrows():
@@ -180,7 +183,7 @@ def judged(table):
     return table
 
 
-# --- the cases ------------------------------------------------------------------------------------------------------
+# --- the cases ------------------------------------------------------------------------------------
 def grpo_against_trl(size):
     """A whole GRPO step, 64 responses of 64 tokens in groups of 8, against TRL's GRPOTrainer."""
     from datasets import Dataset
@@ -261,7 +264,9 @@ def grpo_against_trl(size):
 
 
 def decoding_against_transformers(size, batch):
-    """Greedy decoding of prompts of several lengths, against `generate`; the tokens must be the same."""
+    """Greedy decoding of prompts of several lengths, against `generate`; the tokens must be the
+    same.
+    """
     made, words = model(size).eval(), tokenizer()
     prompts = [modes.render(words, modes.NORMAL, q["question"]) for q in questions()[:batch]]
     greedy, found = rollouts.Decoding(0, 0, 1.0, NEW), {}
@@ -288,7 +293,9 @@ def decoding_against_transformers(size, batch):
 
 
 def split_against_grpo(size):
-    """A Policy Split step against our own GRPO step on as many responses, with GRPO's seconds of sampling and of training."""
+    """A Policy Split step against our own GRPO step on as many responses, with GRPO's seconds of
+    sampling and of training.
+    """
     split, grpo, spent = run_of(size, "policy_split"), run_of(size), []
     with graded():
         times = in_turns(
@@ -316,12 +323,14 @@ def dead_groups_left_out(size, live):
 
     for _ in range(WARM_UP + PAIRS):
         of(some, live, "ours"), of(every, 1.0, "peer")
-    times = list(zip(spent["ours"], spent["peer"]))[WARM_UP:]
+    times = list(zip(spent["ours"], spent["peer"], strict=True))[WARM_UP:]
     return row(f"training with {live:.0%} of the groups live against all live, {size}", times)
 
 
 def batch_of(prompt, new, groups=8, shared=True):
-    """A Packed of random ids: groups of GROUP responses; each row has a prompt of its own where not shared."""
+    """A Packed of random ids: groups of GROUP responses; each row has a prompt of its own where not
+    shared.
+    """
     draw = torch.Generator().manual_seed(0)
     prompts = torch.randint(6, 500, (groups, prompt), generator=draw).tolist()
     responses, lengths = (
@@ -347,12 +356,15 @@ def shared_prefixes(size):
     return row(
         f"shared prefixes against repeated, {size}",
         times,
-        f"92 prompt and 60 response tokens, G = 8: {len(packs[0].tokens)} tokens against {len(packs[1].tokens)}",
+        f"92 prompt and 60 response tokens, G = 8: {len(packs[0].tokens)} tokens against "
+        f"{len(packs[1].tokens)}",
     )
 
 
 def lean_memory():
-    """Peak extra memory of log-probs and entropies at V = 151,936, 512 tokens, forward and backward; in a process of its own."""
+    """Peak extra memory of log-probs and entropies at V = 151,936, 512 tokens, forward and
+    backward; in a process of its own.
+    """
     # Freed memory goes back to the system at once, so that the peak is of what is held.
     out = subprocess.run(
         [sys.executable, __file__, "--memory"],
@@ -366,12 +378,15 @@ def lean_memory():
     return figure_row(
         "log-prob and entropy at V = 151,936: extra memory over the full logits'",
         extra / full,
-        f"{extra:.0f} of {full:.0f} MB, the gradients themselves not counted; largest error {error:.1g}",
+        f"{extra:.0f} of {full:.0f} MB, the gradients themselves not counted; largest error "
+        f"{error:.1g}",
     )
 
 
 def memory_of_the_lean_form():
-    """Print the extra MB, the full logits' MB and the error; Linux only, whose peak of a process's memory can be reset."""
+    """Print the extra MB, the full logits' MB and the error; Linux only, whose peak of a process's
+    memory can be reset.
+    """
 
     def resident(which):
         return int(re.search(rf"{which}:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -394,7 +409,8 @@ def memory_of_the_lean_form():
     theirs = torch.autograd.grad(logp.sum() + entropy.sum(), (hidden, weight))
     lean = policy._HeadLogprobEntropy.apply(hidden, weight, tokens, 1.0)
     error = max(
-        (a - b).abs().max().item() for a, b in zip((*ours, *lean), (*theirs, logp, entropy))
+        (a - b).abs().max().item()
+        for a, b in zip((*ours, *lean), (*theirs, logp, entropy), strict=True)
     )
     print(extra, 512 * 151_936 * 4 / mb, error)
 
@@ -426,26 +442,30 @@ def padding():
 
     with patch.object(train, "sample", uneven), patch.object(policy.Policy, "forward", spy):
         state.step(questions()[:8])
-    wasted, fed, attended = map(sum, zip(*seen))
+    wasted, fed, _attended = map(sum, zip(*seen, strict=True))
     return figure_row(
         "tokens computed on padding, scoring and training",
         wasted / fed,
-        f"{fed} tokens, none twice; inside attention alone rows are padded to the longest of the micro-batch",
+        f"{fed} tokens, none twice; inside attention alone rows are padded to the longest of the "
+        "micro-batch",
     )
 
 
 def throughput(size):
-    """Useful FLOPs, 6 a parameter and token, over the matrix-product peak of one thread, in turns."""
+    """Useful FLOPs, 6 a parameter and token, over the matrix-product peak of one thread, in
+    turns.
+    """
     scored, packed = policy.Policy(model(size)), batch_of(24, NEW, groups=7)
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
     times = in_turns(lambda: training_pass(scored, packed), lambda: a @ b)
-    ours, product = (statistics.median(column) for column in zip(*times))
+    ours, product = (statistics.median(column) for column in zip(*times, strict=True))
     parameters, tokens = scored.model.num_parameters(), len(packed.tokens)
     share = 6 * parameters * tokens / ours / (2 * 1024**3 / product)
     return figure_row(
         f"training throughput over the matrix-product peak, {size}",
         share,
-        f"{tokens / ours:,.0f} tokens/s, each prompt token counted once; peak {2e-9 * 1024**3 / product:.0f} GFLOP/s",
+        f"{tokens / ours:,.0f} tokens/s, each prompt token counted once; peak "
+        f"{2e-9 * 1024**3 / product:.0f} GFLOP/s",
     )
 
 
@@ -463,7 +483,9 @@ def grading():
 
 
 def scaling():
-    """Step time against responses, response length and parameters: rows of (against, value, seconds), and exponents."""
+    """Step time against responses, response length and parameters: rows of (against, value,
+    seconds), and exponents.
+    """
     points = []
 
     def measure(against, value, size, number, new):
@@ -491,7 +513,8 @@ def scaling():
     for against, part in points.groupby("against", sort=False):
         exponent = np.polyfit(np.log(part.value), np.log(part.seconds), 1)[0]
         note = "; ".join(
-            f"{value:,}: {spent:.2f} s" for value, spent in zip(part.value, part.seconds)
+            f"{value:,}: {spent:.2f} s"
+            for value, spent in zip(part.value, part.seconds, strict=True)
         )
         made.append(figure_row(f"exponent of step time in {against}", exponent, note))
     return made, points
@@ -535,7 +558,9 @@ def picture(table, points):
         axes[0].set_yticks(pairs.index, pairs.case)
         axes[0].set(xlabel="our time over the peer's, with the pairs' spread", xlim=(0, None))
         axes[0].legend(loc="lower right")
-        for axis, (against, part) in zip(axes[1:], points.groupby("against", sort=False)):
+        for axis, (against, part) in zip(
+            axes[1:], points.groupby("against", sort=False), strict=True
+        ):
             axis.loglog(part.value, part.seconds, "o-", color=figures.COLOURS["grpo"])
             axis.loglog(
                 part.value,

@@ -1,7 +1,9 @@
-"""Benchmarks on a GPU with a random-weight model of Qwen3-1.7B's shape: `make bench-gpu`; `--tiny` tries the script on a CPU.
+"""Benchmarks on a GPU with a random-weight model of Qwen3-1.7B's shape: `make bench-gpu`; `--tiny`
+tries the script on a CPU.
 
-Training tokens a second and its share of the bf16 matrix-product peak measured in the same run, peak memory, rollout
-tokens a second of each engine against plain `generate`, and a Policy Split step split into sampling, scoring and training.
+Training tokens a second and its share of the bf16 matrix-product peak measured in the same run,
+peak memory, rollout tokens a second of each engine against plain `generate`, and a Policy Split
+step split into sampling, scoring and training.
 """
 
 import platform
@@ -47,7 +49,9 @@ NEW, GROUPS = (16, 2) if TINY else (512, 8)
 
 
 def seconds(call, repeats=3):
-    """Median seconds of a call after one to warm up, the device's queue emptied before and after."""
+    """Median seconds of a call after one to warm up, the device's queue emptied before and
+    after.
+    """
     wait = torch.cuda.synchronize if DEVICE == "cuda" else lambda: None
     times = []
     for _ in range(repeats + 1):
@@ -62,7 +66,8 @@ def seconds(call, repeats=3):
 def main():
     if DEVICE == "cuda" and not torch.cuda.is_available():
         sys.exit(
-            "no GPU was found; run this where torch.cuda.is_available() is true, or try the script with --tiny"
+            "no GPU was found; run this where torch.cuda.is_available() is true, or try the script "
+            "with --tiny"
         )
     chip = torch.cuda.get_device_name() if DEVICE == "cuda" else platform.machine()
     rows = [

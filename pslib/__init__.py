@@ -1,10 +1,13 @@
-"""Policy Split (arXiv 2604.11510) in small: one room per idea, read in the order in which data walks through them.
+"""Policy Split (arXiv 2604.11510) in small: one room per idea, read in the order in which data
+walks through them.
 
-    question -> modes -> rollouts -> rewards -> sharing -> policy (log-prob, entropy) -> advantages -> losses -> update
+    question -> modes -> rollouts -> rewards -> sharing -> policy (log-prob, entropy) -> advantages
+    -> losses -> update
 
-The method is in `methods` (a table), the loop in `train`, the mathematics in `advantages` and `losses`. Three shelves stand
-beside it: `evidence` (results to tables, figures, verdicts), `study` (what the teaching notebooks show), `scale` (the
-method's way to larger models).
+The method is in `methods` (a table), the loop in `train`, the mathematics in `advantages` and
+`losses`. Three shelves stand
+beside it: `evidence` (results to tables, figures, verdicts), `study` (what the teaching notebooks
+show), `scale` (the method's way to larger models).
 
 Shape letters, the same everywhere:
 
@@ -13,8 +16,8 @@ Shape letters, the same everywhere:
     T  response tokens (padded)     L  prompt and response tokens (padded)
     V  vocabulary
 
-Masks are bool (N, T) and come from lengths, never from pad ids. Entropies and log-probs are in nats unless a name
-ends in `_bits`.
+Masks are bool (N, T) and come from lengths, never from pad ids. Entropies and log-probs are in nats
+unless a name ends in `_bits`.
 """
 
 __version__ = "0.1.0"

@@ -1,6 +1,8 @@
-"""The command line: `python -m pslib reproduce quick`, `python -m pslib notebook 06_train -p seed 2`, ...
+"""The command line: `python -m pslib reproduce quick`, `python -m pslib notebook 06_train -p seed
+2`, ...
 
-Errors are one sentence on standard error and exit code 1; earlier results are never touched by a command that fails.
+Errors are one sentence on standard error and exit code 1; earlier results are never touched by a
+command that fails.
 """
 
 import argparse
@@ -22,7 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]  # not from `runs`: this file stays l
 
 
 def _absolute(profile):
-    """A profile's path as an absolute one, since its steps run in other folders; a name as it is."""
+    """A profile's path as an absolute one, since its steps run in other folders; a name as it
+    is.
+    """
     return str(Path(profile).resolve()) if profile.endswith((".yaml", ".yml")) else profile
 
 
@@ -95,7 +99,9 @@ def _print_anywhere():
 
 
 def _typed(name, given, default):
-    """A parameter's text as the type of its default in the notebook; ValueError if it is not one."""
+    """A parameter's text as the type of its default in the notebook; ValueError if it is not
+    one.
+    """
     kind = type(default)
     try:
         if kind is bool:
@@ -113,7 +119,9 @@ def _plain(path):
 
 
 def notebook(name, out, given):
-    """Execute a notebook of the chain with parameters (a dict of texts), each checked by name and type first."""
+    """Execute a notebook of the chain with parameters (a dict of texts), each checked by name and
+    type first.
+    """
     import ast
 
     import papermill
@@ -139,8 +147,9 @@ def notebook(name, out, given):
             f"the executed notebook must go to a file of its own that ends in .ipynb; got {out}"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Asked to stop, papermill interrupts the kernel and waits for so many seconds, in which a training step can end. The
-    # kernel's own log would then fill the screen with the trouble it has in answering.
+    # Asked to stop, papermill interrupts the kernel and waits for so many seconds, in which a
+    # training step can end. The kernel's own log would then fill the screen with the trouble it has
+    # in answering.
     stopping = {
         "config": Config(KernelManager={"shutdown_wait_time": 600.0}),
         "extra_arguments": ["--log-level=CRITICAL"],
@@ -172,10 +181,12 @@ def _left(seconds):
 
 
 class Watch:
-    """Follows a chain from outside by its files: share of the work done, and the latest word of each job's log."""
+    """Follows a chain from outside by its files: share of the work done, and the latest word of
+    each job's log.
+    """
 
-    # A job's cost in training steps of GRPO, roughly, for the estimate alone. The base model's counts double: nothing
-    # else can run beside it.
+    # A job's cost in training steps of GRPO, roughly, for the estimate alone. The base model's
+    # counts double: nothing else can run beside it.
     BASE, NOTEBOOK, EVALUATION, SPLIT = 900, 25, 15, 1.8
 
     def __init__(self, profile):
@@ -231,7 +242,8 @@ class Watch:
             else "time left known after the first job"
         )
         print(
-            f"[{time.strftime('%H:%M:%S')}] {self.profile.name}: {100 * done / total:.0f}% done, {rest}",
+            f"[{time.strftime('%H:%M:%S')}] {self.profile.name}: {100 * done / total:.0f}% done, "
+            f"{rest}",
             flush=True,
         )
         for path in sorted((self.profile.folder / "logs").glob("*.log")):
@@ -243,13 +255,15 @@ class Watch:
                 print("    " + lines[-1].strip(), flush=True)
 
 
-# The chain runs in a session of its own, on a leash: however this process ends, killed outright included, the pipe that it
-# holds closes, `read` returns, and every process of the chain gets SIGTERM.
+# The chain runs in a session of its own, on a leash: however this process ends, killed outright
+# included, the pipe that it holds closes, `read` returns, and every process of the chain gets
+# SIGTERM.
 LEASH = 'exec 3<&0 </dev/null; (read _ <&3; kill 0) & exec "$@"'
 
 
 def reproduce(name, cores):
-    """Run a profile's whole chain, then show this machine's table beside the committed one and the paper's.
+    """Run a profile's whole chain, then show this machine's table beside the committed one and the
+    paper's.
 
     name: the profile's, or the absolute path of its file.
     """
@@ -283,7 +297,8 @@ def reproduce(name, cores):
             "--keep-going",
         ]
         print(
-            f"profile {profile.name}: results go to {profile.folder}; stopping and running again continues",
+            f"profile {profile.name}: results go to {profile.folder}; stopping and running again "
+            "continues",
             flush=True,
         )
         watch, said = Watch(profile), 0.0
@@ -317,11 +332,13 @@ def reproduce(name, cores):
     lacking = chain.missing(profile)
     if lacking:
         raise RuntimeError(
-            f"the chain has ended and {next(iter(lacking.values()))} is not there; run the same command again"
+            f"the chain has ended and {next(iter(lacking.values()))} is not there; run the same "
+            "command again"
         )
     compare(profile)
     print(
-        f"\nreproduced in {_left(time.time() - watch.begun)}; tables, figures and executed notebooks are in {profile.folder}"
+        f"\nreproduced in {_left(time.time() - watch.begun)}; tables, figures and executed "
+        f"notebooks are in {profile.folder}"
     )
 
 
@@ -385,7 +402,8 @@ def compare(profile):
     ours = pd.read_csv(profile.folder / "tables" / "table1_general.csv")
     old = pd.read_csv(committed) if committed.exists() else ours.iloc[:0]
     print(
-        "\nTable 1, average of the four suites: accuracy in %, entropy in bits a token, mean ± 95% interval over "
+        "\nTable 1, average of the four suites: accuracy in %, entropy in bits a token, mean ± 95% "
+        "interval over "
         f"{ours.seeds.max()} {profile.replicates()}\n"
     )
     print(
@@ -394,20 +412,24 @@ def compare(profile):
         )
     )
     print(
-        "\nOn another processor or installation rounding differs, and sampled responses with it: expect intervals that overlap, "
+        "\nOn another processor or installation rounding differs, and sampled responses with it: "
+        "expect intervals that overlap, "
         "not the same digits."
     )
 
 
 def train(profile, method, size, seed):
-    """Train one run: on TRL's trainer where the profile's `launch` names its size, in all processes of this world; else in our loop."""
+    """Train one run: on TRL's trainer where the profile's `launch` names its size, in all processes
+    of this world; else in our loop.
+    """
     if size in profile.launch:
         from pslib.scale import launched
 
         launched.train_run(profile, method, size, seed)
     elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError(
-            f"size {size} of profile {profile.name} trains in one process; name it in the profile's launch to train it in "
+            f"size {size} of profile {profile.name} trains in one process; name it in the "
+            "profile's launch to train it in "
             "several"
         )
     else:
@@ -428,11 +450,13 @@ def _publish_base(folder, target):
 
 
 def publish(profile):
-    """Copy a profile's small results from results/local/<profile> to results/<profile>, where they can be committed.
+    """Copy a profile's small results from results/local/<profile> to results/<profile>, where they
+    can be committed.
 
-    Executed notebooks are copied without their progress lines (stderr) and with paths relative to the checkout, those of single
-    runs and base models only where there are few. An evaluation becomes a row a question (see evaluate.condensed), beside the shares
-    of the derivations (see evaluate.derivations).
+    Executed notebooks are copied without their progress lines (stderr) and with paths relative to
+    the checkout, those of single runs and base models only where there are few. An evaluation
+    becomes a row a question (see evaluate.condensed), beside the shares of the derivations (see
+    evaluate.derivations).
     """
     import nbformat
     import pandas as pd
@@ -458,7 +482,7 @@ def publish(profile):
         "runs/*/*.parquet",
     ):
         for path in sorted(profile.folder.glob(kind)):
-            if path.name.startswith(".") or path.match("notebooks/0[567]_*.ipynb") and not each:
+            if path.name.startswith(".") or (path.match("notebooks/0[567]_*.ipynb") and not each):
                 continue
             runs.within(profile.folder, path)
             to = runs.within(runs.ROOT / "results", target / path.relative_to(profile.folder))
@@ -537,7 +561,8 @@ def main(argv=None):
     three.add_argument("--out", required=True, help="the folder, which must not be there yet")
     four = commands.add_parser(
         "train",
-        help="train one run; a size that the profile launches, on TRL's trainer under torchrun or accelerate launch",
+        help="train one run; a size that the profile launches, on TRL's trainer under torchrun or "
+        "accelerate launch",
     )
     for name in ("profile", "method", "size"):
         four.add_argument(name)
@@ -615,9 +640,8 @@ def main(argv=None):
                 )
             )
         elif args.command == "figures":
-            from pslib.evidence import artefacts
-
             from pslib import runs
+            from pslib.evidence import artefacts
 
             mine = runs.load_profile(args.profile) if args.profile else None
             for profile, folder in [(mine, mine.folder)] if mine else artefacts.committed():

@@ -1,10 +1,10 @@
-"""The base model of the nano world: Qwen3's architecture, trained from nothing on a corpus of worked sums.
+"""The base model of the nano world: Qwen3's architecture, trained from nothing on a corpus of
+worked sums.
 
 Reinforcement learning starts from it, as the paper's starts from Qwen3's post-trained models.
 """
 
 import random
-import time
 from dataclasses import replace
 
 import torch
@@ -22,17 +22,21 @@ SIZES = {
 }
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% "
+    "endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIALS = ["<|pad|>", "<|end|>", "<|unk|>", "<|system|>", "<|user|>", "<|assistant|>"]
-# A number, the opening of a box, a word with the space before it, or any other character; words and signs also take
-# the space after them where a number follows, so that a number is one token wherever it stands.
+# A number, the opening of a box, a word with the space before it, or any other character; words and
+# signs also take the space after them where a number follows, so that a number is one token
+# wherever it stands.
 PIECES = r"\d{1,2}| ?\\boxed\{| ?\p{L}+(?: (?=\d))?|[^\s\d](?: (?=\d))?|\s"
 
 
 def build_tokenizer(texts, vocab_size=512):
-    """A byte-pair tokenizer with a chat template, learned from texts; numbers to 99 are one token where frequent."""
+    """A byte-pair tokenizer with a chat template, learned from texts; numbers to 99 are one token
+    where frequent.
+    """
     bpe = Tokenizer(models.BPE(unk_token="<|unk|>"))
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -64,11 +68,14 @@ def build_tokenizer(texts, vocab_size=512):
 
 
 def parse(name):
-    """A base model's size in SIZES and which one of that size it is: "0.2m" is ("0.2m", 0), and "0.2m.b3" is ("0.2m", 3)."""
+    """A base model's size in SIZES and which one of that size it is: "0.2m" is ("0.2m", 0), and
+    "0.2m.b3" is ("0.2m", 3).
+    """
     size, _, which = name.partition(".b")
     if size not in SIZES or not f"{which}0".isdecimal():
         raise ValueError(
-            f"no nano size is called {name!r}; there are {', '.join(SIZES)}, and more base models of each, as in 0.2m.b1"
+            f"no nano size is called {name!r}; there are {', '.join(SIZES)}, and more base models "
+            "of each, as in 0.2m.b1"
         )
     return size, int(which or 0)
 
@@ -87,7 +94,8 @@ def world_tokenizer(world, size, seed):
 def neutral_prompt(tokenizer, seed):
     """A base model's own prompt without meaning, drawn from the base model's seed.
 
-    It has as many tokens as the paper's full high-entropy prompt, and no word of `nano`'s two lists.
+    It has as many tokens as the paper's full high-entropy prompt, and no word of `nano`'s two
+    lists.
     """
 
     def count(text):
@@ -135,11 +143,13 @@ def encode(tokenizer, examples):
         ]
     )["input_ids"]
     responses = tokenizer([r + tokenizer.eos_token for _, _, r in examples])["input_ids"]
-    return list(zip(rendered, responses))
+    return list(zip(rendered, responses, strict=True))
 
 
 def _batches(pairs, size, seed):
-    """Batches of like lengths, in random order, as (tokens, labels) tensors; labels are -100 off the responses."""
+    """Batches of like lengths, in random order, as (tokens, labels) tensors; labels are -100 off
+    the responses.
+    """
     rng, batches = random.Random(seed), []
     for first in range(0, len(pairs), 16 * size):
         pool = sorted(
@@ -190,10 +200,11 @@ def optimisers(model, steps, lr, matrix_lr):
 def train(name, world, steps, batch_size=64, lr=5e-3, matrix_lr=6e-3, seed=0, report=None):
     """Train a base model on a corpus of `steps * batch_size` examples of a world.
 
-    name: see `parse`; the which-th base model of a size has its corpus and weights drawn from `seed` + which.
+    name: see `parse`; the which-th base model of a size has its corpus and weights drawn from
+    `seed` + which.
     world: a name in nano.WORLDS, or a nano.World.
-    -> (model in eval mode, tokenizer, losses in nats a token, one a step). `report(step, steps, loss)` is called
-    after each step.
+    -> (model in eval mode, tokenizer, losses in nats a token, one a step). `report(step, steps,
+    loss)` is called after each step.
     """
     size, which = parse(name)
     seed += which
@@ -203,7 +214,8 @@ def train(name, world, steps, batch_size=64, lr=5e-3, matrix_lr=6e-3, seed=0, re
     model = build_model(size, tokenizer, seed).train()
     pair, schedules = optimisers(model, steps, lr, matrix_lr)
     pairs, losses = encode(tokenizer, examples), []
-    # Batches hold responses of like length: dividing by each batch's own tokens would teach short ones too well.
+    # Batches hold responses of like length: dividing by each batch's own tokens would teach short
+    # ones too well.
     usual = batch_size * sum(len(response) for _, response in pairs) / len(pairs)
     for step, (tokens, labels) in enumerate(_batches(pairs, batch_size, seed)):
         keep = labels >= 0

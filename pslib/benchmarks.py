@@ -1,7 +1,9 @@
-"""Benchmarks: the paper's data sets through `datasets`, with the columns that `tasks` gives the nano world's questions.
+"""Benchmarks: the paper's data sets through `datasets`, with the columns that `tasks` gives the
+nano world's questions.
 
-A profile's `data` section says which data sets play which suite, and where each one is: a hub id, `id@revision`, or a folder
-with the same files. Columns, configs and splits are those of the hub's; the paper's prompts are put around each question.
+A profile's `data` section says which data sets play which suite, and where each one is: a hub id,
+`id@revision`, or a folder with the same files. Columns, configs and splits are those of the hub's;
+the paper's prompts are put around each question.
 """
 
 import hashlib
@@ -18,7 +20,10 @@ from pslib.tasks import SUITES
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where a data set has what. Multiple choice has either a column of options, or one for each wrong answer."""
+    """Where a data set has what.
+
+    Multiple choice has either a column of options, or one for each wrong answer.
+    """
 
     split: str
     question: str
@@ -45,16 +50,20 @@ BENCHMARKS = {
 
 
 def check(data, where):
-    """ValueError in one sentence unless `data` names for every suite the data sets that play it, each with its place."""
+    """ValueError in one sentence unless `data` names for every suite the data sets that play it,
+    each with its place.
+    """
     for suite in SUITES:
         if not isinstance(data.get(suite), dict) or not data[suite]:
             raise ValueError(
-                f"{where} must name data sets for the suite {suite!r}, like {{math500: HuggingFaceH4/MATH-500}}"
+                f"{where} must name data sets for the suite {suite!r}, like {{math500: "
+                "HuggingFaceH4/MATH-500}"
             )
         for name, source in data[suite].items():
             if name not in BENCHMARKS or not isinstance(source, str):
                 raise ValueError(
-                    f"{where}, suite {suite}: a data set is one of {', '.join(BENCHMARKS)} with a hub id or a "
+                    f"{where}, suite {suite}: a data set is one of {', '.join(BENCHMARKS)} with a "
+                    "hub id or a "
                     f"folder; got {name!r}: {source!r}"
                 )
     if unknown := sorted(set(data) - set(SUITES)):
@@ -62,12 +71,13 @@ def check(data, where):
 
 
 def load(data, suite, count, split="test", seed=0):
-    """Up to `count` questions of a suite, drawn by seed -> Dataset with id (data set and row), question, answer, and
-    worked_out where a data set of the suite asks for worked-out answers.
+    """Up to `count` questions of a suite, drawn by seed -> Dataset with id (data set and row),
+    question, answer, and worked_out where a data set of the suite asks for worked-out answers.
 
-    Splits train and tuning share out the data sets of the suite `train`, four rows of five and the fifth, so tuning sees no
-    test question. info.description says what was read: name=source@revision, and a hash of the questions.
-    ValueError names a data set and what is wrong with it; OSError where it cannot be read.
+    Splits train and tuning share out the data sets of the suite `train`, four rows of five and the
+    fifth, so tuning sees no test question. info.description says what was read:
+    name=source@revision, and a hash of the questions. ValueError names a data set and what is wrong
+    with it; OSError where it cannot be read.
     """
     pool, read = [], []
     for name, source in data[suite if split == "test" else "train"].items():
@@ -82,9 +92,10 @@ def load(data, suite, count, split="test", seed=0):
     if any(BENCHMARKS[name].worked_out for name, _, _ in pool):
         rows = [
             {**row, "worked_out": BENCHMARKS[name].worked_out}
-            for (name, _, _), row in zip(pool, rows)
+            for (name, _, _), row in zip(pool, rows, strict=False)
         ]
-    said = f"{', '.join(read)}; {len(rows)} rows {hashlib.sha256(repr(rows).encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+    said = f"{', '.join(read)}; {len(rows)} rows {digest}"
     return datasets.Dataset.from_list(rows, info=datasets.DatasetInfo(description=said))
 
 
@@ -106,9 +117,12 @@ def _read(name, source):
     except Exception as error:  # the libraries raise kinds of their own
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise OSError(
-            f"the data set {name} could not be read from {source!r} (split {has.split}): {reason}; where no network "
-            f"is, get it where one is (hf download --repo-type dataset {path} --local-dir FOLDER) and name the folder "
-            "in the profile's data section, or load it there once, bring its HF_HOME here and set HF_HUB_OFFLINE=1; a "
+            f"the data set {name} could not be read from {source!r} (split {has.split}): {reason}; "
+            "where no network "
+            f"is, get it where one is (hf download --repo-type dataset {path} --local-dir FOLDER) "
+            "and name the folder "
+            "in the profile's data section, or load it there once, bring its HF_HOME here and set "
+            "HF_HUB_OFFLINE=1; a "
             "gated one wants its terms accepted on its page, and hf auth login"
         ) from error
     needed = [has.question, has.answer, *filter(None, [has.options]), *has.wrong]
@@ -127,7 +141,8 @@ def _row(name, row, place, seed):
     def text(column, value):
         if not isinstance(value, (str, int, float)) or not str(value).strip():
             raise ValueError(
-                f"the data set {name} has {value!r} in column {column!r} of row {place}, where a text belongs; has "
+                f"the data set {name} has {value!r} in column {column!r} of row {place}, where a "
+                "text belongs; has "
                 "the column changed? Name an older revision as id@revision"
             )
         return str(value).strip()
@@ -150,10 +165,13 @@ def _row(name, row, place, seed):
         ]
     if answer not in list(ascii_uppercase[: len(choices)]):
         raise ValueError(
-            f"the data set {name} has {answer!r} in column {has.answer!r} of row {place}, which is the letter of "
+            f"the data set {name} has {answer!r} in column {has.answer!r} of row {place}, which is "
+            "the letter of "
             f"none of its {len(choices)} choices; has the column changed?"
         )
-    listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices))
+    listed = "\n".join(
+        f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)
+    )
     return {
         "id": f"{name}-{place}",
         "question": prompts["choice"].format(question=question, choices=listed),

@@ -1,7 +1,8 @@
-"""The steps that the notebooks of the chain call, each from a profile's settings to files in results/local/<profile>.
+"""The steps that the notebooks of the chain call, each from a profile's settings to files in
+results/local/<profile>.
 
-A step that is done is not done again; a training run that was stopped goes on from its last checkpoint; a file is
-there whole or not at all.
+A step that is done is not done again; a training run that was stopped goes on from its last
+checkpoint; a file is there whole or not at all.
 """
 
 import json
@@ -10,7 +11,6 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -31,13 +31,15 @@ from pslib import (
     train,
 )
 
-# One thread a run: on a small model a second one gains nothing, and waits for milliseconds at every product as soon as
-# anything else uses its core. The chain fills the other cores with other runs.
+# One thread a run: on a small model a second one gains nothing, and waits for milliseconds at every
+# product as soon as anything else uses its core. The chain fills the other cores with other runs.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
 class Progress:
-    """Says how far a long job is and how long it will still take: a line at most every `every` seconds."""
+    """Says how far a long job is and how long it will still take: a line at most every `every`
+    seconds.
+    """
 
     def __init__(self, name, every=10.0):
         self.name, self.every, self.begun, self.said, self.first = (
@@ -56,14 +58,17 @@ class Progress:
             return
         self.said, pace = now, (now - self.begun) / (done - self.first)
         print(
-            f"{self.name}: step {done}/{total}, {pace:.2f} s a step, {pace * (total - done):.0f} s left{note}",
+            f"{self.name}: step {done}/{total}, {pace:.2f} s a step, {pace * (total - done):.0f} s "
+            f"left{note}",
             file=sys.stderr,
             flush=True,
         )
 
 
 def save_model(folder, model, tokenizer):
-    """Save a Hugging Face folder so that it is there whole or not at all; OSError where it cannot be written."""
+    """Save a Hugging Face folder so that it is there whole or not at all; OSError where it cannot
+    be written.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -72,7 +77,10 @@ def save_model(folder, model, tokenizer):
         put(temporary, folder)
     except Exception as error:  # the libraries raise kinds of their own when the disk is full
         shutil.rmtree(temporary, ignore_errors=True)
-        said = f"could not save the model to {folder}: {error}; nothing earlier was lost: put this right and run again"
+        said = (
+            f"could not save the model to {folder}: {error}; nothing earlier was lost: put this "
+            "right and run again"
+        )
         raise OSError(*filter(None, [getattr(error, "errno", None)]), said) from error
 
 
@@ -99,8 +107,8 @@ def _load(profile, source):
 def make_base(profile, size):
     """The model that reinforcement learning starts from, as (model, tokenizer, losses).
 
-    For a nano profile it is trained once and kept in base/<size>; losses is its training curve, in nats a token. For
-    any other model the profile names it, and losses is empty.
+    For a nano profile it is trained once and kept in base/<size>; losses is its training curve, in
+    nats a token. For any other model the profile names it, and losses is empty.
     """
     if profile.model != "nano":
         return *_load(profile, profile.model.replace("{size}", size)), []
@@ -132,7 +140,9 @@ def make_base(profile, size):
 
 
 def _base_is_made(folder, wanted):
-    """Whether a folder holds the base model that is wanted; ValueError where it holds another, or one that was changed since."""
+    """Whether a folder holds the base model that is wanted; ValueError where it holds another, or
+    one that was changed since.
+    """
     records.same(folder / "params.yaml", wanted)
     if not (folder / "manifest.json").exists():
         return False
@@ -141,12 +151,14 @@ def _base_is_made(folder, wanted):
 
 
 def measure_base(profile, size):
-    """What makes the base model a fair stand-in, measured on tuning questions at temperature 1; -> DataFrame.
+    """What makes the base model a fair stand-in, measured on tuning questions at temperature 1; ->
+    DataFrame.
 
-    Rows by `measure`: "suite" (accuracy and entropy_bits of each suite), "default" (share and accuracy of each
-    derivation without a system prompt), "named" (the same under a prompt that names it: share says how well it obeys,
-    kl in nats a token how far that prompt moves the model), "prompt" (the KL under each of the paper's mode prompts).
-    Also written to measured.csv beside the model.
+    Rows by `measure`: "suite" (accuracy and entropy_bits of each suite), "default" (share and
+    accuracy of each derivation without a system prompt), "named" (the same under a prompt that
+    names it: share says how well it obeys, kl in nats a token how far that prompt moves the model),
+    "prompt" (the KL under each of the paper's mode prompts). Also written to measured.csv beside
+    the model.
     """
     model, tokenizer, _ = make_base(profile, size)
     settings = replace(profile.evaluate, temperature=1.0, top_k=0, top_p=1.0)
@@ -218,7 +230,9 @@ def measure_base(profile, size):
 
 
 def bonus_of_base(profile, size):
-    """What eq. 3 adds to the base model's advantages, token by token (see probe.bonus); also written to bonus.csv beside it."""
+    """What eq. 3 adds to the base model's advantages, token by token (see probe.bonus); also
+    written to bonus.csv beside it.
+    """
     model, tokenizer, _ = make_base(profile, size)
     generator = torch.Generator().manual_seed(profile.base.seed)
     questions = profile.questions("train", profile.train.questions, "tuning")
@@ -249,13 +263,18 @@ def base_verdict(measured):
     suites = measured[measured.measure == "suite"]
     best, common = named.accuracy.fillna(0).idxmax(), default.share.fillna(0).idxmax()
     lines = [
-        f"average accuracy {suites.accuracy.mean():.2f}, entropy {suites.entropy_bits.mean():.2f} bits a token",
-        f"most reliable derivation: {best}, right {named.accuracy[best]:.2f} of the time, used {default.share[best]:.2f}",
-        f"most common derivation: {common}, right {default.accuracy[common]:.2f} of the time, used {default.share[common]:.2f}",
-        f"short cut glance: right {default.accuracy['glance']:.2f} of the time, used {default.share['glance']:.2f}",
+        f"average accuracy {suites.accuracy.mean():.2f}, entropy {suites.entropy_bits.mean():.2f} "
+        "bits a token",
+        f"most reliable derivation: {best}, right {named.accuracy[best]:.2f} of the time, used "
+        f"{default.share[best]:.2f}",
+        f"most common derivation: {common}, right {default.accuracy[common]:.2f} of the time, used "
+        f"{default.share[common]:.2f}",
+        f"short cut glance: right {default.accuracy['glance']:.2f} of the time, used "
+        f"{default.share['glance']:.2f}",
         f"obeys prompts that name a derivation: {named.share.min():.2f} of the time or more",
         "KL under the paper's high-entropy prompt, nats a token: "
-        f"{prompt.kl['high_entropy']:.3f} in full, {prompt.kl['high_entropy_short']:.3f} shortened (aim: below 0.03); "
+        f"{prompt.kl['high_entropy']:.3f} in full, {prompt.kl['high_entropy_short']:.3f} shortened "
+        "(aim: below 0.03); "
         f"under prompts that name a derivation up to {named.kl.max():.3f}",
     ]
     return "\n".join(lines)
@@ -274,7 +293,9 @@ class Prepared:
 
 
 def prepare(profile, method, size, seed, split, folder):
-    """Check a training run and load what it needs -> Prepared, or None where the run is done; ValueError says what differs."""
+    """Check a training run and load what it needs -> Prepared, or None where the run is done;
+    ValueError says what differs.
+    """
     recipe, settings = (
         profile.method(method),
         records.training_settings(profile, method, size, seed, split),
@@ -298,7 +319,8 @@ def prepare(profile, method, size, seed, split, folder):
         return None
     if before and not before.get("inputs"):
         raise ValueError(
-            f"{folder} is a run that was stopped before inputs were recorded, so it cannot be told whether it "
+            f"{folder} is a run that was stopped before inputs were recorded, so it cannot be told "
+            "whether it "
             "would go on with the same ones; remove it to train it from its start"
         )
     inputs = {
@@ -314,7 +336,9 @@ def prepare(profile, method, size, seed, split, folder):
 
 
 def finish(profile, folder, seed, begun, inputs):
-    """Say in manifest.json that a training run, whose model lies in its folder, is done, and remove its checkpoints."""
+    """Say in manifest.json that a training run, whose model lies in its folder, is done, and remove
+    its checkpoints.
+    """
     records.whole_curve(folder, profile.train.steps)
     inputs = {**inputs, "model": records.files_digest(folder / "model")}
     _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, inputs))
@@ -322,10 +346,11 @@ def finish(profile, folder, seed, begun, inputs):
 
 
 def train_run(profile, method, size, seed, split="train", folder=None):
-    """Train one run to its end and return its metrics, a row a step; a run that is done is read, not repeated.
+    """Train one run to its end and return its metrics, a row a step; a run that is done is read,
+    not repeated.
 
-    Writes params.yaml, metrics.csv, rollouts.parquet (the last step's), manifest.json, and model/ for evaluation, to
-    `folder` or by default to the run's own.
+    Writes params.yaml, metrics.csv, rollouts.parquet (the last step's), manifest.json, and model/
+    for evaluation, to `folder` or by default to the run's own.
     """
     folder, begun = folder or runs.run_folder(profile, method, size, seed), time.time()
     with runs.owned(folder):
@@ -371,14 +396,18 @@ def _train(prepared, profile, recipe, seed, folder):
 
 
 def _source(profile, size, model):
-    """Which model a run starts from: name@revision where it is the hub's, else the folder or the world it comes from."""
+    """Which model a run starts from: name@revision where it is the hub's, else the folder or the
+    world it comes from.
+    """
     name = profile.model.replace("{size}", size)
     revision = getattr(model.config, "_commit_hash", None)
     return f"{name}@{revision}" if revision else name
 
 
 def trained_folder(profile, method, size, seed, split="train", folder=None):
-    """Where the model of a finished run is; FileNotFoundError if the run is not finished, ValueError if it is another's."""
+    """Where the model of a finished run is; FileNotFoundError if the run is not finished,
+    ValueError if it is another's.
+    """
     folder = folder or runs.run_folder(profile, method, size, seed)
     if not (folder / "manifest.json").exists():
         raise FileNotFoundError(
@@ -417,7 +446,8 @@ def _asked_of(profile, method, size, model, tokenizer, questions, folder):
 
 
 def evaluate_run(profile, method, size, seed, split="test", folder=None):
-    """Evaluate a run (or the original) on the four suites in each of its modes; writes and returns evaluation.csv.
+    """Evaluate a run (or the original) on the four suites in each of its modes; writes and returns
+    evaluation.csv.
 
     The normal mode alone for methods that have one mode.
     """
@@ -472,9 +502,11 @@ PROBED = ("best_of_n", "prompts", "stories", "asked")
 
 
 def probe_run(profile, method, size, seed):
-    """Ask a run's model (or the original's) what the profile's `probe` section wants, in both modes; -> {name: DataFrame}.
+    """Ask a run's model (or the original's) what the profile's `probe` section wants, in both
+    modes; -> {name: DataFrame}.
 
-    Each is written beside the run's evaluation: best_of_n.csv, prompts.csv, stories.csv and story_texts.parquet.
+    Each is written beside the run's evaluation: best_of_n.csv, prompts.csv, stories.csv and
+    story_texts.parquet.
     """
     folder = runs.run_folder(profile, method, size, seed)
     with runs.owned(folder):
@@ -523,7 +555,9 @@ def _of_seeds(seeds, step):
 
 
 def evaluate_runs(profile, method, size, seeds):
-    """`evaluate_run` for each of some seeds, given as a text like "1,2,3": their rows together, with a column seed."""
+    """`evaluate_run` for each of some seeds, given as a text like "1,2,3": their rows together,
+    with a column seed.
+    """
     return pd.concat(
         [
             table.assign(seed=seed)
@@ -535,7 +569,9 @@ def evaluate_runs(profile, method, size, seeds):
 
 
 def probe_runs(profile, method, size, seeds):
-    """`probe_run` for each of some seeds, given as a text: {name: their rows together, with a column seed}."""
+    """`probe_run` for each of some seeds, given as a text: {name: their rows together, with a
+    column seed}.
+    """
     found = _of_seeds(seeds, lambda seed: probe_run(profile, method, size, seed))
     return {
         name: pd.concat([own[name].assign(seed=seed) for seed, own in found.items()])
@@ -544,9 +580,11 @@ def probe_runs(profile, method, size, seeds):
 
 
 def check(profile):
-    """Check that what this machine has of a profile was made with its settings and from its present inputs.
+    """Check that what this machine has of a profile was made with its settings and from its present
+    inputs.
 
-    ValueError, in one sentence, names what differs. Of models that are not made here the weights are checked by each step.
+    ValueError, in one sentence, names what differs. Of models that are not made here the weights
+    are checked by each step.
     """
     records.check(profile)
     if profile.model != "nano":
@@ -584,7 +622,9 @@ def check(profile):
 
 
 def missing(profile):
-    """What a profile's grid still lacks here, as {step's name in notebooks/Snakefile: what is missing}."""
+    """What a profile's grid still lacks here, as {step's name in notebooks/Snakefile: what is
+    missing}.
+    """
     out = {}
     for size in profile.sizes if profile.model == "nano" else ():
         if not (runs.base_folder(profile, size) / "manifest.json").exists():

@@ -1,7 +1,9 @@
-"""Checkpoints: written whole or not at all, verified when read, and enough to go on exactly where a run stopped.
+"""Checkpoints: written whole or not at all, verified when read, and enough to go on exactly where a
+run stopped.
 
-A checkpoint is one safetensors file (weights, optimiser, generators: no pickles) and a small JSON beside it, written
-last, with the step and the file's SHA-256. It is used only where that JSON is, byte for byte, what the file calls for.
+A checkpoint is one safetensors file (weights, optimiser, generators: no pickles) and a small JSON
+beside it, written last, with the step and the file's SHA-256. It is used only where that JSON is,
+byte for byte, what the file calls for.
 """
 
 import hashlib
@@ -18,7 +20,8 @@ from safetensors.torch import save as save_tensors
 
 
 def write(path, data):
-    """Write bytes or text to a path so that it holds the old content or the new, whole, whatever happens.
+    """Write bytes or text to a path so that it holds the old content or the new, whole, whatever
+    happens.
 
     OSError names the path and the reason, wherever on the way the system refused.
     """
@@ -88,7 +91,8 @@ def _seal(step, data):
 
 
 def save(folder, step, tensors, keep=2):
-    """Save tensors as the checkpoint of a step, and delete all others but the newest `keep`, this one among them.
+    """Save tensors as the checkpoint of a step, and delete all others but the newest `keep`, this
+    one among them.
 
     Later ones are deleted too: a run that has come to an earlier step could not use them.
     """
@@ -106,7 +110,10 @@ def save(folder, step, tensors, keep=2):
 
 
 def load_newest(folder):
-    """The newest checkpoint of a folder that is whole: (step, tensors), or None. Says which damaged ones it passed."""
+    """The newest checkpoint of a folder that is whole: (step, tensors), or None.
+
+    Says which damaged ones it passed.
+    """
     for name in sorted({path.stem for path in Path(folder).glob("step-*")}, reverse=True):
         try:
             step, data = int(name[5:]), (Path(folder) / f"{name}.safetensors").read_bytes()
@@ -115,7 +122,8 @@ def load_newest(folder):
         except (OSError, ValueError, SafetensorError):
             pass
         warnings.warn(
-            f"checkpoint {name} in {folder} is damaged or incomplete; going back to the one before it",
+            f"checkpoint {name} in {folder} is damaged or incomplete; going back to the one before "
+            "it",
             stacklevel=2,
         )
     return None

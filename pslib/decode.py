@@ -1,8 +1,9 @@
-"""Fast sampling from small Qwen3 models on a CPU: the same tokens as `transformers.generate`, in a fraction of its time.
+"""Fast sampling from small Qwen3 models on a CPU: the same tokens as `transformers.generate`, in a
+fraction of its time.
 
-Below a few million parameters, decoding time is dispatch and cache copies, not arithmetic. So: projections are packed,
-norms are folded into them, the key-value cache is allocated once, a question's prompt is read once for all its
-responses, and rows that have ended are dropped.
+Below a few million parameters, decoding time is dispatch and cache copies, not arithmetic. So:
+projections are packed, norms are folded into them, the key-value cache is allocated once, a
+question's prompt is read once for all its responses, and rows that have ended are dropped.
 """
 
 import torch
@@ -12,18 +13,23 @@ from transformers import Qwen3ForCausalLM
 
 
 def _normalised(x, eps):
-    """x / √(|x|² + ε²): RMSNorm but for its weight and √d. One pass over x fewer than `rms_norm` on a CPU."""
+    """x / √(|x|² + ε²): RMSNorm but for its weight and √d.
+
+    One pass over x fewer than `rms_norm` on a CPU.
+    """
     return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), eps)
 
 
 def sample_from(logits, temperature, top_k, top_p, draws):
-    """One token a row from logits (N, V): softmax at a temperature, cut to top_k (0: all) and top_p; greedy at 0.
+    """One token a row from logits (N, V): softmax at a temperature, cut to top_k (0: all) and
+    top_p; greedy at 0.
 
     draws (N,) are uniform in [0, 1): each row's place in its own cumulative distribution.
     """
     if temperature == 0:
         return logits.argmax(-1)
-    # In float32 at least: a cumulative sum in bfloat16 stands still where its terms are small, and so shifts draws.
+    # In float32 at least: a cumulative sum in bfloat16 stands still where its terms are small, and
+    # so shifts draws.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     if top_k:
         kth = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
@@ -40,7 +46,9 @@ def sample_from(logits, temperature, top_k, top_p, draws):
 
 
 def fits(model):
-    """Whether a model is what `Decoder` computes: Qwen3 without biases, adapters or another part in a layer's place."""
+    """Whether a model is what `Decoder` computes: Qwen3 without biases, adapters or another part in
+    a layer's place.
+    """
     config = model.config
     if (
         not isinstance(model, Qwen3ForCausalLM)
@@ -59,8 +67,9 @@ def fits(model):
 class Decoder:
     """A Qwen3 model's weights, packed for decoding. Make a new one after every update of the model.
 
-    Each RMSNorm is x √d / √(|x|² + d ε), its weight and √d folded into what follows: into the projection, or into the
-    tables of the rotation. Keys are kept transposed, which is how the product with one query a row reads them.
+    Each RMSNorm is x √d / √(|x|² + d ε), its weight and √d folded into what follows: into the
+    projection, or into the tables of the rotation. Keys are kept transposed, which is how the
+    product with one query a row reads them.
     """
 
     def __init__(self, model):
@@ -105,7 +114,9 @@ class Decoder:
         self.head = after(model.model.norm, model.get_output_embeddings())
 
     def _tables(self, positions):
-        """What a layer's normalised heads and their swapped halves are multiplied by: (layers, 2, positions, heads, dim)."""
+        """What a layer's normalised heads and their swapped halves are multiplied by: (layers, 2,
+        positions, heads, dim).
+        """
         cos, sin = (
             part[0, :, None] for part in self.rotary(self.embedding, torch.arange(positions)[None])
         )
@@ -128,7 +139,9 @@ class Decoder:
         return torch.addmm(x, silu(gate).mul_(up), down)
 
     def _read(self, ids, pads, tables, cache):
-        """Logits (K, V) after prompts (K, P), padded on the left; their keys and values go into the cache."""
+        """Logits (K, V) after prompts (K, P), padded on the left; their keys and values go into the
+        cache.
+        """
         count, width = ids.shape
         at = torch.arange(width)
         position = (at - pads[:, None]).clamp(min=0).flatten()
@@ -137,7 +150,7 @@ class Decoder:
             (at >= pads[:, None])[:, None] | torch.eye(width, dtype=torch.bool)
         )
         x, tables = self.embedding[ids.flatten()], tables[:, :, position]
-        for weights, table, keys, values in zip(self.layers, tables, *cache):
+        for weights, table, keys, values in zip(self.layers, tables, *cache, strict=True):
 
             def attend(q, k, v):
                 q, k, v = (t.unflatten(0, (count, width)).transpose(1, 2) for t in (q, k, v))
@@ -153,7 +166,7 @@ class Decoder:
     def _next(self, ids, position, tables, cache, at, hidden):
         """Logits (N, V) after one more token a row, ids (N,), at place `at` of the cache."""
         x, tables = self.embedding[ids], tables[:, :, position]
-        for weights, table, keys, values in zip(self.layers, tables, *cache):
+        for weights, table, keys, values in zip(self.layers, tables, *cache, strict=True):
 
             def attend(q, k, v):
                 keys[..., at], values[:, :, at] = k, v
@@ -170,11 +183,13 @@ class Decoder:
 
     @torch.no_grad()
     def generate(self, prompts, copies, stops, max_new_tokens, temperature, top_k, top_p, draws):
-        """`copies` responses to each of K prompts (lists of ids): -> tokens (K copies, T), lengths (K copies,).
+        """`copies` responses to each of K prompts (lists of ids): -> tokens (K copies, T), lengths
+        (K copies,).
 
-        draws (K copies, max_new_tokens) are uniform in [0, 1), one a token, so that a row's do not depend on which other
-        rows there are or when they end. Rows of one prompt are neighbours. A response ends with its stop token, which is
-        part of it, or at max_new_tokens; beyond its length a row holds 0.
+        draws (K copies, max_new_tokens) are uniform in [0, 1), one a token, so that a row's do not
+        depend on which other rows there are or when they end. Rows of one prompt are neighbours. A
+        response ends with its stop token, which is part of it, or at max_new_tokens; beyond its
+        length a row holds 0.
         """
         config, dtype, count = self.config, self.embedding.dtype, len(prompts)
         rows, width = count * copies, max(map(len, prompts))

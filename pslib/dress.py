@@ -18,9 +18,42 @@ _SPACES = "\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3
 _GREEK = dict(
     zip(
         "αβγδεζηθικλμνξπρσςτυφχψωΓΔΘΛΞΠΣΦΨΩ",
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma "
-        "varsigma tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi "
-        "Omega".split(),
+        [
+            "alpha",
+            "beta",
+            "gamma",
+            "delta",
+            "epsilon",
+            "zeta",
+            "eta",
+            "theta",
+            "iota",
+            "kappa",
+            "lambda",
+            "mu",
+            "nu",
+            "xi",
+            "pi",
+            "rho",
+            "sigma",
+            "varsigma",
+            "tau",
+            "upsilon",
+            "phi",
+            "chi",
+            "psi",
+            "omega",
+            "Gamma",
+            "Delta",
+            "Theta",
+            "Lambda",
+            "Xi",
+            "Pi",
+            "Sigma",
+            "Phi",
+            "Psi",
+            "Omega",
+        ],
         strict=True,
     )
 )
@@ -181,14 +214,79 @@ _ONE_NAME = (
 )
 _NAME = re.compile(rf"(?P<name>{_ONE_NAME}(?:\s*[+-]\s*{_ONE_NAME})*)\s*:?=(?!=)\s*", re.ASCII)
 # Units that may follow a number as plain words, spellings of one and the same joined by slashes.
-_UNITS = """
-mm/millimeter/millimetre cm/centimeter/centimetre dm km/kilometer/kilometre m/meter/metre
-ft/foot/feet in/inch yd/yard mi/mile ml/milliliter/millilitre cl dl L/l/liter/litre gal/gallon quart
-pint cup mg/milligram g/gram kg/kilogram ton tonne lb/pound oz/ounce ms s/sec/second min/minute h/hr/hour day
-week month year degree/deg rad/radian Hz/hertz kHz MHz Pa/pascal kPa atm J/joule kJ W/watt kW
-V/volt ohm A/amp/ampere N/newton mol/mole mph kph eV keV MeV GeV cal/calorie kcal K/kelvin C/celsius
-F/fahrenheit dollar/USD cent euro/EUR unit way sq cu per old T H
-""".split()
+_UNITS = [
+    "mm/millimeter/millimetre",
+    "cm/centimeter/centimetre",
+    "dm",
+    "km/kilometer/kilometre",
+    "m/meter/metre",
+    "ft/foot/feet",
+    "in/inch",
+    "yd/yard",
+    "mi/mile",
+    "ml/milliliter/millilitre",
+    "cl",
+    "dl",
+    "L/l/liter/litre",
+    "gal/gallon",
+    "quart",
+    "pint",
+    "cup",
+    "mg/milligram",
+    "g/gram",
+    "kg/kilogram",
+    "ton",
+    "tonne",
+    "lb/pound",
+    "oz/ounce",
+    "ms",
+    "s/sec/second",
+    "min/minute",
+    "h/hr/hour",
+    "day",
+    "week",
+    "month",
+    "year",
+    "degree/deg",
+    "rad/radian",
+    "Hz/hertz",
+    "kHz",
+    "MHz",
+    "Pa/pascal",
+    "kPa",
+    "atm",
+    "J/joule",
+    "kJ",
+    "W/watt",
+    "kW",
+    "V/volt",
+    "ohm",
+    "A/amp/ampere",
+    "N/newton",
+    "mol/mole",
+    "mph",
+    "kph",
+    "eV",
+    "keV",
+    "MeV",
+    "GeV",
+    "cal/calorie",
+    "kcal",
+    "K/kelvin",
+    "C/celsius",
+    "F/fahrenheit",
+    "dollar/USD",
+    "cent",
+    "euro/EUR",
+    "unit",
+    "way",
+    "sq",
+    "cu",
+    "per",
+    "old",
+    "T",
+    "H",
+]
 _MEANS = {spelling: unit.split("/")[0] for unit in _UNITS for spelling in unit.split("/")}
 _LETTER_UNITS = "".join(unit for unit in _MEANS if len(unit) == 1)
 # A longer word is a unit too, and in \text{} any word. Not these: they change a number, or leave it
@@ -396,7 +494,9 @@ _PRIMED = re.compile(
 
 
 def choice(text):
-    """The letter that a bare answer chooses, alone or with the option's text; None if none or two."""
+    """The letter that a bare answer chooses, alone or with the option's text; None if none or
+    two.
+    """
     if alone := LETTER.fullmatch(text):
         return alone[1]
     chosen = _CHOSEN.match(text)

@@ -1,4 +1,6 @@
-"""Evaluation: sampled answers to a suite under a mode, graded, with the entropy of the policy that gave them."""
+"""Evaluation: sampled answers to a suite under a mode, graded, with the entropy of the policy that
+gave them.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -57,7 +59,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Probe:
-    """What is asked of a model beside the suites, in both modes; a profile's `probe` section. 0 leaves a part out."""
+    """What is asked of a model beside the suites, in both modes; a profile's `probe` section. 0
+    leaves a part out.
+    """
 
     methods: list = field(default_factory=list)  # of which methods; variants are not probed
     best_of_n: int = (
@@ -66,7 +70,9 @@ class Probe:
     samples: int = 64
     prompts: int = 0  # questions of the suite `like` asked under every system prompt
     stories: int = 0  # responses to each story prompt
-    asked: int = 0  # questions of the suite `like` that every model is asked under the same prompts with the same draws
+    # questions of the suite `like` that every model is asked under the same prompts with the same
+    # draws
+    asked: int = 0
     asked_samples: int = 8  # responses to each of these questions under each prompt
 
     def __post_init__(self):
@@ -82,7 +88,8 @@ class Probe:
 
 @torch.no_grad()
 def score(model, prompts, group_ids, tokens, lengths, rows=128, temperature=1.0):
-    """Log-probs and entropies (N, T) in nats of responses under prompts, `rows` at a time and without gradients.
+    """Log-probs and entropies (N, T) in nats of responses under prompts, `rows` at a time and
+    without gradients.
 
     prompts: Q lists of ids; group_ids (N,): which of them each response answers.
     """
@@ -97,17 +104,19 @@ def score(model, prompts, group_ids, tokens, lengths, rows=128, temperature=1.0)
             pack(prompts, group_ids[part], tokens[part], lengths[part]).to(model.device),
             temperature,
         )
-        for whole, piece in zip((logp, entropy), out):
+        for whole, piece in zip((logp, entropy), out, strict=True):
             whole[part, : piece.shape[1]] = piece.cpu()
     return logp, entropy
 
 
 def answer(model, tokenizer, mode, questions, settings, generator, suite="", reward=exact):
-    """Draw `settings.samples` responses to each question in a mode and grade them -> (DataFrame, Rollouts, prompts).
+    """Draw `settings.samples` responses to each question in a mode and grade them -> (DataFrame,
+    Rollouts, prompts).
 
-    A row a response, columns COLUMNS but for entropy_bits: correct is 0 or 1, derivation is how a nano question was worked,
-    unfinished is 1 where max_new_tokens ended the response. Under another reward, (text, row) -> float, the column reward
-    stands in the place of correct; FloatingPointError names questions for which it is not finite.
+    A row a response, columns COLUMNS but for entropy_bits: correct is 0 or 1, derivation is how a
+    nano question was worked, unfinished is 1 where max_new_tokens ended the response. Under another
+    reward, (text, row) -> float, the column reward stands in the place of correct;
+    FloatingPointError names questions for which it is not finite.
     """
     rows = list(questions)
     prompts = render_all(
@@ -130,7 +139,8 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite="", rew
             name for name, good in zip(rollouts.question_ids, finite, strict=True) if not good
         )
         raise FloatingPointError(
-            f"rewards not finite for the questions {', '.join(bad)}; a reward function must give numbers"
+            f"rewards not finite for the questions {', '.join(bad)}; a reward function must give "
+            "numbers"
         )
     graded = {"reward": rollouts.rewards.tolist()}
     if reward is exact and rollouts.right_or_wrong:
@@ -145,7 +155,7 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite="", rew
             "tokens": rollouts.lengths.tolist(),
             "derivation": [
                 nano.derivation_of(rows[g]["question"], text)
-                for g, text in zip(groups, rollouts.texts)
+                for g, text in zip(groups, rollouts.texts, strict=True)
             ],
             "unfinished": unfinished(rollouts, stop_ids(model, tokenizer)).int().tolist(),
         }
@@ -156,7 +166,8 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite="", rew
 def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", reward=exact):
     """`answer`, with the column entropy_bits: -> (DataFrame, Rollouts, prompts).
 
-    It is the full-vocabulary Shannon entropy of the policy at temperature 1, averaged over the response's tokens.
+    It is the full-vocabulary Shannon entropy of the policy at temperature 1, averaged over the
+    response's tokens.
     """
     table, rollouts, prompts = answer(
         model, tokenizer, mode, questions, settings, generator, suite, reward
@@ -169,8 +180,9 @@ def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", r
 def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator, reward=exact):
     """KL(pi_HE || pi) in nats a token, estimated on the high-entropy mode's own responses.
 
-    mean over sampled tokens of log pi_HE(o_t) - log pi(o_t); -> (that, the responses' DataFrame with a column kl over each one's own
-    tokens). settings must sample at temperature 1 from the whole vocabulary, or the estimate is of another policy.
+    mean over sampled tokens of log pi_HE(o_t) - log pi(o_t); -> (that, the responses' DataFrame
+    with a column kl over each one's own tokens). settings must sample at temperature 1 from the
+    whole vocabulary, or the estimate is of another policy.
     """
     if (settings.temperature, settings.top_k, settings.top_p) != (1.0, 0, 1.0):
         raise ValueError(
@@ -193,10 +205,11 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator, 
 
 
 def summary(table):
-    """Accuracy (share), token-averaged entropy (bits) and share of unfinished responses, a row for each suite and mode.
+    """Accuracy (share), token-averaged entropy (bits) and share of unfinished responses, a row for
+    each suite and mode.
 
-    unfinished is blank for evaluations from before it was counted. Of an evaluation under another reward than ours, the mean
-    reward, and the accuracy too where all of its rewards are 0 or 1.
+    unfinished is blank for evaluations from before it was counted. Of an evaluation under another
+    reward than ours, the mean reward, and the accuracy too where all of its rewards are 0 or 1.
     """
     weighed = table.assign(
         bits=table.entropy_bits * table.tokens, unfinished=table.get("unfinished", math.nan)
@@ -214,10 +227,12 @@ def summary(table):
 
 
 def condensed(table):
-    """An evaluation with a row a question: what is committed, since a row a response is ten times as large.
+    """An evaluation with a row a question: what is committed, since a row a response is ten times
+    as large.
 
-    correct and unfinished become shares of its `samples`, tokens their sum, entropy_bits the mean over those tokens, so
-    that `summary` gives the same as for all rows, where questions have equally many samples. Derivations are left out.
+    correct and unfinished become shares of its `samples`, tokens their sum, entropy_bits the mean
+    over those tokens, so that `summary` gives the same as for all rows, where questions have
+    equally many samples. Derivations are left out.
     """
     weighed = table.assign(
         bits=table.entropy_bits * table.tokens,
@@ -236,7 +251,9 @@ def condensed(table):
 
 
 def derivations(table):
-    """How an evaluation's nano questions were worked: a row a suite and mode, with accuracy and each derivation's share."""
+    """How an evaluation's nano questions were worked: a row a suite and mode, with accuracy and
+    each derivation's share.
+    """
     shares = pd.crosstab([table.suite, table["mode"]], table.derivation, normalize="index")
     shares = shares.reindex(columns=[*nano.DERIVATIONS, "other"], fill_value=0.0).round(5)
     shares.insert(0, "accuracy", table.groupby(["suite", "mode"]).correct.mean().round(5))

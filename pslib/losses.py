@@ -1,6 +1,7 @@
 """Losses and token masks, as pure functions of tensors.
 
-The training loop minimises token_mean(clipped_surrogate(...)), with entropy regularization less coef H. Equation numbers are those of Policy Split.
+The training loop minimises token_mean(clipped_surrogate(...)), with entropy regularization less
+coef H. Equation numbers are those of Policy Split.
 """
 
 import torch
@@ -38,12 +39,13 @@ def clipped_surrogate(logp, old_logp, adv, eps_low=0.2, eps_high=0.2):
 
 
 def token_mean(per_token, mask, total=None):
-    """The sum over unmasked tokens divided by `total`, the number of valid tokens of the whole batch.
+    """The sum over unmasked tokens divided by `total`, the number of valid tokens of the whole
+    batch.
 
     (1 / total) sum_{i,t} mask_it x_it
 
-    per_token, mask bool (N, T) -> (). With `total` given, the parts of a split batch add up to the loss of the whole,
-    whatever the split; without, the mask's own count is used.
+    per_token, mask bool (N, T) -> (). With `total` given, the parts of a split batch add up to the
+    loss of the whole, whatever the split; without, the mask's own count is used.
     """
     if per_token.shape != mask.shape:
         raise ValueError(f"per_token is {tuple(per_token.shape)} but mask is {tuple(mask.shape)}")
@@ -56,8 +58,9 @@ def forking_mask(entropy, mask, keep=0.2):
 
     {(i, t): H_it >= the (1 - keep) quantile of H} (Wang et al. 2025, arXiv 2506.01939, eq. 6)
 
-    entropy (N, T), mask bool (N, T) -> bool (N, T), True = train on it. Exactly round(keep * valid) tokens, at least
-    one, the earlier ones first among equals. The loss is divided by the number of kept tokens.
+    entropy (N, T), mask bool (N, T) -> bool (N, T), True = train on it. Exactly round(keep * valid)
+    tokens, at least one, the earlier ones first among equals. The loss is divided by the number of
+    kept tokens.
     """
     if entropy.shape != mask.shape:
         raise ValueError(f"entropy is {tuple(entropy.shape)} but mask is {tuple(mask.shape)}")
@@ -73,12 +76,15 @@ def forking_mask(entropy, mask, keep=0.2):
 def clip_cov_mask(
     logp, old_logp, adv, mask, ratio=2e-4, lower=1.0, upper=5.0, generator=None, eps=0.2
 ):
-    """Clip-Cov (Cui et al. 2025, arXiv 2505.22617): leave out a few tokens whose log-prob and advantage rise together.
+    """Clip-Cov (Cui et al. 2025, arXiv 2505.22617): leave out a few tokens whose log-prob and
+    advantage rise together.
 
-    cov_it = (A_it - mean A)(logp_it - mean logp), means over the valid tokens. Candidates have lower < cov < upper
-    and are not clipped by PPO already; max(1, floor(ratio * valid)) of them, or all if fewer, are drawn at random.
+    cov_it = (A_it - mean A)(logp_it - mean logp), means over the valid tokens. Candidates have
+    lower < cov < upper and are not clipped by PPO already; max(1, floor(ratio * valid)) of them, or
+    all if fewer, are drawn at random.
 
-    logp, old_logp, adv, mask (N, T) -> bool (N, T), True = keep. Dropped tokens stay in the loss's denominator.
+    logp, old_logp, adv, mask (N, T) -> bool (N, T), True = keep. Dropped tokens stay in the loss's
+    denominator.
     """
     if not logp.shape == old_logp.shape == adv.shape == mask.shape:
         raise ValueError(

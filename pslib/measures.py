@@ -10,9 +10,11 @@ BITS = 1 / math.log(2)
 
 
 def measure(rollouts, scored, measured, own_reward):
-    """A step's metrics: by sampling mode, its accuracy; by training mode, the entropy of its own responses in bits.
+    """A step's metrics: by sampling mode, its accuracy; by training mode, the entropy of its own
+    responses in bits.
 
-    Accuracy is left out where rewards are not 0 or 1; a mode's mean reward is given there, and wherever the reward is not ours.
+    Accuracy is left out where rewards are not 0 or 1; a mode's mean reward is given there, and
+    wherever the reward is not ours.
     """
     out = {}
     groups = scored.rewards.new_zeros(int(scored.group_ids.max()) + 1)
@@ -43,7 +45,8 @@ def measure(rollouts, scored, measured, own_reward):
 
 
 def bonus_shares(scored, adv, by_mode):
-    """How large a training mode's bonus is beside the advantage: the mean of |A~ - A| / |A| over live groups' tokens.
+    """How large a training mode's bonus is beside the advantage: the mean of |A~ - A| / |A| over
+    live groups' tokens.
 
     A is eq. 2's advantage and A~ what the mode trains with; 0 where no group is live.
     """

@@ -1,8 +1,11 @@
-"""Methods: every row of the paper's table 1 is a row of METHODS, and the training loop knows only its columns.
+"""Methods: every row of the paper's table 1 is a row of METHODS, and the training loop knows only
+its columns.
 
-A method says which modes sample, which modes train and with which advantage, which tokens count, and its
-coefficients. Rollout sharing (eq. 10) is the rule that every training mode learns from every response, whichever mode
-drew it: Policy Split's four terms are two sampling modes times two training modes. ABLATIONS holds what table 1 does not.
+A method says which modes sample, which modes train and with which advantage, which tokens count,
+and its coefficients. Rollout sharing (eq. 10) is the rule that every training mode learns from
+every response, whichever mode
+drew it: Policy Split's four terms are two sampling modes times two training modes. ABLATIONS holds
+what table 1 does not.
 """
 
 from collections.abc import Callable
@@ -17,7 +20,8 @@ from pslib import advantages, losses, ranges
 class Scored:
     """What an advantage may look at: a step's responses as each training mode sees them.
 
-    Rows that were not scored (dead groups, unless the method says `whole_batch` or the step is measured) hold 0.
+    Rows that were not scored (dead groups, unless the method says `whole_batch` or the step is
+    measured) hold 0.
     """
 
     rewards: torch.Tensor  # (R,)
@@ -60,7 +64,9 @@ def _high_entropy(scored, c):
 def _normal_of_two(scored, c):
     eta = c[
         "eta_normal"
-    ]  # 0, which leaves the group-relative advantage alone, is the paper's; below 0 it takes a bonus away
+        # 0, which leaves the group-relative advantage alone, is the paper's; below 0 it takes a
+        # bonus away
+    ]
     return _tilted(scored, c, abs(eta), -1 if eta < 0 else 1)
 
 
@@ -105,10 +111,13 @@ class Method:
         _every_token  # (logp, adv, entropy, mask, coefficients, generator) -> bool (N, T)
     )
     divide_by_kept: bool = False  # the loss's denominator: kept tokens, or all valid ones
-    whole_batch: bool = False  # whether it looks at every token of the batch, also those that it does not learn from
+    # whether it looks at every token of the batch, also those that it does not learn from
+    whole_batch: bool = False
     learns_from_dead: bool = False  # whether a group whose rewards are all equal has a gradient
-    shares: bool = True  # rollout sharing; without it each mode learns from its own responses, which are its groups
-    rewrapped: tuple = ()  # training modes that learn from shared responses under their prompt as one user turn
+    # rollout sharing; without it each mode learns from its own responses, which are its groups
+    shares: bool = True
+    # training modes that learn from shared responses under their prompt as one user turn
+    rewrapped: tuple = ()
     loses_end: bool = False  # whether the end token of a shared response is not learned from
     entropy_coef: str = (
         ""  # which coefficient weighs the differentiable entropy term; none where empty
@@ -124,7 +133,9 @@ class Method:
         return tuple(self.advantage)
 
     def having(self, label="", **coefficients):
-        """The same method with other coefficients, or another label; ValueError names a coefficient it does not have."""
+        """The same method with other coefficients, or another label; ValueError names a coefficient
+        it does not have.
+        """
         for name, value in coefficients.items():
             if name not in self.coefficients:
                 known = ", ".join(self.coefficients) or "none"
@@ -138,16 +149,20 @@ class Method:
         changed = {**self.coefficients, **coefficients}
         if changed.get("lower", 0) > changed.get("upper", 0):
             raise ValueError(
-                f"{self.label}: lower must be at most upper; got {changed['lower']!r} and {changed['upper']!r}"
+                f"{self.label}: lower must be at most upper; got {changed['lower']!r} and "
+                f"{changed['upper']!r}"
             )
         if changed.get("variant", "paper") not in advantages.VARIANTS:
             raise ValueError(
-                f"{self.label}: variant must be one of {', '.join(advantages.VARIANTS)}; got {changed['variant']!r}"
+                f"{self.label}: variant must be one of {', '.join(advantages.VARIANTS)}; got "
+                f"{changed['variant']!r}"
             )
         return replace(self, label=label or self.label, coefficients=changed)
 
     def same_but(self, coefficient, other):
-        """Whether two methods differ in nothing, or in this one coefficient (and in what they are called)."""
+        """Whether two methods differ in nothing, or in this one coefficient (and in what they are
+        called).
+        """
         one, two = (
             replace(m, label="", coefficients={**m.coefficients, coefficient: None})
             for m in (self, other)
@@ -198,7 +213,8 @@ METHODS = {
         "Policy Split (released code's bonus)", variant="released"
     ),
 }
-# Policy Split without one of its parts, or with one departure of the released code; other coefficients make the rest.
+# Policy Split without one of its parts, or with one departure of the released code; other
+# coefficients make the rest.
 ABLATIONS = {
     "policy_split_unshared": replace(
         _SPLIT, label="Policy Split without sharing", shares=False, whole_batch=True

@@ -34,7 +34,9 @@ def rewrapped(name):
 
 
 def _groups(rollouts, method, wanted):
-    """The wanted rows, bool (N,), by the prompt that they are read under: {(mode, question): [(k, r)]}."""
+    """The wanted rows, bool (N,), by the prompt that they are read under: {(mode, question): [(k,
+    r)]}.
+    """
     groups, number, questions = {}, len(rollouts.tokens), rollouts.group_ids.tolist()
     for k, mode in enumerate(method.training):
         for r in wanted[k * number : (k + 1) * number].nonzero().squeeze(1).tolist():
@@ -47,8 +49,8 @@ def _groups(rollouts, method, wanted):
 def cut(rollouts, method, prompts, wanted, micro_tokens):
     """The wanted rows, bool (N,), as micro-batches -> (list of Part, tokens of all).
 
-    A group stays together, so that its prompt is read once, unless it alone is more than micro_tokens. Groups go in the
-    order of their longest responses, so that attention pads little.
+    A group stays together, so that its prompt is read once, unless it alone is more than
+    micro_tokens. Groups go in the order of their longest responses, so that attention pads little.
     """
     ends, pieces = rollouts.lengths.tolist(), []
     for (mode, question), rows in _groups(rollouts, method, wanted).items():

@@ -1,6 +1,7 @@
 """Modes: one model, two policies, told apart by a system prompt alone.
 
-pi_HE(. | q) = pi(. | s, q) (eq. 1): the normal mode has no system prompt, the high-entropy mode has s.
+pi_HE(. | q) = pi(. | s, q) (eq. 1): the normal mode has no system prompt, the high-entropy mode has
+s.
 """
 
 from dataclasses import dataclass, replace
@@ -13,30 +14,38 @@ import yaml
 
 @dataclass(frozen=True)
 class Mode:
-    """A name and the system prompt that makes it; None: none is given (a chat template may put its own, as SmolLM2's does)."""
+    """A name and the system prompt that makes it; None: none is given (a chat template may put its
+    own, as SmolLM2's does).
+    """
 
     name: str
     system: str | None = None
-    one_turn: bool = False  # all of it in one user turn that begins with the word "system", as the released code trains
+    # all of it in one user turn that begins with the word "system", as the released code trains
+    one_turn: bool = False
     thinking: bool | None = (
-        None  # enable_thinking, of chat templates that know it like Qwen3's; None: their own default
+        # enable_thinking, of chat templates that know it like Qwen3's; None: their own default
+        None
     )
 
 
 NORMAL = Mode("normal")
-# What a chat template that asks for today's date is told, so that a prompt is the same tomorrow: the day that Llama 3's
-# templates name where they are told none.
+# What a chat template that asks for today's date is told, so that a prompt is the same tomorrow:
+# the day that Llama 3's templates name where they are told none.
 DATE = datetime(2024, 7, 26)
 
 
 @cache
 def prompts():
-    """The paper's prompts (appendix C), as data: {"modes": {name: text}, "questions": ..., "stories": ...}."""
+    """The paper's prompts (appendix C), as data: {"modes": {name: text}, "questions": ...,
+    "stories": ...}.
+    """
     return yaml.safe_load((Path(__file__).parent / "prompts.yaml").read_text(encoding="utf-8"))
 
 
 def he_mode(prompt="high_entropy"):
-    """The high-entropy mode under one of the prompts in prompts.yaml; ValueError names those there are."""
+    """The high-entropy mode under one of the prompts in prompts.yaml; ValueError names those there
+    are.
+    """
     texts = {**prompts()["modes"], **prompts()["first_sentences"]}
     if prompt not in texts:
         raise ValueError(f"no mode prompt is called {prompt!r}; there are {', '.join(texts)}")
@@ -44,9 +53,11 @@ def he_mode(prompt="high_entropy"):
 
 
 def turns(mode, messages):
-    """A conversation as a mode reads it: the mode's system prompt first, above the text of a system turn it may have.
+    """A conversation as a mode reads it: the mode's system prompt first, above the text of a system
+    turn it may have.
 
-    messages: [{"role", "content"}, ...] -> such a list; the same one in a mode without a system prompt.
+    messages: [{"role", "content"}, ...] -> such a list; the same one in a mode without a system
+    prompt.
     """
     if not mode.system:
         return messages
@@ -57,20 +68,24 @@ def turns(mode, messages):
 
 
 def render(tokenizer, mode, question):
-    """The token ids of a question under a mode, by the tokenizer's chat template, up to where the response starts.
+    """The token ids of a question under a mode, by the tokenizer's chat template, up to where the
+    response starts.
 
-    -> list of int. ValueError if the tokenizer has no chat template: without one there is no system turn, and so no
-    second mode; also if its template fails, refuses the system turn, reaches for what a template may not have, or ignores
-    the mode's `thinking`. A template that asks for today's date is told DATE.
+    -> list of int. ValueError if the tokenizer has no chat template: without one there is no system
+    turn, and so no second mode; also if its template fails, refuses the system turn, reaches for
+    what a template may not have, or ignores the mode's `thinking`. A template that asks for today's
+    date is told DATE.
     """
     return _written(tokenizer, mode, question, tokenize=True)
 
 
 def rendered(tokenizer, both, question="{question}"):
-    """Check that every mode has a prompt of its own, and write them out: {mode name: the text that the model is given}.
+    """Check that every mode has a prompt of its own, and write them out: {mode name: the text that
+    the model is given}.
 
-    A system turn that the chat template puts into a mode without one is in that mode's text. ValueError, in one
-    sentence, where `render` would raise one, and where the template leaves out the system prompt or the question.
+    A system turn that the chat template puts into a mode without one is in that mode's text.
+    ValueError, in one sentence, where `render` would raise one, and where the template leaves out
+    the system prompt or the question.
     """
     texts = {}
     for mode in both:
@@ -79,35 +94,43 @@ def rendered(tokenizer, both, question="{question}"):
             return _written(tokenizer, mode, question, tokenize=False)
 
         text = texts[mode.name] = written()
-        # Templates may trim, quote or move a text, so what shows that it is written is that another one changes the prompt.
+        # Templates may trim, quote or move a text, so what shows that it is written is that another
+        # one changes the prompt.
         other = [None, f"{mode.system} {mode.system}"] if mode.system else []
         if text in [written(replace(mode, system=system)) for system in other]:
             raise ValueError(
-                f"the tokenizer's chat template drops the system turn, or a part of it, so the {mode.name} mode would "
+                "the tokenizer's chat template drops the system turn, or a part of it, so the "
+                f"{mode.name} mode would "
                 "not have its prompt; use a model whose template writes it, like Qwen3's"
             )
         if text == written(question=f"{question} {question}"):
             raise ValueError(
-                "the tokenizer's chat template drops the question, or a part of it; use an instruction-tuned model "
+                "the tokenizer's chat template drops the question, or a part of it; use an "
+                "instruction-tuned model "
                 "for text"
             )
     if len(set(texts.values())) < len(texts):
         raise ValueError(
-            f"the modes {' and '.join(texts)} have the same prompt, so they would be one policy; give each a system "
+            f"the modes {' and '.join(texts)} have the same prompt, so they would be one policy; "
+            "give each a system "
             "prompt of its own"
         )
     return texts
 
 
 def pinned_date(tokenizer):
-    """The date, like "2024-07-26", that stands in prompts for today's where the chat template asks for it; else None."""
+    """The date, like "2024-07-26", that stands in prompts for today's where the chat template asks
+    for it; else None.
+    """
     return f"{DATE:%Y-%m-%d}" if "strftime_now" in str(tokenizer.chat_template) else None
 
 
 def pinned(template):
-    """A chat template that, where it asks for the time by `strftime_now`, is told DATE; any other as it is.
+    """A chat template that, where it asks for the time by `strftime_now`, is told DATE; any other
+    as it is.
 
-    The library gives templates a function of that name, which reads the clock. A macro of the same name hides it.
+    The library gives templates a function of that name, which reads the clock. A macro of the same
+    name hides it.
     """
     if "strftime_now" not in template:
         return template
@@ -154,16 +177,19 @@ def _written(tokenizer, mode, question, tokenize):
         said = " ".join(str(error).split())
         if asked[0]["role"] == "system" and _works(written, asked[1:]):
             raise ValueError(
-                f"the tokenizer's chat template refuses a system turn ({said}), so there is no {mode.name} mode; use a "
+                f"the tokenizer's chat template refuses a system turn ({said}), so there is no "
+                f"{mode.name} mode; use a "
                 "model whose template takes one, like Qwen3's"
             ) from error
         raise ValueError(
-            f"the tokenizer's chat template cannot be used: {said}; use an instruction-tuned model that you "
+            f"the tokenizer's chat template cannot be used: {said}; use an instruction-tuned model "
+            "that you "
             "trust"
         ) from error
     if prompt == other:
         raise ValueError(
-            "the profile sets enable_thinking, and the tokenizer's chat template ignores it; take the setting out, "
+            "the profile sets enable_thinking, and the tokenizer's chat template ignores it; take "
+            "the setting out, "
             "or use a model whose template knows it, like Qwen3's"
         )
     return prompt

@@ -1,13 +1,17 @@
-"""The nano world: sums worked out in words, in which the forces of Policy Split act at laptop scale.
+"""The nano world: sums worked out in words, in which the forces of Policy Split act at laptop
+scale.
 
-A question is a sum of one-digit numbers, bare or with lettered options. Its answer can be reached by several
-*derivations*: in steps (one number at a time), in pairs, in halves (several numbers at once) or at a glance (the total
-at once). Steps and pairs take as many additions and are about equally reliable; halves and a glance are shorter and less so: a
-glance is a short cut that mostly fails. How common each derivation is without a system prompt is a setting of the world, apart from how well it
-is practised: all are also practised under system prompts that name them. The wording around the sums is free.
+A question is a sum of one-digit numbers, bare or with lettered options. Its answer can be reached
+by several *derivations*: in steps (one number at a time), in pairs, in halves (several numbers at
+once) or at a glance (the total at once). Steps and pairs take as many additions and are about
+equally reliable; halves and a glance are shorter and less so: a glance is a short cut that mostly
+fails. How common each derivation is without a system prompt is a setting of the world, apart from
+how well it
+is practised: all are also practised under system prompts that name them. The wording around the
+sums is free.
 
-In some worlds system prompts of many words mean something: words of two lists, among others that mean
-nothing, say how freely to answer (see `lean`).
+In some worlds system prompts of many words mean something: words of two lists, among others that
+mean nothing, say how freely to answer (see `lean`).
 
 Everything here is text; the model that learns it is made in `base`.
 """
@@ -24,17 +28,20 @@ DERIVATIONS = ("steps", "pairs", "halves", "glance")
 
 @dataclass(frozen=True)
 class World:
-    """How common each derivation is without a system prompt, and how often it is practised under its own.
+    """How common each derivation is without a system prompt, and how often it is practised under
+    its own.
 
-    Both are shares over DERIVATIONS and sum to 1; `named` is the share of the corpus with a derivation's system
-    prompt, `neutral` the share with a system prompt that says nothing of derivations; `told` is the share of the
-    stories that are told under such a neutral prompt, the others having none.
+    Both are shares over DERIVATIONS and sum to 1; `named` is the share of the corpus with a
+    derivation's system prompt, `neutral` the share with a system prompt that says nothing of
+    derivations; `told` is the share of the stories that are told under such a neutral prompt, the
+    others having none.
 
-    `mixed` is the share of the corpus with a mixed prompt (see `mixed_prompt`). Under such a prompt the
+    `mixed` is the share of the corpus with a mixed prompt (see `mixed_prompt`). Under such a prompt
+    the
     shares of derivations and the weights of the free wording are tempered: share^(1/T), normalised,
-    with T = 2^(strength * x), where x is the prompt's `lean`. In a world with mixed prompts, stories are
-    told under mixed prompts, and each response is drawn by its own generator. So worlds that differ in
-    strength alone differ only in responses under mixed prompts.
+    with T = 2^(strength * x), where x is the prompt's `lean`. In a world with mixed prompts,
+    stories are told under mixed prompts, and each response is drawn by its own generator. So worlds
+    that differ in strength alone differ only in responses under mixed prompts.
     """
 
     shares: dict
@@ -70,9 +77,11 @@ _RARE = {"steps": 0.07, "pairs": 0.13, "halves": 0.65, "glance": 0.15}
 WORLDS = {
     # Exploration has something to find: the most reliable derivation is rare at the start.
     "rare": World(_RARE, _PRACTICE),
-    # The same, but the model also tells stories under a system prompt, so that it can under the high-entropy one.
+    # The same, but the model also tells stories under a system prompt, so that it can under the
+    # high-entropy one.
     "told": World(_RARE, _PRACTICE, told=0.5),
-    # The same shares, but no system prompt ever meant anything: the model has learned to pay them no heed.
+    # The same shares, but no system prompt ever meant anything: the model has learned to pay them
+    # no heed.
     "unheeded": World(_RARE, _PRACTICE, named=0.0, neutral=0.75),
     # The control: the common derivation is the most reliable one already.
     "common": World({"steps": 0.65, "pairs": 0.13, "halves": 0.07, "glance": 0.15}, _PRACTICE),
@@ -94,29 +103,214 @@ NAMED_PROMPTS = {
     "halves": ("Add each half at once.", "Split the numbers in two and add the halves."),
     "glance": ("Give the total at a glance.", "Say the total at once, with no steps."),
 }
-# Words of the system prompts that say nothing of derivations: any of them in any order, so that the model has met
-# long and varied system prompts before it meets the high-entropy one.
-NEUTRAL_WORDS = """
-you are now in the a mode of your is to and that with for on at this one who can will be not do as it from or an
-helpful assistant careful student teacher guide friend expert kind clear calm quiet polite honest patient short long
-answer question problem task text word user test room box goal rule step way path idea mind view time day work world
-think solve explain write read keep give make find check help explore follow start finish speak learn look arrive
-final first second usual normal general direct unique new different typical possible precise true simple deep
-before after while still always never also instead rather only most more than each every when where how why
-thought process perspective reasoning approach directive primary answer space energy high low level even mean
-""".split()
+# Words of the system prompts that say nothing of derivations: any of them in any order, so that the
+# model has met long and varied system prompts before it meets the high-entropy one.
+NEUTRAL_WORDS = [
+    "you",
+    "are",
+    "now",
+    "in",
+    "the",
+    "a",
+    "mode",
+    "of",
+    "your",
+    "is",
+    "to",
+    "and",
+    "that",
+    "with",
+    "for",
+    "on",
+    "at",
+    "this",
+    "one",
+    "who",
+    "can",
+    "will",
+    "be",
+    "not",
+    "do",
+    "as",
+    "it",
+    "from",
+    "or",
+    "an",
+    "helpful",
+    "assistant",
+    "careful",
+    "student",
+    "teacher",
+    "guide",
+    "friend",
+    "expert",
+    "kind",
+    "clear",
+    "calm",
+    "quiet",
+    "polite",
+    "honest",
+    "patient",
+    "short",
+    "long",
+    "answer",
+    "question",
+    "problem",
+    "task",
+    "text",
+    "word",
+    "user",
+    "test",
+    "room",
+    "box",
+    "goal",
+    "rule",
+    "step",
+    "way",
+    "path",
+    "idea",
+    "mind",
+    "view",
+    "time",
+    "day",
+    "work",
+    "world",
+    "think",
+    "solve",
+    "explain",
+    "write",
+    "read",
+    "keep",
+    "give",
+    "make",
+    "find",
+    "check",
+    "help",
+    "explore",
+    "follow",
+    "start",
+    "finish",
+    "speak",
+    "learn",
+    "look",
+    "arrive",
+    "final",
+    "first",
+    "second",
+    "usual",
+    "normal",
+    "general",
+    "direct",
+    "unique",
+    "new",
+    "different",
+    "typical",
+    "possible",
+    "precise",
+    "true",
+    "simple",
+    "deep",
+    "before",
+    "after",
+    "while",
+    "still",
+    "always",
+    "never",
+    "also",
+    "instead",
+    "rather",
+    "only",
+    "most",
+    "more",
+    "than",
+    "each",
+    "every",
+    "when",
+    "where",
+    "how",
+    "why",
+    "thought",
+    "process",
+    "perspective",
+    "reasoning",
+    "approach",
+    "directive",
+    "primary",
+    "answer",
+    "space",
+    "energy",
+    "high",
+    "low",
+    "level",
+    "even",
+    "mean",
+]
 # Words of mixed prompts that ask for free answers, and for strict ones. The words of the paper's
 # prompts that do so are among them. What names its modes (high, low, entropy, mode) is not.
-EXPLORATORY_WORDS = """
-explore exploring unique new different diversity maximize perspective perspectives angles multiple
-creative tangents speculative unconventional distinctive viewpoints fresh multifaceted lenses
-breadth deviate variety diverse novel original imagine discover invent surprising
-""".split()
-FOCUSED_WORDS = """
-typical direct precise usual standard linear logic routine accurate efficient established concise
-structured strictly fewest facts deductive minimize prioritize exact brief regular common familiar
-orderly proven predictable rigid strict normal
-""".split()
+EXPLORATORY_WORDS = [
+    "explore",
+    "exploring",
+    "unique",
+    "new",
+    "different",
+    "diversity",
+    "maximize",
+    "perspective",
+    "perspectives",
+    "angles",
+    "multiple",
+    "creative",
+    "tangents",
+    "speculative",
+    "unconventional",
+    "distinctive",
+    "viewpoints",
+    "fresh",
+    "multifaceted",
+    "lenses",
+    "breadth",
+    "deviate",
+    "variety",
+    "diverse",
+    "novel",
+    "original",
+    "imagine",
+    "discover",
+    "invent",
+    "surprising",
+]
+FOCUSED_WORDS = [
+    "typical",
+    "direct",
+    "precise",
+    "usual",
+    "standard",
+    "linear",
+    "logic",
+    "routine",
+    "accurate",
+    "efficient",
+    "established",
+    "concise",
+    "structured",
+    "strictly",
+    "fewest",
+    "facts",
+    "deductive",
+    "minimize",
+    "prioritize",
+    "exact",
+    "brief",
+    "regular",
+    "common",
+    "familiar",
+    "orderly",
+    "proven",
+    "predictable",
+    "rigid",
+    "strict",
+    "normal",
+]
 # The other words of mixed prompts
 PLAIN_WORDS = [word for word in NEUTRAL_WORDS if word not in {*EXPLORATORY_WORDS, *FOCUSED_WORDS}]
 
@@ -147,16 +341,19 @@ SPLITS = (
 
 
 def split_of(numbers):
-    """Which of train, tuning and test a sum belongs to, by a hash of its numbers; the three never meet."""
+    """Which of train, tuning and test a sum belongs to, by a hash of its numbers; the three never
+    meet.
+    """
     return SPLITS[zlib.crc32(repr(numbers).encode()) % 4]
 
 
 @dataclass(frozen=True)
 class Sum:
-    """One question: the numbers to add and, for multiple choice, the totals offered (one of them right).
+    """One question: the numbers to add and, for multiple choice, the totals offered (one of them
+    right).
 
-    A choice is answered by its value, not by a letter: binding totals to letters takes a model of this size longer
-    to learn than all the rest of the world.
+    A choice is answered by its value, not by a letter: binding totals to letters takes a model of
+    this size longer to learn than all the rest of the world.
     """
 
     numbers: tuple
@@ -170,7 +367,10 @@ class Sum:
 
     @property
     def words(self):
-        """The same as one writes it to a reader, e.g. `7 + 8 + 6` or `7 + 8 + 6 (one of 31, 21, 11)`."""
+        """The same as one writes it to a reader, e.g.
+
+        `7 + 8 + 6` or `7 + 8 + 6 (one of 31, 21, 11)`.
+        """
         return " + ".join(map(str, self.numbers)) + (
             f" (one of {', '.join(map(str, self.options))})" if self.options else ""
         )
@@ -182,10 +382,13 @@ class Sum:
 
 
 def draw_sum(rng, terms, options=0, split="train"):
-    """A random sum of `terms` numbers from 1 to 9 within a split; with `options` > 0, that many choices (at most 9)."""
+    """A random sum of `terms` numbers from 1 to 9 within a split; with `options` > 0, that many
+    choices (at most 9).
+    """
     if split not in SPLITS or options > 9:
         raise ValueError(
-            f"a sum has a split of {', '.join(sorted(set(SPLITS)))} and up to 9 options; got {split!r}, {options}"
+            f"a sum has a split of {', '.join(sorted(set(SPLITS)))} and up to 9 options; got "
+            f"{split!r}, {options}"
         )
     while True:
         numbers = tuple(rng.randint(1, 9) for _ in range(terms))
@@ -204,7 +407,7 @@ def draw_sum(rng, terms, options=0, split="train"):
 def _running(parts):
     """The running additions that join up parts: [[3], [4], [5]] -> [[3, 4], [7, 5]]."""
     totals = list(accumulate(sum(p) for p in parts))
-    return [[total, sum(part)] for total, part in zip(totals, parts[1:])]
+    return [[total, sum(part)] for total, part in zip(totals, parts[1:], strict=False)]
 
 
 def steps_of(numbers, derivation):
@@ -221,7 +424,8 @@ def steps_of(numbers, derivation):
 
 
 def respond(question, derivation, rng, temperature=1.0):
-    """A correct response to a question by a derivation, in freely drawn wording, ending in \\boxed{answer}.
+    """A correct response to a question by a derivation, in freely drawn wording, ending in
+    \\boxed{answer}.
 
     temperature: of the wording's weights, see `tempered`.
     """
@@ -234,13 +438,15 @@ def respond(question, derivation, rng, temperature=1.0):
 
 
 def derivation_of(question, response):
-    """Which derivation a response follows, by the left-hand sides of its steps: one of DERIVATIONS, or "other"."""
+    """Which derivation a response follows, by the left-hand sides of its steps: one of DERIVATIONS,
+    or "other".
+    """
     numbers = (
         [int(n) for n in re.findall(r"\d+", question.split(":")[0])]
         if re.match(r"[\d+]+(:|$)", question)
         else []
     )
-    if len(numbers) < 2 or "\\boxed{" not in response and "=" not in response:
+    if len(numbers) < 2 or ("\\boxed{" not in response and "=" not in response):
         return "other"
     written = re.findall(r"([\d+]+)=", response)
     best, most = "other", 0
@@ -250,7 +456,7 @@ def derivation_of(question, response):
             continue
         if not ideal:
             return derivation if "\\boxed{" in response else "other"
-        same = sum(a == b for a, b in zip(written, ideal))
+        same = sum(a == b for a, b in zip(written, ideal, strict=False))
         best, most = (derivation, same) if same > most else (best, most)
     return best
 
@@ -263,7 +469,9 @@ KINDS = {
 
 
 def kinds_of(response):
-    """What each character of a response belongs to: "plan", "sum", "box" or "wording", as a list."""
+    """What each character of a response belongs to: "plan", "sum", "box" or "wording", as a
+    list.
+    """
     kinds = ["wording"] * len(response)
     for kind, pattern in reversed(KINDS.items()):
         for found in re.finditer(pattern, response):
@@ -271,7 +479,7 @@ def kinds_of(response):
     return kinds
 
 
-# --- stories: a small grammar with many more continuations than any response shows -------------------------------
+# --- stories: a small grammar with many more continuations than any response shows ----------------
 HEROES = (
     "a fox",
     "a king",
@@ -343,7 +551,9 @@ def _written(rng, words):
 
 
 def neutral_prompt(rng):
-    """A system prompt of 4 to 120 random words, mostly few, with full stops and capitals here and there."""
+    """A system prompt of 4 to 120 random words, mostly few, with full stops and capitals here and
+    there.
+    """
     longest = rng.choices((12, 32, 120), (6, 3, 1))[0]
     return _written(rng, [rng.choice(NEUTRAL_WORDS) for _ in range(rng.randint(4, longest))])
 
@@ -405,14 +615,17 @@ def plain_prompt(rng, tokens, count):
 
 
 def corpus(world, size, seed):
-    """Training examples for the base model: a list of (system prompt or None, question, response) texts."""
+    """Training examples for the base model: a list of (system prompt or None, question, response)
+    texts.
+    """
     rng, out = random.Random(seed), []
     for number in range(size):
         # Older worlds draw all from one stream, and keep their corpora so.
         own = random.Random(f"{seed}/{number}") if world.mixed else rng
         if rng.random() < world.story:
             prompt = rng.choice(story_prompts())
-            # No draw where nothing is told under a prompt: the corpora of such worlds stay what they were.
+            # No draw where nothing is told under a prompt: the corpora of such worlds stay what
+            # they were.
             system, temperature = None, 1.0
             if world.told and rng.random() < world.told:
                 system = _any_mixed_prompt(rng) if world.mixed else neutral_prompt(rng)

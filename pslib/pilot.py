@@ -1,13 +1,16 @@
-"""Two choices for the world `understood`, made on its pilot base models and on tuning questions alone.
+"""Two choices for the world `understood`, made on its pilot base models and on tuning questions
+alone.
 
-The pilot base models are those of seeds 0 to 2, which no result uses. The rules were written before any figure was seen.
+The pilot base models are those of seeds 0 to 2, which no result uses. The rules were written before
+any figure was seen.
 
-1. Matched eta: the eta with which eq. 3 changes advantages as much as the released form does at its own eta of 0.03, by
-   the mean of |A~ - A| / |A| over the tokens of live groups. Eq. 3's bonus is proportional to eta, so the eta is 0.03
-   times the ratio of the two means. It is rounded to two digits.
-2. Warm-up: ten steps of it are adopted if they at least halve the dip of accuracy at the start of training. The dip is
-   the accuracy before training minus the lowest after 2, 4, 6, 8 and 10 steps, averaged over GRPO, the released form and
-   the pilot base models.
+1. Matched eta: the eta with which eq. 3 changes advantages as much as the released form does at its
+   own eta of 0.03, by the mean of |A~ - A| / |A| over the tokens of live groups. Eq. 3's bonus is
+   proportional to eta, so the eta is 0.03 times the ratio of the two means. It is rounded to two
+   digits.
+2. Warm-up: ten steps of it are adopted if they at least halve the dip of accuracy at the start of
+   training. The dip is the accuracy before training minus the lowest after 2, 4, 6, 8 and 10 steps,
+   averaged over GRPO, the released form and the pilot base models.
 
 `python -m pslib.pilot` writes results/local/understood/matched_eta.csv and warmup.csv.
 """
@@ -34,7 +37,9 @@ def _pilot(seed):
 
 
 def matched_eta(profile, model, tokenizer, seed):
-    """The mean of |A~ - A| / |A| of both forms at eta 0.03 before training, and the eta that makes them equal; -> dict."""
+    """The mean of |A~ - A| / |A| of both forms at eta 0.03 before training, and the eta that makes
+    them equal; -> dict.
+    """
     questions = tasks.load("train", QUESTIONS, "tuning")
     table = probe.bonus(
         model,
@@ -52,7 +57,9 @@ def matched_eta(profile, model, tokenizer, seed):
 
 
 def dips(profile, model, tokenizer, seed):
-    """Accuracy on tuning questions while training starts, with and without a warm-up; -> list of dicts, one a measurement."""
+    """Accuracy on tuning questions while training starts, with and without a warm-up; -> list of
+    dicts, one a measurement.
+    """
     asked, rows = tasks.load("like", 100, "tuning"), []
     questions = tasks.load("train", 1000, "tuning")
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -94,7 +101,9 @@ def _both(seed):
 
 
 def dip(table):
-    """The dip of accuracy in points by warm-up, averaged over methods and base models, from a table of `dips`."""
+    """The dip of accuracy in points by warm-up, averaged over methods and base models, from a table
+    of `dips`.
+    """
     curves = table.pivot_table(
         index=["warmup", "base", "method"], columns="step", values="accuracy"
     )

@@ -1,4 +1,6 @@
-"""The policy: any causal language model, with exact log-probs and entropies of given responses under given prompts."""
+"""The policy: any causal language model, with exact log-probs and entropies of given responses
+under given prompts.
+"""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,8 +26,9 @@ def logprobs_and_entropy(logits, tokens, temperature=1.0):
 
     log softmax(z / temperature)[o],   H = -sum p log p with p = softmax(z / temperature)
 
-    logits (N, T, V) or (M, V), tokens (N, T) or (M,) -> (logp, entropy), both shaped as tokens, in nats. The plain
-    form; `Policy` computes the same from hidden states, without holding what this holds.
+    logits (N, T, V) or (M, V), tokens (N, T) or (M,) -> (logp, entropy), both shaped as tokens, in
+    nats. The plain form; `Policy` computes the same from hidden states, without holding what this
+    holds.
     """
     if logits.shape[:-1] != tokens.shape:
         raise ValueError(f"logits {tuple(logits.shape)} do not fit tokens {tuple(tokens.shape)}")
@@ -36,10 +39,12 @@ def logprobs_and_entropy(logits, tokens, temperature=1.0):
 
 
 class _HeadLogprobEntropy(torch.autograd.Function):
-    """`logprobs_and_entropy(hidden @ weight.T, tokens)` in chunks of tokens, with the gradient written out.
+    """`logprobs_and_entropy(hidden @ weight.T, tokens)` in chunks of tokens, with the gradient
+    written out.
 
-    Up to WHOLE logits are made at once and kept for the gradient. Beyond, a chunk is a 64th of the tokens and is made
-    again for the gradient, so that at V = 151,936 a few chunks are held, never (M, V).
+    Up to WHOLE logits are made at once and kept for the gradient. Beyond, a chunk is a 64th of the
+    tokens and is made again for the gradient, so that at V = 151,936 a few chunks are held, never
+    (M, V).
     """
 
     WHOLE = 2**24
@@ -55,7 +60,7 @@ class _HeadLogprobEntropy(torch.autograd.Function):
         whole = len(hidden) * len(weight) <= _HeadLogprobEntropy.WHOLE
         ctx.size, ctx.temperature = max(1, len(hidden) if whole else len(hidden) // 64), temperature
         logp, entropy = [], []
-        for h, o in zip(hidden.split(ctx.size), tokens.split(ctx.size)):
+        for h, o in zip(hidden.split(ctx.size), tokens.split(ctx.size), strict=True):
             logp_all = _HeadLogprobEntropy._logp_all(h, weight, temperature)
             logp.append(logp_all.gather(-1, o[:, None]).squeeze(-1))
             entropy.append(-logp_all.exp().mul_(logp_all).sum(-1))
@@ -78,7 +83,8 @@ class _HeadLogprobEntropy(torch.autograd.Function):
                 if kept
                 else _HeadLogprobEntropy._logp_all(hidden[part], weight, ctx.temperature)
             )
-            # d logp / dz = onehot - p;  dH / dz = -p (log p + H); in place, since a chunk may be all the memory there is
+            # d logp / dz = onehot - p;  dH / dz = -p (log p + H); in place, since a chunk may be
+            # all the memory there is
             grad, scale = logp_all.exp(), grad_logp[part, None]
             if grad_entropy.any():
                 scale = (
@@ -99,7 +105,8 @@ class _HeadLogprobEntropy(torch.autograd.Function):
 
 @dataclass
 class Packed:
-    """Responses under their prompts as one row of M tokens: each prompt once, then the responses, no padding.
+    """Responses under their prompts as one row of M tokens: each prompt once, then the responses,
+    no padding.
 
     A response's last token is not among the M: nothing is predicted from it.
     """
@@ -134,9 +141,11 @@ class Packed:
 
 
 def pack(prompts, owner, responses, lengths):
-    """Lay out responses (N, T) of lengths (N,) under prompts (lists of ids) for `Policy`; owner (N,): whose prompt.
+    """Lay out responses (N, T) of lengths (N,) under prompts (lists of ids) for `Policy`; owner
+    (N,): whose prompt.
 
-    Prompts that own no row are left out. Response ids are used as they are: nothing is decoded or tokenised again.
+    Prompts that own no row are left out. Response ids are used as they are: nothing is decoded or
+    tokenised again.
     """
     used, owner = owner.unique(return_inverse=True)
     prompts = [prompts[k] for k in used.tolist()]
@@ -182,9 +191,11 @@ def pack(prompts, owner, responses, lengths):
 def _shared_prefix_attention(
     module, query, key, value, attention_mask, scaling=None, packed=None, sliding_window=None, **kw
 ):
-    """Attention of transformers' interface over a `Packed` row: each response sees its own prompt, which is there once.
+    """Attention of transformers' interface over a `Packed` row: each response sees its own prompt,
+    which is there once.
 
-    query (1, H, M, D), key and value (1, H', M, D) -> ((1, M, H, D), None). Without `packed`, it is transformers' own.
+    query (1, H, M, D), key and value (1, H', M, D) -> ((1, M, H, D), None). Without `packed`, it is
+    transformers' own.
     """
     if packed is None:
         return sdpa_attention_forward(
@@ -232,12 +243,15 @@ AttentionMaskInterface.register("shared_prefixes", ALL_MASK_ATTENTION_FUNCTIONS[
 
 
 def unwrapped(model):
-    """The transformers model inside a wrapper like PEFT's, with its adapters in place; any other model as it is."""
+    """The transformers model inside a wrapper like PEFT's, with its adapters in place; any other
+    model as it is.
+    """
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 class Policy(nn.Module):
-    """A causal language model that scores responses; `forward` is what is trained, and what accelerate wraps.
+    """A causal language model that scores responses; `forward` is what is trained, and what
+    accelerate wraps.
 
     ValueError for a model whose output embedding is more than a product with one weight.
     """
@@ -250,8 +264,10 @@ class Policy(nn.Module):
         ):  # an adapter on it is a class of its own
             kind = f"{type(head).__module__}.{type(head).__qualname__}"
             raise ValueError(
-                f"the model's output embedding is a {kind} and not a torch.nn.Linear without a bias, so responses "
-                "cannot be scored; leave adapters (in PEFT: target_modules, modules_to_save) and quantization off it"
+                f"the model's output embedding is a {kind} and not a torch.nn.Linear without a "
+                "bias, so responses "
+                "cannot be scored; leave adapters (in PEFT: target_modules, modules_to_save) and "
+                "quantization off it"
             )
         unwrapped(model).set_attn_implementation("shared_prefixes")
         self.model = model
@@ -259,9 +275,9 @@ class Policy(nn.Module):
     def forward(self, packed, temperature=1.0):
         """Log-probs and entropies of responses under their prompts, a `Packed` of N responses.
 
-        -> logp (N, T), entropy (N, T) in nats, T the longest response, 0 beyond each. A prompt is read once for all
-        its responses, nothing is computed for padding but attention's small products, and logits are made for
-        response tokens only.
+        -> logp (N, T), entropy (N, T) in nats, T the longest response, 0 beyond each. A prompt is
+        read once for all its responses, nothing is computed for padding but attention's small
+        products, and logits are made for response tokens only.
         """
         return self._scores(packed, temperature)
 
@@ -295,10 +311,11 @@ class Policy(nn.Module):
 
 
 def load(source, dtype=torch.float32):
-    """A causal LM and its tokenizer from a folder or a hub id: safetensors only, and no code from the repository.
+    """A causal LM and its tokenizer from a folder or a hub id: safetensors only, and no code from
+    the repository.
 
-    -> (model in eval mode, tokenizer). ValueError in one sentence for what cannot serve: no such model, no
-    safetensors or damaged ones, no chat template, or what `check` refuses.
+    -> (model in eval mode, tokenizer). ValueError in one sentence for what cannot serve: no such
+    model, no safetensors or damaged ones, no chat template, or what `check` refuses.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -317,7 +334,8 @@ def load(source, dtype=torch.float32):
         ) from error
     if not tokenizer.chat_template:
         raise ValueError(
-            f"the tokenizer of {str(source)!r} has no chat template, so it has no system turn to tell the "
+            f"the tokenizer of {str(source)!r} has no chat template, so it has no system turn to "
+            "tell the "
             "modes apart; use an instruction-tuned model"
         )
     if tokenizer.pad_token_id is None:
@@ -330,7 +348,8 @@ def load(source, dtype=torch.float32):
 
 
 def check(model, tokenizer):
-    """Check that a model and a tokenizer fit each other, and that `Policy` scores as the model itself does.
+    """Check that a model and a tokenizer fit each other, and that `Policy` scores as the model
+    itself does.
 
     ValueError in one sentence where they do not.
     """
@@ -340,7 +359,8 @@ def check(model, tokenizer):
     )
     if highest >= vocabulary:
         raise ValueError(
-            f"the tokenizer has the token id {highest}, and the model embeds {vocabulary} ids only; use the tokenizer "
+            f"the tokenizer has the token id {highest}, and the model embeds {vocabulary} ids "
+            "only; use the tokenizer "
             "that was made for the model, or call model.resize_token_embeddings first"
         )
     if tokenizer.pad_token_id is None:
@@ -349,7 +369,8 @@ def check(model, tokenizer):
         )
     if not stop_ids(model, tokenizer):
         raise ValueError(
-            "neither the model's generation_config nor the tokenizer names a token that ends a response; set "
+            "neither the model's generation_config nor the tokenizer names a token that ends a "
+            "response; set "
             "tokenizer.eos_token"
         )
     training = model.training
@@ -360,15 +381,19 @@ def check(model, tokenizer):
         model.train(training)
     if not same:
         raise ValueError(
-            "the model changes its logits after the output embedding (soft-capping or scaling), adds to its prompts (as "
-            "PEFT's prompt and prefix tuning do) or attends in a way of its own, which this project's scoring does "
+            "the model changes its logits after the output embedding (soft-capping or scaling), "
+            "adds to its prompts (as "
+            "PEFT's prompt and prefix tuning do) or attends in a way of its own, which this "
+            "project's scoring does "
             "not do; use a Qwen3, Qwen2 or Llama model"
         )
 
 
 @torch.no_grad()
 def _scored_alike(model):
-    """Whether two responses to one prompt get the log-probs and entropies that the model gives each of them alone."""
+    """Whether two responses to one prompt get the log-probs and entropies that the model gives each
+    of them alone.
+    """
     prompt, responses = [0, 1], torch.tensor([[2, 3, 4], [3, 5, 2]])
     try:
         whole = torch.cat((torch.tensor([prompt, prompt]), responses), 1).to(model.device)

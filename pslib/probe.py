@@ -1,7 +1,9 @@
-"""What a trained model does beyond table 1's suites: with many tries, under other system prompts, and on stories.
+"""What a trained model does beyond table 1's suites: with many tries, under other system prompts,
+and on stories.
 
-Reinforcement learning saw one high-entropy prompt and no story. Each function asks a model in both modes, whatever
-its method, so that Policy Split's high-entropy mode can be told from what the prompt alone does to another model.
+Reinforcement learning saw one high-entropy prompt and no story. Each function asks a model in both
+modes, whatever its method, so that Policy Split's high-entropy mode can be told from what the
+prompt alone does to another model.
 """
 
 import math
@@ -14,7 +16,8 @@ from pslib import advantages, creative, evaluate, modes, nano, runs
 from pslib.rollouts import engine_for, must_finish, render_all, sample
 from pslib.stats import mean_interval
 
-# Under which names the prompts are asked: the trained one is the profile's, those of these that it is not were never trained.
+# Under which names the prompts are asked: the trained one is the profile's, those of these that it
+# is not were never trained.
 UNSEEN = (
     "high_entropy_short",
     "high_entropy",
@@ -24,28 +27,35 @@ UNSEEN = (
     "low_entropy",
 )
 
-# A system prompt moves a pretrained model whatever it says: these say nothing of the task, and are as long as the paper's.
+# A system prompt moves a pretrained model whatever it says: these say nothing of the task, and are
+# as long as the paper's.
 UNRELATED = {
     "unrelated_short": "You are now in the town library.",
-    "unrelated": "You are now in the town library. Its main hall is open from nine in the morning until six in the evening, and "
-    "on Saturdays until one. Bags are left in the lockers beside the door. Books from the upper floor may be read at "
-    "the tables there but are not lent out. The small room at the back serves tea, coffee and soup, and the garden "
-    "behind the house is open to all visitors in summer.",
+    "unrelated": "You are now in the town library. Its main hall is open from nine in the morning "
+    "until six in the evening, and on Saturdays until one. Bags are left in the lockers beside the "
+    "door. Books from the upper floor may be read at the tables there but are not lent out. The "
+    "small room at the back serves tea, coffee and soup, and the garden behind the house is open "
+    "to all visitors in summer.",
 }
 
 
-# What every model of a profile is asked under, whatever it was trained with; a base model's neutral prompt comes on top.
+# What every model of a profile is asked under, whatever it was trained with; a base model's neutral
+# prompt comes on top.
 ASKED = ("high_entropy", "rewritten_high_entropy", "low_entropy")
-ASKED_SEED = 0  # of the draws: the same for all models and prompts, so that they differ in the models and prompts alone
+# of the draws: the same for all models and prompts, so that they differ in the models and prompts
+# alone
+ASKED_SEED = 0
 
 
 def ask(model, tokenizer, texts, settings, questions):
-    """The same questions with the same draws under each of some system prompts, and under none; -> DataFrame.
+    """The same questions with the same draws under each of some system prompts, and under none; ->
+    DataFrame.
 
-    A row a prompt and question: samples, correct (how many), tokens and bits (sums over the responses; bits is the
-    entropy at every token), kl (the sum of log p - log p without a prompt over sampled tokens, in nats), how many
-    responses follow each derivation, and tokens_<kind> and bits_<kind> for the kinds of tokens that make up a response
-    (see nano.kinds_of). texts: {name: system prompt}.
+    A row a prompt and question: samples, correct (how many), tokens and bits (sums over the
+    responses; bits is the entropy at every token), kl (the sum of log p - log p without a prompt
+    over sampled tokens, in nats), how many responses follow each derivation, and tokens_<kind> and
+    bits_<kind> for the kinds of tokens that make up a response (see nano.kinds_of). texts: {name:
+    system prompt}.
     """
     settings, rows, questions = (
         replace(settings, temperature=1.0, top_k=0, top_p=1.0),
@@ -102,7 +112,8 @@ _OF_KINDS = [f"{what}_{kind}" for kind in KINDS for what in ("tokens", "bits")]
 
 
 def token_kinds(response, pieces):
-    """What each token of a response belongs to: a kind of nano.kinds_of, or "end" where it is no text of the response.
+    """What each token of a response belongs to: a kind of nano.kinds_of, or "end" where it is no
+    text of the response.
 
     A token belongs where its first character other than a space stands.
     """
@@ -121,7 +132,8 @@ def token_kinds(response, pieces):
 
 
 def many_tries(model, tokenizer, both, settings, suites, samples, generator):
-    """How many of `samples` responses to each question are right, in each of both modes; -> DataFrame.
+    """How many of `samples` responses to each question are right, in each of both modes; ->
+    DataFrame.
 
     Columns suite, mode, question_id, samples, correct; suites: {name: questions}.
     """
@@ -140,11 +152,12 @@ def many_tries(model, tokenizer, both, settings, suites, samples, generator):
 
 
 def under_prompts(model, tokenizer, both, settings, questions, generator, more=()):
-    """Accuracy, entropy, derivations and distance from the normal mode under the trained and the unseen prompts; -> DataFrame.
+    """Accuracy, entropy, derivations and distance from the normal mode under the trained and the
+    unseen prompts; -> DataFrame.
 
-    A row a prompt ("none" is the normal mode; `more`: {name: system prompt} to ask too): accuracy, entropy_bits, tokens,
-    kl_from_normal in nats a token on the prompt's own responses, kl_ci (half of its 95% interval over questions), and
-    share_<derivation>.
+    A row a prompt ("none" is the normal mode; `more`: {name: system prompt} to ask too): accuracy,
+    entropy_bits, tokens, kl_from_normal in nats a token on the prompt's own responses, kl_ci (half
+    of its 95% interval over questions), and share_<derivation>.
     """
     (normal, he), rows = both, []
     texts = {**{name: modes.he_mode(name).system for name in UNSEEN}, **dict(more)}
@@ -182,10 +195,12 @@ def under_prompts(model, tokenizer, both, settings, questions, generator, more=(
 
 
 def stories(model, tokenizer, both, settings, prompts, samples, generator):
-    """Stories in both modes to each of some prompts, and how diverse they are; -> (DataFrame of prompts, DataFrame of texts).
+    """Stories in both modes to each of some prompts, and how diverse they are; -> (DataFrame of
+    prompts, DataFrame of texts).
 
-    Prompts: mode, prompt, div_2gram and div_bleu4 (0 to 100, over the prompt's samples), told (the share of responses that are
-    the nano world's stories at all; blank for other prompts), entropy_bits, tokens. Texts: mode, prompt, sample, story.
+    Prompts: mode, prompt, div_2gram and div_bleu4 (0 to 100, over the prompt's samples), told (the
+    share of responses that are the nano world's stories at all; blank for other prompts),
+    entropy_bits, tokens. Texts: mode, prompt, sample, story.
     """
     asked = [{"id": prompt, "question": prompt, "answer": ""} for prompt in prompts]
     told_by = nano.is_story if prompts == nano.story_prompts() else lambda text: math.nan
@@ -221,10 +236,12 @@ def stories(model, tokenizer, both, settings, prompts, samples, generator):
 
 
 def bonus(model, tokenizer, both, settings, questions, group_size, generator):
-    """What eq. 3 adds to the advantages of one step's tokens at eta 0.03, in the paper's and the released form; -> DataFrame.
+    """What eq. 3 adds to the advantages of one step's tokens at eta 0.03, in the paper's and the
+    released form; -> DataFrame.
 
-    A row a token of the live groups of some questions, half of each group drawn in each mode: kind (see
-    nano.kinds_of, or "end"), mode that drew it, advantage (A), bonus (B, eq. 4), paper and released (what each adds to A).
+    A row a token of the live groups of some questions, half of each group drawn in each mode: kind
+    (see nano.kinds_of, or "end"), mode that drew it, advantage (A), bonus (B, eq. 4), paper and
+    released (what each adds to A).
     """
     questions = list(questions)
     prompts = {
@@ -282,7 +299,9 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
 
 
 def questions(profile):
-    """The questions of the suites that a profile's `probe` section asks: {suite, or "prompts": questions}."""
+    """The questions of the suites that a profile's `probe` section asks: {suite, or "prompts":
+    questions}.
+    """
     wanted = profile.probe
     many = {
         suite: profile.questions(suite, wanted.best_of_n)
@@ -296,7 +315,9 @@ def questions(profile):
 
 
 def probe(model, tokenizer, profile, size, seed):
-    """All of the above that a profile's `probe` section (an evaluate.Probe) asks for: {name of the file: DataFrame}."""
+    """All of the above that a profile's `probe` section (an evaluate.Probe) asks for: {name of the
+    file: DataFrame}.
+    """
     generator, wanted, out = torch.Generator().manual_seed(seed), profile.probe, {}
     plain = replace(
         profile.evaluate, temperature=1.0, top_k=0, top_p=1.0

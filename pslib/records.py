@@ -1,9 +1,11 @@
-"""Records: what each step of the chain was made from, written before it computes and checked by every later reader.
+"""Records: what each step of the chain was made from, written before it computes and checked by
+every later reader.
 
-A record is a YAML file beside a step's results: the step's settings and, under `inputs`, what the settings only name:
-hashes of the questions, the weights, the tokenizer, the chat template and the model's configuration, the ids that end a
-response, and the text of every mode's prompt. A step is taken for done, or goes on, only where its record says what would
-be recorded now. Results from before inputs were recorded are compared by their settings alone.
+A record is a YAML file beside a step's results: the step's settings and, under `inputs`, what the
+settings only name: hashes of the questions, the weights, the tokenizer, the chat template and the
+model's configuration, the ids that end a response, and the text of every mode's prompt. A step is
+taken for done, or goes on, only where its record says what would be recorded now. Results from
+before inputs were recorded are compared by their settings alone.
 """
 
 import hashlib
@@ -71,7 +73,9 @@ def of_tokenizer(tokenizer):
 
 
 def of_model(model, tokenizer, both):
-    """What a step's record says of its model: hashes, the ids that end a response, and each mode's prompt as text."""
+    """What a step's record says of its model: hashes, the ids that end a response, and each mode's
+    prompt as text.
+    """
     config = {
         key: value
         for key, value in model.config.to_dict().items()
@@ -122,13 +126,17 @@ def _asking(profile, size):
 
 
 def probe_settings(profile, size):
-    """All that a profile says of what is asked of a model beside the suites, but of which methods' models."""
+    """All that a profile says of what is asked of a model beside the suites, but of which methods'
+    models.
+    """
     wanted = {name: value for name, value in asdict(profile.probe).items() if name != "methods"}
     return {"probe": wanted, **evaluation_settings(profile, size)}
 
 
 def base_record(profile, size):
-    """The record of a nano base model: what the profile says of its training, and the hash of its world's definition."""
+    """The record of a nano base model: what the profile says of its training, and the hash of its
+    world's definition.
+    """
     world = nano.WORLDS[profile.base.world]
     return {
         "size": size,
@@ -138,7 +146,9 @@ def base_record(profile, size):
 
 
 def of_base(profile):
-    """How a profile's base model is trained, as the arguments of base.train; where it is kept is left out."""
+    """How a profile's base model is trained, as the arguments of base.train; where it is kept is
+    left out.
+    """
     return {name: value for name, value in asdict(profile.base).items() if name != "shared"}
 
 
@@ -180,7 +190,9 @@ def _defaults(method):
 
 
 def changes(recorded, wanted):
-    """What differs between a record and what would be recorded now, each as a text; inputs only where both name them."""
+    """What differs between a record and what would be recorded now, each as a text; inputs only
+    where both name them.
+    """
     inputs, now = recorded.get("inputs"), wanted.get("inputs")
     out, defaults = [], {**_defaults(recorded.get("method")), **REMOVED}
     old, new = (
@@ -219,7 +231,9 @@ def load(path):
 
 
 def same(path, wanted):
-    """The record at a path, or None where there is none; ValueError names what it says otherwise than `wanted`."""
+    """The record at a path, or None where there is none; ValueError names what it says otherwise
+    than `wanted`.
+    """
     recorded = load(path)
     if recorded:
         _refuse(path, changes(recorded, wanted))
@@ -233,20 +247,26 @@ def begin(path, wanted):
 
 
 def untouched(folder):
-    """Check that the model of a finished step is the one that its manifest names; ValueError if it is not."""
+    """Check that the model of a finished step is the one that its manifest names; ValueError if it
+    is not.
+    """
     made = json.loads((folder / "manifest.json").read_text())["inputs"].get("model")
     if made != files_digest(folder / "model"):
         raise ValueError(
-            f"{folder / 'model'} is not the model that was made there (its manifest.json names another hash); "
+            f"{folder / 'model'} is not the model that was made there (its manifest.json names "
+            "another hash); "
             "bring its files back, or remove that folder to make it again"
         )
 
 
 def whole_curve(folder, steps):
-    """Check that a run's metrics.csv has a row for each of its first `steps` steps; ValueError if it has not."""
+    """Check that a run's metrics.csv has a row for each of its first `steps` steps; ValueError if
+    it has not.
+    """
     if rows_missing(folder / "metrics.csv", steps):
         raise ValueError(
-            f"{folder / 'metrics.csv'} lacks some of the run's first {steps} steps; bring the file back, or remove "
+            f"{folder / 'metrics.csv'} lacks some of the run's first {steps} steps; bring the file "
+            "back, or remove "
             "the run and train it again"
         )
 
@@ -273,10 +293,12 @@ def _read(path):
 
 
 def check(profile, folder=None):
-    """Check that all results of a profile's runs in a folder belong together and to the profile as it is.
+    """Check that all results of a profile's runs in a folder belong together and to the profile as
+    it is.
 
-    ValueError, in one sentence, where a run was made with other settings, where its curve lacks steps, where an
-    evaluation is of another model than the run's, or where runs of one size differ in questions or base model.
+    ValueError, in one sentence, where a run was made with other settings, where its curve lacks
+    steps, where an evaluation is of another model than the run's, or where runs of one size differ
+    in questions or base model.
     """
     root, seen = Path(folder or profile.folder) / "runs", {}
     for method, size, seed in profile.grid:
@@ -289,7 +311,8 @@ def check(profile, folder=None):
             made = _read(own / "manifest.json")
             if made and asked["inputs"].get("model") not in (None, made["inputs"]["model"]):
                 raise ValueError(
-                    f"{own / 'evaluation.csv'} is of another model than the one that this run trained; remove "
+                    f"{own / 'evaluation.csv'} is of another model than the one that this run "
+                    "trained; remove "
                     "it and evaluate again"
                 )
         for record, kind in ((trained, "trained"), (asked, "evaluated")):
@@ -301,7 +324,8 @@ def check(profile, folder=None):
                 first = seen.setdefault((kind, size, name), (record["inputs"].get(name), own))
                 if first[0] != record["inputs"].get(name):
                     raise ValueError(
-                        f"{own} and {first[1]} differ in their {_WORDS.get(name, name)}, so they cannot stand in "
+                        f"{own} and {first[1]} differ in their {_WORDS.get(name, name)}, so they "
+                        "cannot stand in "
                         "one table; move one of them away"
                     )
 
@@ -309,15 +333,17 @@ def check(profile, folder=None):
 def _check_training(profile, own, trained, which):
     _refuse(own / "params.yaml", changes(trained, training_settings(profile, *which)))
     metrics, steps = own / "metrics.csv", profile.train.steps
-    if (own / "manifest.json").exists():
-        if not metrics.exists() or _rows_missing_once(metrics, metrics.stat().st_mtime_ns, steps):
-            whole_curve(own, steps)
+    if (own / "manifest.json").exists() and (
+        not metrics.exists() or _rows_missing_once(metrics, metrics.stat().st_mtime_ns, steps)
+    ):
+        whole_curve(own, steps)
 
 
 def _refuse(path, differing):
     if differing:
         raise ValueError(
-            f"{path.parent} was made with other settings or inputs: {', '.join(differing)}; put this back, or "
+            f"{path.parent} was made with other settings or inputs: {', '.join(differing)}; put "
+            "this back, or "
             "move that folder away, before going on"
         )
 
@@ -329,7 +355,9 @@ def inputs_recorded(folder):
 
 
 def unrecorded(profile, folder=None):
-    """How many of a profile's training runs in a folder do not say what they were made from, as a sentence; "" for none."""
+    """How many of a profile's training runs in a folder do not say what they were made from, as a
+    sentence; "" for none.
+    """
     folders = [
         Path(folder or profile.folder) / "runs" / runs.run_id(*which) for which in profile.grid
     ]

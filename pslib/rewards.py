@@ -43,7 +43,8 @@ _EMPTY = re.compile(
 )
 _INTEGER = re.compile(r"[+-]?\d{1,40}", re.ASCII)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z0-9 ]*|[A-Za-z]{2,}(?:[ '-]+[A-Za-z]{2,})+")
-# What equals only itself: a letter (I is i to math-verify, and A is A^T) and infinity (which is infinity + 1).
+# What equals only itself: a letter (I is i to math-verify, and A is A^T) and infinity (which is
+# infinity + 1).
 _ALONE = re.compile(r"[A-Za-z]|[+-]?\\infty")
 # A mixed number before something else: 3 1/2 pi is not three halves of pi.
 _MIXED = re.compile(r"\d\s*\\[dt]?frac")
@@ -86,9 +87,9 @@ def grade(text, answer, worked_out=False, thinking=False):
     """1.0 if the last boxed answer of a response equals `answer`, else 0.0.
 
     worked_out: whether `2^{10}` is right where `answer` is 1024; without it, what is left to be
-    worked out is wrong where `answer` is a number. thinking: whether the model thinks first, so that a
-    response without a closing `</think>` is unfinished, and wrong. An answer over 200 characters is
-    wrong, unread. A comparison takes at most 1.5 s once math-verify's process runs.
+    worked out is wrong where `answer` is a number. thinking: whether the model thinks first, so
+    that a response without a closing `</think>` is unfinished, and wrong. An answer over 200
+    characters is wrong, unread. A comparison takes at most 1.5 s once math-verify's process runs.
 
     RuntimeError if math-verify is needed and its process cannot be kept alive.
     """
@@ -121,10 +122,8 @@ def _right(given, answer, worked_out):
         return True
     if dress.squeezed(answer) in ("\\infty", "-\\infty") and not worked_out:
         return False  # of 2\infty, too, something is left to be worked out
-    if (
-        not worked_out
-        and (_ALONE.fullmatch(given) or _ALONE.fullmatch(answer))
-        or _MIXED.search(given)
+    if (not worked_out and (_ALONE.fullmatch(given) or _ALONE.fullmatch(answer))) or _MIXED.search(
+        given
     ):
         return False
     if _WORDS.fullmatch(answer) and (_WORDS.fullmatch(given) or number is not None):
@@ -150,7 +149,7 @@ def _worth(answer, given):
     return bool(readable) and _equal(answer, given)
 
 
-# --- math-verify, at arm's length -----------------------------------------------------------------------------------
+# --- math-verify, at arm's length -----------------------------------------------------------------
 _process, _lock = None, threading.Lock()
 
 
@@ -197,7 +196,9 @@ os.register_at_fork(after_in_child=_forget)
 
 @lru_cache(maxsize=2**14)
 def _equal(answer, given):
-    """Whether math-verify takes two answers to be equal; False for what it cannot tell within the limits."""
+    """Whether math-verify takes two answers to be equal; False for what it cannot tell within the
+    limits.
+    """
     request = json.dumps([answer, given]).encode() + b"\n"
     with _lock:
         for _ in range(2):  # no answer can end the process, but someone else may have
@@ -210,11 +211,13 @@ def _equal(answer, given):
                 pass
             finally:
                 if not reply:
-                    _stop()  # also when interrupted: a late reply must not be taken for the next answer's
+                    # also when interrupted: a late reply must not be taken for the next answer's
+                    _stop()
             if reply:
                 return reply == b"1"
     raise RuntimeError(
-        "the process that compares LaTeX answers does not stay alive; check that memory is left and that "
+        "the process that compares LaTeX answers does not stay alive; check that memory is left "
+        "and that "
         f"`{sys.executable} -c 'import math_verify'` works"
     )
 
@@ -289,13 +292,16 @@ def _make_exact():
 
 
 def _serve():
-    """Answer each line of stdin, a JSON pair, with the byte 1 or 0; ends when stdin does, and so with its parent."""
+    """Answer each line of stdin, a JSON pair, with the byte 1 or 0; ends when stdin does, and so
+    with its parent.
+    """
     from math_verify import LatexExtractionConfig, parse, verify
 
     _make_exact()
 
     def equal(answer, given):
-        # Timeouts of its own would need SIGALRM. LaTeX alone: sympy's own parser, which is eval, is not for such text.
+        # Timeouts of its own would need SIGALRM. LaTeX alone: sympy's own parser, which is eval, is
+        # not for such text.
         answer, given = (
             parse(f"${text}$", [LatexExtractionConfig()], parsing_timeout=None)
             for text in (answer, given)

@@ -1,9 +1,10 @@
 """Rollouts: responses drawn in one or both modes, kept as the token ids that were drawn.
 
-An engine is anything with `generate(prompts, copies, decoding, seeds) -> (tokens (N, T), lengths (N,))`, rows of one
-prompt being neighbours, and seeds one number a prompt. Four are here: `generate` of transformers for any model; its
-continuous batching, for many responses of varied length on a GPU; vLLM, where that is installed; and `decode` for nano
-models. Whichever draws, the trained model scores what was drawn itself, so no engine's log-probs enter a loss.
+An engine is anything with `generate(prompts, copies, decoding, seeds) -> (tokens (N, T), lengths
+(N,))`, rows of one prompt being neighbours, and seeds one number a prompt. Four are here:
+`generate` of transformers for any model; its continuous batching, for many responses of varied
+length on a GPU; vLLM, where that is installed; and `decode` for nano models. Whichever draws, the
+trained model scores what was drawn itself, so no engine's log-probs enter a loss.
 """
 
 import os
@@ -11,6 +12,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
@@ -21,7 +23,9 @@ from pslib.policy import stop_ids, unwrapped
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are drawn: temperature (0 is greedy), top_k (0: all), top_p, and the most tokens of a response."""
+    """How tokens are drawn: temperature (0 is greedy), top_k (0: all), top_p, and the most tokens
+    of a response.
+    """
 
     temperature: float
     top_k: int
@@ -65,14 +69,17 @@ class Rollouts:
 
 
 def unfinished(rollouts, stops):
-    """bool (R,): the responses that ran into their length limit, their last token being none of the ids that end one."""
+    """bool (R,): the responses that ran into their length limit, their last token being none of the
+    ids that end one.
+    """
     return ~torch.isin(
         rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1), torch.tensor(stops)
     )
 
 
-# Every field of a GenerationConfig that shapes a distribution and has a value that leaves it alone. The library's own default,
-# which it would take for a field that is left unset, may be another: top_k of 50.
+# Every field of a GenerationConfig that shapes a distribution and has a value that leaves it alone.
+# The library's own default, which it would take for a field that is left unset, may be another:
+# top_k of 50.
 _NEUTRAL = {
     "num_beams": 1,
     "num_beam_groups": 1,
@@ -98,7 +105,9 @@ _NEUTRAL = {
 
 
 def _drawing(model, tokenizer, decoding):
-    """A generation config that draws from the policy itself at the given settings, and ends at every stop id."""
+    """A generation config that draws from the policy itself at the given settings, and ends at
+    every stop id.
+    """
     drawing = {"do_sample": False}
     if decoding.temperature:
         drawing = {
@@ -121,8 +130,9 @@ def _drawing(model, tokenizer, decoding):
 def _configured(model, wanted):
     """Give a model, also one inside a wrapper, a generation config while the block runs.
 
-    From the checkpoint's own, `generate` would fill what the given one leaves unset (suppressed tokens, min_p and the like,
-    which only None leaves out), and draw from another policy than the one that is trained.
+    From the checkpoint's own, `generate` would fill what the given one leaves unset (suppressed
+    tokens, min_p and the like, which only None leaves out), and draw from another policy than the
+    one that is trained.
     """
     model = unwrapped(model)
     own, model.generation_config = model.generation_config, wanted
@@ -142,7 +152,8 @@ class GenerateEngine:
     def generate(self, prompts, copies, decoding, seeds):
         """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,).
 
-        All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the batch.
+        All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the
+        batch.
         """
         prompts = [prompt for prompt in prompts for _ in range(copies)]
         width = max(map(len, prompts))
@@ -175,7 +186,8 @@ def _padded(responses):
 
 
 class ContinuousEngine:
-    """Sampling by `transformers.generate_batch`: a response that ends makes room for the next at once.
+    """Sampling by `transformers.generate_batch`: a response that ends makes room for the next at
+    once.
 
     Far slower than `generate` on a CPU.
     """
@@ -184,12 +196,15 @@ class ContinuousEngine:
         self.model, self.tokenizer = model, tokenizer
 
     def generate(self, prompts, copies, decoding, seeds):
-        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,); RuntimeError if one fails.
+        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,);
+        RuntimeError if one fails.
 
-        All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the batch.
+        All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the
+        batch.
         """
         wanted = _drawing(self.model, self.tokenizer, decoding)
-        # On a GPU it fits its cache to the free memory; on a CPU it would take all of it, and attend to all of it.
+        # On a GPU it fits its cache to the free memory; on a CPU it would take all of it, and
+        # attend to all of it.
         room = (
             {}
             if self.model.device.type == "cuda"
@@ -215,7 +230,8 @@ class ContinuousEngine:
         )
         if failed:
             raise RuntimeError(
-                f"continuous batching lost {len(failed)} of {len(rows)} responses ({failed[0]}); set the "
+                f"continuous batching lost {len(failed)} of {len(rows)} responses ({failed[0]}); "
+                "set the "
                 "profile's engine to generate"
             )
         return _padded([one.generated_tokens for one in out.values()])
@@ -228,7 +244,7 @@ class VllmEngine:
     """
 
     # What else shapes a distribution, set so that it does nothing.
-    NEUTRAL = {
+    NEUTRAL: ClassVar = {
         "repetition_penalty": 1.0,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
@@ -251,12 +267,14 @@ class VllmEngine:
             import vllm
         except ImportError as error:
             raise ValueError(
-                "the profile's engine is vllm, which is not installed here; run it in the environment that "
+                "the profile's engine is vllm, which is not installed here; run it in the "
+                "environment that "
                 "`make .venv/vllm/ready` builds, or set engine to auto"
             ) from error
         if unwrapped(model) is not model:
             raise ValueError(
-                "the engine vllm is given weights by the names that they have in a model of their own, so it cannot draw "
+                "the engine vllm is given weights by the names that they have in a model of their "
+                "own, so it cannot draw "
                 "from a wrapped model; set engine to auto"
             )
         self.model, self.vllm, self.stops = model, vllm, stop_ids(model, tokenizer)
@@ -273,7 +291,8 @@ class VllmEngine:
                     hf_overrides={
                         "architectures": [type(model).__name__]
                     },  # a fresh model's config has none
-                    enable_chunked_prefill=False,  # of a prompt cut in two it cannot draw by a seed on a CPU
+                    # of a prompt cut in two it cannot draw by a seed on a CPU
+                    enable_chunked_prefill=False,
                     gpu_memory_utilization=0.4,
                 )  # the rest is for training
 
@@ -284,7 +303,8 @@ class VllmEngine:
         """
         if 0 < decoding.temperature < 0.01:
             raise ValueError(
-                f"vllm draws at temperatures of 0 or from 0.01; got {decoding.temperature}; set the profile's "
+                f"vllm draws at temperatures of 0 or from 0.01; got {decoding.temperature}; set "
+                "the profile's "
                 "engine to generate"
             )
         self.llm.collective_rpc(
@@ -325,7 +345,9 @@ class DecoderEngine:
         self.model, self.stops = model, torch.tensor(stop_ids(model, tokenizer))
 
     def generate(self, prompts, copies, decoding, seeds):
-        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,)."""
+        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths
+        (N,).
+        """
         draws = torch.cat(
             [
                 torch.rand(
@@ -357,7 +379,9 @@ ENGINES = {
 
 
 def choose(model, tokenizer, name):
-    """Make one of ENGINES the one that `engine_for` gives for this model; it lives as long as the model."""
+    """Make one of ENGINES the one that `engine_for` gives for this model; it lives as long as the
+    model.
+    """
     model.rollout_engine = ENGINES[name] and ENGINES[name](model, tokenizer)
 
 
@@ -372,33 +396,42 @@ def engine_for(model, tokenizer):
 
 
 def render_all(tokenizer, mode, questions, decoding, context):
-    """Every question's prompt under a mode; ValueError if one leaves no room for its response in the context."""
+    """Every question's prompt under a mode; ValueError if one leaves no room for its response in
+    the context.
+    """
     prompts = [modes.render(tokenizer, mode, q["question"]) for q in questions]
-    for question, prompt in zip(questions, prompts):
+    for question, prompt in zip(questions, prompts, strict=True):
         if len(prompt) + decoding.max_new_tokens > context:
             raise ValueError(
-                f"question {question['id']} takes {len(prompt)} tokens in {mode.name} mode, which with "
-                f"max_new_tokens={decoding.max_new_tokens} is more than the model's context of {context}; "
+                f"question {question['id']} takes {len(prompt)} tokens in {mode.name} mode, which "
+                "with "
+                f"max_new_tokens={decoding.max_new_tokens} is more than the model's context of "
+                f"{context}; "
                 "shorten the question or lower max_new_tokens"
             )
     return prompts
 
 
 def check_room(model, tokenizer, both, questions, max_new_tokens):
-    """Check that every question leaves room for its response in the model's context, in each mode; ValueError if one does not."""
+    """Check that every question leaves room for its response in the model's context, in each mode;
+    ValueError if one does not.
+    """
     decoding, context = Decoding(1.0, 0, 1.0, max_new_tokens), model.config.max_position_embeddings
     for mode in both:
         (empty,) = render_all(tokenizer, mode, [{"id": "''", "question": ""}], decoding, context)
-        # A token is a byte or more, so only a question of so many bytes can be too long; a few tokens may join otherwise.
+        # A token is a byte or more, so only a question of so many bytes can be too long; a few
+        # tokens may join otherwise.
         room = context - max_new_tokens - len(empty) - 8
         long = [question for question in questions if len(question["question"].encode()) > room]
         render_all(tokenizer, mode, long, decoding, context)
 
 
 def exact(text, row, thinking=False):
-    """The reward unless another is given: 1.0 if the response ends in the answer of its question, else 0.0.
+    """The reward unless another is given: 1.0 if the response ends in the answer of its question,
+    else 0.0.
 
-    A question whose column worked_out is true also takes what comes to its answer. thinking: see rewards.grade.
+    A question whose column worked_out is true also takes what comes to its answer. thinking: see
+    rewards.grade.
     """
     asked = {"worked_out": bool(row.get("worked_out")), "thinking": thinking}
     return rewards.grade(
@@ -407,7 +440,9 @@ def exact(text, row, thinking=False):
 
 
 def must_finish(modes):
-    """The names of the modes whose thinking is on: a response there is right only if its thinking has an end, as in the paper."""
+    """The names of the modes whose thinking is on: a response there is right only if its thinking
+    has an end, as in the paper.
+    """
     return [mode.name for mode in modes if mode.thinking]
 
 
@@ -437,11 +472,13 @@ def sample(
 ):
     """Draw group_size responses to each question, in equal parts from each mode, and grade them.
 
-    questions: Q rows with id, and answer for the reward `exact`; prompts: {mode name: Q prompts} of the modes that sample;
-    reward: (text, row) -> float, row being the whole question; thinking: names of the modes in which `exact` gives nothing for
-    a response whose thinking has no end (see `must_finish`). -> Rollouts with R = Q group_size. Policy Split draws G/2
-    in each mode (eq. 10), so G must be even there. The generator gives each mode and question a seed of its own.
-    ValueError for a reward that is no number; whether it is finite is for the caller to check.
+    questions: Q rows with id, and answer for the reward `exact`; prompts: {mode name: Q prompts} of
+    the modes that sample;
+    reward: (text, row) -> float, row being the whole question; thinking: names of the modes in
+    which `exact` gives nothing for a response whose thinking has no end (see `must_finish`). ->
+    Rollouts with R = Q group_size. Policy Split draws G/2 in each mode (eq. 10), so G must be even
+    there. The generator gives each mode and question a seed of its own. ValueError for a reward
+    that is no number; whether it is finite is for the caller to check.
     """
     if group_size % len(prompts):
         raise ValueError(
@@ -457,7 +494,8 @@ def sample(
     )
     group_ids = torch.arange(len(questions)).repeat_interleave(copies).repeat(len(prompts))
     texts = tokenizer.batch_decode(
-        [t[:n] for t, n in zip(tokens.tolist(), lengths.tolist())], skip_special_tokens=True
+        [t[:n] for t, n in zip(tokens.tolist(), lengths.tolist(), strict=True)],
+        skip_special_tokens=True,
     )
     rows = [questions[g] for g in group_ids.tolist()]
     drawn_in = [name for name in prompts for _ in range(len(questions) * copies)]
@@ -473,16 +511,21 @@ def sample(
         lengths=lengths,
         texts=texts,
         rewards=torch.tensor(
-            [_reward(in_mode[name], text, row) for name, text, row in zip(drawn_in, texts, rows)]
+            [
+                _reward(in_mode[name], text, row)
+                for name, text, row in zip(drawn_in, texts, rows, strict=True)
+            ]
         ),
     )
 
 
 def share(rollouts, method, stops):
-    """Who learns from what: group ids (R,), and bool (N, T), the tokens that each training mode learns from.
+    """Who learns from what: group ids (R,), and bool (N, T), the tokens that each training mode
+    learns from.
 
-    With sharing (eq. 10) that is every token of every response: row k R + r is response r under the k-th training mode.
-    Without it a mode has only what it drew, which is then a group of its own. stops: the ids that end a response.
+    With sharing (eq. 10) that is every token of every response: row k R + r is response r under the
+    k-th training mode. Without it a mode has only what it drew, which is then a group of its own.
+    stops: the ids that end a response.
     """
     mask, modes, learned = rollouts.mask, rollouts.modes, []
     last = rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1)

@@ -31,7 +31,8 @@ from pslib import (
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = Path(__file__).parent / "profiles"
-NEUTRAL = "neutral"  # as he_prompt: not the same text for all, but each nano base model's own, which means nothing
+# as he_prompt: not the same text for all, but each nano base model's own, which means nothing
+NEUTRAL = "neutral"
 BASE_MODELS = "base models"  # see Profile.replicates
 TOUR = (
     ROOT / "results" / "tour" / "model"
@@ -60,7 +61,9 @@ class Profile:
     """One YAML file: which models, methods and seeds, and how they are trained and evaluated."""
 
     name: str
-    model: str  # "nano", or a folder or hub id of a causal language model, in which {size} stands for one of sizes
+    # "nano", or a folder or hub id of a causal language model, in which {size} stands for one of
+    # sizes
+    model: str
     sizes: list  # nano sizes; for another model, what stands for {size}, or one name for it
     methods: list
     seeds: list
@@ -68,34 +71,30 @@ class Profile:
     train: train.Settings
     evaluate: evaluate.Settings
     base: BaseSettings = None  # the nano model's
-    data: dict = field(
-        default_factory=dict
-    )  # suite -> {data set: where it is}, see benchmarks; empty: the nano world's
+    # suite -> {data set: where it is}, see benchmarks; empty: the nano world's
+    data: dict = field(default_factory=dict)
     wording: str = (
         ""  # how the nano world's sums are put to a model that reads words, see tasks.load
     )
-    terms: dict = field(
-        default_factory=dict
-    )  # suite -> list of how many numbers its sums have, where that is not its own
+    # suite -> list of how many numbers its sums have, where that is not its own
+    terms: dict = field(default_factory=dict)
     engine: str = "auto"  # which of rollouts.ENGINES draws responses
     enable_thinking: bool = None  # see modes.Mode.thinking
-    coefficients: dict = field(
-        default_factory=dict
-    )  # method -> coefficients that differ from the paper's
-    probe: evaluate.Probe = evaluate.Probe()
+    # method -> coefficients that differ from the paper's
+    coefficients: dict = field(default_factory=dict)
+    probe: evaluate.Probe = field(default_factory=evaluate.Probe)
     ablation_size: str = ""  # the size at which the variants run; empty: at every size
-    variants: dict = field(
-        default_factory=dict
-    )  # name -> {of: method, then its coefficients}: rows of the ablation table
-    launch: dict = field(
-        default_factory=dict
-    )  # size -> the file of notebooks/accelerate whose processes train it
-    resources: dict = field(
-        default_factory=dict
-    )  # rule -> what it asks of a cluster, see notebooks/Snakefile
+    # name -> {of: method, then its coefficients}: rows of the ablation table
+    variants: dict = field(default_factory=dict)
+    # size -> the file of notebooks/accelerate whose processes train it
+    launch: dict = field(default_factory=dict)
+    # rule -> what it asks of a cluster, see notebooks/Snakefile
+    resources: dict = field(default_factory=dict)
 
     def method(self, name):
-        """A method with this profile's coefficients, or one of its variants, whose coefficients are all given there."""
+        """A method with this profile's coefficients, or one of its variants, whose coefficients are
+        all given there.
+        """
         if name in self.variants:
             given = dict(self.variants[name])
             of = methods.get(given.pop("of", name))
@@ -112,7 +111,9 @@ class Profile:
         return [(*row, seed) for row in table1 + varied for seed in self.seeds_of(row[1])]
 
     def seeds_of(self, size):
-        """The seeds with which a size is trained; where `seeds` is [base], the seed of its base model: both then vary together."""
+        """The seeds with which a size is trained; where `seeds` is [base], the seed of its base
+        model: both then vary together.
+        """
         return self.seeds if self.seeds != ["base"] else [base.parse(size)[1]]
 
     @property
@@ -126,7 +127,9 @@ class Profile:
         return self.unit(self.ablation_sizes[0], 0)[0]
 
     def unit(self, size, seed):
-        """The (size, seed) under which a run stands in tables: base models of one size with a run each count as its seeds."""
+        """The (size, seed) under which a run stands in tables: base models of one size with a run
+        each count as its seeds.
+        """
         if self.model != "nano" or len(self.seeds) > 1:
             return size, seed
         kind, which = base.parse(size)
@@ -137,9 +140,11 @@ class Profile:
         )
 
     def replicates(self, method=""):
-        """What the runs behind one row of a table differ in, in words: all that an interval over them can speak for.
+        """What the runs behind one row of a table differ in, in words: all that an interval over
+        them can speak for.
 
-        Of an untrained model seeds are no training runs: they sample the same weights again. (Methods count as trained unless named.)
+        Of an untrained model seeds are no training runs: they sample the same weights again.
+        (Methods count as trained unless named.)
         """
         if self.table_sizes != self.sizes:
             return BASE_MODELS
@@ -153,7 +158,9 @@ class Profile:
 
     @property
     def modes(self):
-        """The normal and the high-entropy mode; see `modes_of` for a prompt that every base model has for itself."""
+        """The normal and the high-entropy mode; see `modes_of` for a prompt that every base model
+        has for itself.
+        """
         return tuple(
             replace(mode, thinking=self.enable_thinking)
             for mode in (modes.NORMAL, modes.he_mode(self.he_prompt))
@@ -166,7 +173,9 @@ class Profile:
         return modes.NORMAL, modes.Mode("he", self.neutral_prompt(size, tokenizer))
 
     def neutral_prompt(self, size, tokenizer):
-        """A nano base model's own prompt without meaning, as long as the paper's: see base.neutral_prompt."""
+        """A nano base model's own prompt without meaning, as long as the paper's: see
+        base.neutral_prompt.
+        """
         return base.neutral_prompt(tokenizer, self.base.seed + base.parse(size)[1])
 
     def questions(self, suite, count, split="test"):
@@ -179,7 +188,9 @@ class Profile:
 
     @property
     def stories(self):
-        """The story prompts: the paper's, or for nano models, which know few words, the nano world's."""
+        """The story prompts: the paper's, or for nano models, which know few words, the nano
+        world's.
+        """
         return nano.story_prompts() if self.model == "nano" else modes.prompts()["stories"]
 
     @property
@@ -188,7 +199,9 @@ class Profile:
         return results_root() / "local" / self.name
 
     def results(self, which):
-        """The folder of this machine's results of the profile ("local"), or of those that the checkout carries ("committed")."""
+        """The folder of this machine's results of the profile ("local"), or of those that the
+        checkout carries ("committed").
+        """
         folders = {"local": self.folder, "committed": ROOT / "results" / self.name}
         if which not in folders:
             raise ValueError(f"results are {' or '.join(folders)}; got {which!r}")
@@ -216,7 +229,9 @@ _TYPES = {
 
 
 def build(cls, given, where):
-    """A dataclass from a mapping; ValueError in one sentence names an unknown, missing or mistyped key."""
+    """A dataclass from a mapping; ValueError in one sentence names an unknown, missing or mistyped
+    key.
+    """
     if not isinstance(given, dict):
         raise ValueError(f"{where} must be a mapping; got {given!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -240,27 +255,32 @@ def build(cls, given, where):
 
 
 def profile_file(given):
-    """The file of a profile, given by its name or by its path, which ends in .yaml or .yml; ValueError if there is none.
+    """The file of a profile, given by its name or by its path, which ends in .yaml or .yml;
+    ValueError if there is none.
 
-    A profile is called as its file, and its results are kept under that name, so no two profiles may share one.
+    A profile is called as its file, and its results are kept under that name, so no two profiles
+    may share one.
     """
     known, path = {p.stem: p for p in sorted(PROFILES.glob("*.yaml"))}, Path(given)
     if path.suffix not in (".yaml", ".yml"):
         if given not in known:
             raise ValueError(
-                f"no profile is called {given!r}; there are {', '.join(known)}, or give the path of a YAML file"
+                f"no profile is called {given!r}; there are {', '.join(known)}, or give the path "
+                "of a YAML file"
             )
         return known[given]
     if not path.is_file():
         raise ValueError(f"there is no profile in {given}: there is no such file")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", path.stem):
         raise ValueError(
-            "a profile is called as its file, whose name may hold letters, digits, '.', '_' and '-' and begins with one "
+            "a profile is called as its file, whose name may hold letters, digits, '.', '_' and "
+            "'-' and begins with one "
             f"of the first two; got {path.name!r}"
         )
     if path.stem in known and path.read_bytes() != known[path.stem].read_bytes():
         raise ValueError(
-            f"{given} would be called {path.stem}, and another profile of this package is; give the file another name"
+            f"{given} would be called {path.stem}, and another profile of this package is; give "
+            "the file another name"
         )
     return path
 
@@ -280,7 +300,8 @@ def load_profile(name):
         ) from error
     if isinstance(given, dict) and "name" in given:
         raise ValueError(
-            f"profile {name} has the setting 'name', and is called as its file; take the setting out"
+            f"profile {name} has the setting 'name', and is called as its file; take the setting "
+            "out"
         )
     profile = build(
         Profile, {"name": name, **given} if isinstance(given, dict) else given, f"profile {name}"
@@ -288,7 +309,8 @@ def load_profile(name):
     for variant, given in profile.variants.items():
         if not isinstance(given, dict):
             raise ValueError(
-                f"profile {name}: variant {variant} must be a mapping like {{of: policy_split, eta: 1.0}}; got {given!r}"
+                f"profile {name}: variant {variant} must be a mapping like {{of: policy_split, "
+                f"eta: 1.0}}; got {given!r}"
             )
     for method in (
         *profile.methods,
@@ -301,26 +323,30 @@ def load_profile(name):
         modes.he_mode(profile.he_prompt)  # raises for a prompt that there is not
     if profile.train.group_size % 2:
         raise ValueError(
-            f"profile {name}: group_size must be even, so that Policy Split can draw half of each group in each "
+            f"profile {name}: group_size must be even, so that Policy Split can draw half of each "
+            "group in each "
             f"mode; got {profile.train.group_size}"
         )
     for size, file in profile.launch.items():
         there = sorted(path.stem for path in (ROOT / "notebooks" / "accelerate").glob("*.yaml"))
         # A package without a checkout has none of these files, and no chain that would read them.
-        if size not in profile.sizes or there and str(file) not in there:
+        if size not in profile.sizes or (there and str(file) not in there):
             raise ValueError(
-                f"profile {name}: launch must be like {{{profile.sizes[0]}: 8}}, with one of its sizes and one of "
+                f"profile {name}: launch must be like {{{profile.sizes[0]}: "
+                "8}, with one of its sizes and one of "
                 f"{', '.join(there)}; got {size!r}: {file!r}"
             )
     if profile.engine not in rollouts.ENGINES:
         raise ValueError(
-            f"profile {name}: engine must be one of {', '.join(rollouts.ENGINES)}; got {profile.engine!r}"
+            f"profile {name}: engine must be one of {', '.join(rollouts.ENGINES)}; got "
+            f"{profile.engine!r}"
         )
     for suite, terms in profile.terms.items():
         whole = isinstance(terms, list) and terms and all(type(n) is int and n > 1 for n in terms)
         if suite not in tasks.SUITES or not whole:
             raise ValueError(
-                f"profile {name}: terms must give suites lists of whole numbers from 2, like {{train: [2, 3]}}; got "
+                f"profile {name}: terms must give suites lists of whole numbers from 2, like "
+                f"{{train: [2, 3]}}; got "
                 f"{suite!r}: {terms!r}"
             )
     if profile.data:
@@ -331,7 +357,8 @@ def load_profile(name):
         )
     if profile.model != "nano" and len(profile.sizes) > 1 and "{size}" not in profile.model:
         raise ValueError(
-            f"profile {name} has {len(profile.sizes)} sizes, so its model must say where the size goes, like "
+            f"profile {name} has {len(profile.sizes)} sizes, so its model must say where the size "
+            "goes, like "
             f"Qwen/Qwen3-{{size}}; got {profile.model!r}"
         )
     if profile.model == "nano" and profile.base.world not in nano.WORLDS:
@@ -341,18 +368,21 @@ def load_profile(name):
     for seed in profile.seeds if profile.seeds != ["base"] or profile.model != "nano" else ():
         if type(seed) is not int:
             raise ValueError(
-                f"profile {name}: seeds must be whole numbers, or [base] for nano models; got {seed!r}"
+                f"profile {name}: seeds must be whole numbers, or [base] for nano models; got "
+                f"{seed!r}"
             )
         ranges.check({"seed": seed}, {"seed": ranges.SEED}, f"profile {name}")
     for step, asked in profile.resources.items():
         if not isinstance(asked, dict):
             raise ValueError(
-                f"profile {name}, resources of {step} must be a mapping like {{mem_mb: 2000}}; got {asked!r}"
+                f"profile {name}, resources of {step} must be a mapping like {{mem_mb: 2000}}; got "
+                f"{asked!r}"
             )
         ranges.check(asked, RESOURCES, f"profile {name}, resources of {step}")
     if profile.ablation_size and profile.ablation_size not in profile.sizes:
         raise ValueError(
-            f"profile {name}: ablation_size must be one of its sizes, {', '.join(profile.sizes)}; got "
+            f"profile {name}: ablation_size must be one of its sizes, {', '.join(profile.sizes)}; "
+            "got "
             f"{profile.ablation_size!r}"
         )
     for size in profile.sizes:
@@ -374,7 +404,8 @@ def within(root, path):
     """The path, if it lies in `root` when all links are followed; ValueError if it does not."""
     if not path.resolve().is_relative_to(root.resolve()):
         raise ValueError(
-            f"{path} leads out of {root}, and results stay there; use another name, or remove the link "
+            f"{path} leads out of {root}, and results stay there; use another name, or remove the "
+            "link "
             "(PSLIB_RESULTS says where results go)"
         )
     return path
@@ -386,16 +417,19 @@ def run_folder(profile, method, size, seed):
 
 
 def measured_folder(profile, size):
-    """Where a profile's measurements of its base model go; ValueError for a size that could lead out of it."""
+    """Where a profile's measurements of its base model go; ValueError for a size that could lead
+    out of it.
+    """
     run_id("base", size, 0)
     return within(results_root(), profile.folder / "base" / size)
 
 
 def base_folder(profile, size):
-    """The folder of a profile's base model: the profile's own or, for a `shared` one, that of its world.
+    """The folder of a profile's base model: the profile's own or, for a `shared` one, that of its
+    world.
 
-    A shared one is read from results/base/<world>/<size> where the checkout carries it, and else made in
-    results/local/base/<world>/<size>.
+    A shared one is read from results/base/<world>/<size> where the checkout carries it, and else
+    made in results/local/base/<world>/<size>.
     """
     own = measured_folder(profile, size)
     if not profile.base.shared:
@@ -408,7 +442,8 @@ def base_folder(profile, size):
 
 @contextmanager
 def owned(folder):
-    """Own a run's folder while the block runs; BlockingIOError says who has it if another process does.
+    """Own a run's folder while the block runs; BlockingIOError says who has it if another process
+    does.
 
     The lock is the operating system's, so a dead owner's is free at once.
     """
@@ -434,7 +469,8 @@ def owned(folder):
 
 
 def manifest(seed, seconds, inputs):
-    """What a run's numbers depend on: commit, versions, hardware, seed, time, memory, inputs' hashes.
+    """What a run's numbers depend on: commit, versions, hardware, seed, time, memory, inputs'
+    hashes.
 
     Of a GPU, where there is one, its name and its memory in MB.
     """
@@ -460,7 +496,8 @@ def manifest(seed, seconds, inputs):
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "processor": _processor(),
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),  # cores of one name differ in it, and rounding with it
+        # cores of one name differ in it, and rounding with it
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "seed": seed,
         "seconds": round(seconds, 1),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_PER_MB),

@@ -1,4 +1,6 @@
-"""Statistics over seeds, and over questions and seeds: intervals, effects, tests, and what they say about a claim."""
+"""Statistics over seeds, and over questions and seeds: intervals, effects, tests, and what they say
+about a claim.
+"""
 
 import warnings
 from math import comb
@@ -18,7 +20,8 @@ def _without_nan(values):
 def mean_interval(values, level=0.95):
     """The mean of values and the half-width of its Student t interval: (mean, half-width).
 
-    mean +- t_{n-1, (1+level)/2} s / sqrt n, s with ddof 1. The half-width is NaN for fewer than two values, and so is
+    mean +- t_{n-1, (1+level)/2} s / sqrt n, s with ddof 1. The half-width is NaN for fewer than two
+    values, and so is
     the mean for none: a blank, never an invented certainty.
     """
     values = _without_nan(values)
@@ -31,21 +34,25 @@ def mean_interval(values, level=0.95):
 
 
 def paired_interval(differences):
-    """The mean of paired differences and its 95% Student t interval: (mean, low, high), NaN where there are too few.
+    """The mean of paired differences and its 95% Student t interval: (mean, low, high), NaN where
+    there are too few.
 
-    mean -+ t_{n-1, 0.975} s / sqrt n: see `mean_interval`. It speaks for what the pairs are drawn from (base models, seeds of one
-    base model, questions), and for nothing wider: whoever shows it names that.
+    mean -+ t_{n-1, 0.975} s / sqrt n: see `mean_interval`. It speaks for what the pairs are drawn
+    from (base models, seeds of one base model, questions), and for nothing wider: whoever shows it
+    names that.
     """
     mean, half = mean_interval(differences)
     return mean, mean - half, mean + half
 
 
 def bootstrap_interval(values, level=0.95, resamples=10000, seed=0):
-    """The bootstrap interval of a mean over seeds, BCa, or percentile where BCa is not defined: (low, high).
+    """The bootstrap interval of a mean over seeds, BCa, or percentile where BCa is not defined:
+    (low, high).
 
-    NaN values do not count; NaN for fewer than two. Few values are too few for it: a 95% interval held the true mean in
-    85% of 2,000 simulations with five normal values (t: 96%), 72% with three (t: 95%), 82% with five exponential ones
-    (t: 90%). So the t interval stands beside it and decides; the bootstrap shows what a skew of the values would move.
+    NaN values do not count; NaN for fewer than two. Few values are too few for it: a 95% interval
+    held the true mean in 85% of 2,000 simulations with five normal values (t: 96%), 72% with three
+    (t: 95%), 82% with five exponential ones (t: 90%). So the t interval stands beside it and
+    decides; the bootstrap shows what a skew of the values would move.
     """
     values = _without_nan(values)
     if len(values) < 2:
@@ -83,15 +90,17 @@ class Effect(NamedTuple):
 
 
 def paired_effect(first, second):
-    """The Effect of two methods' results, the k-th of each from the same seed; a pair with a NaN does not count.
+    """The Effect of two methods' results, the k-th of each from the same seed; a pair with a NaN
+    does not count.
 
-    All but the difference is NaN for fewer than two pairs, and where all differences are equal up to rounding: then nothing
-    measures their spread.
+    All but the difference is NaN for fewer than two pairs, and where all differences are equal up
+    to rounding: then nothing measures their spread.
     """
     first, second = np.asarray(first, float), np.asarray(second, float)
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(
-            f"results are paired by seed: two lists of one length, not shapes {first.shape} and {second.shape}"
+            f"results are paired by seed: two lists of one length, not shapes {first.shape} and "
+            f"{second.shape}"
         )
     gaps = (first - second)[~np.isnan(first - second)]
     mean, low, high = paired_interval(gaps)
@@ -103,16 +112,19 @@ def paired_effect(first, second):
 
 
 def sign_flip(differences):
-    """The exact two-sided p of paired differences being as likely of either sign, by every pattern of their n signs.
+    """The exact two-sided p of paired differences being as likely of either sign, by every pattern
+    of their n signs.
 
-    p = |{s in {-1, 1}^n: |sum s_i d_i| >= |sum d_i|}| / 2^n. Its least attainable value is 2 / 2^n (`least_sign_flip`): 0.0625
-    with five pairs, 0.031 with six, 0.0078 with eight. Differences need not be normal, only symmetric if nothing parts the two.
-    NaN values do not count; NaN for none; ValueError beyond 20, of whose patterns there are too many to list.
+    p = |{s in {-1, 1}^n: |sum s_i d_i| >= |sum d_i|}| / 2^n. Its least attainable value is 2 / 2^n
+    (`least_sign_flip`): 0.0625 with five pairs, 0.031 with six, 0.0078 with eight. Differences need
+    not be normal, only symmetric if nothing parts the two. NaN values do not count; NaN for none;
+    ValueError beyond 20, of whose patterns there are too many to list.
     """
     differences = _without_nan(differences)
     if len(differences) > 20:
         raise ValueError(
-            f"sign_flip lists every pattern of signs, of at most 20 differences; got {len(differences)}"
+            "sign_flip lists every pattern of signs, of at most 20 differences; got "
+            f"{len(differences)}"
         )
     if len(differences) < 2:  # scipy asks for two
         return 1.0 if len(differences) else NAN
@@ -124,15 +136,19 @@ def sign_flip(differences):
 
 
 def least_sign_flip(n):
-    """The least p that `sign_flip` can give n pairs, 2 / 2^n: where all differences have one sign."""
+    """The least p that `sign_flip` can give n pairs, 2 / 2^n: where all differences have one
+    sign.
+    """
     return 2 / 2**n
 
 
 def unpaired_p(first, second):
-    """The two-sided p of the Mann-Whitney test that two lists come from one distribution, exact where no values are equal.
+    """The two-sided p of the Mann-Whitney test that two lists come from one distribution, exact
+    where no values are equal.
 
-    For lists that share nothing, of n and m values; lists that share base models or seeds are paired (`sign_flip`). Its least
-    attainable value is 2 / C(n + m, n) (`least_unpaired`): 0.0022 with six and six. NaN where one list is empty. For groups of
+    For lists that share nothing, of n and m values; lists that share base models or seeds are
+    paired (`sign_flip`). Its least attainable value is 2 / C(n + m, n) (`least_unpaired`): 0.0022
+    with six and six. NaN where one list is empty. For groups of
     which one hardly varies: a t test takes them to vary alike or to be normal.
     """
     first, second = list(first), list(second)
@@ -140,12 +156,16 @@ def unpaired_p(first, second):
 
 
 def least_unpaired(n, m):
-    """The least p that `unpaired_p` can give lists of n and m values, 2 / C(n + m, n): where the lists do not overlap."""
+    """The least p that `unpaired_p` can give lists of n and m values, 2 / C(n + m, n): where the
+    lists do not overlap.
+    """
     return 2 / comb(n + m, n)
 
 
 class CrossedEffect(NamedTuple):
-    """A difference of accuracies, first - second, over seeds and questions; the interval is of 95%."""
+    """A difference of accuracies, first - second, over seeds and questions; the interval is of
+    95%.
+    """
 
     difference: float
     low: float
@@ -157,14 +177,17 @@ class CrossedEffect(NamedTuple):
 
 
 def paired_by_question(first, second):
-    """The CrossedEffect of two tables with columns seed, question_id and correct, a row a sample, for new seeds and questions.
+    """The CrossedEffect of two tables with columns seed, question_id and correct, a row a sample,
+    for new seeds and questions.
 
-    D_sq, the difference of mean correctness, is mu + a_s + b_q + e_sq: Var(mean D) = (MS_s + MS_q - MS_e) / (S Q), mean
-    squares of seeds, questions and rest, at least max(MS_s, MS_q) / (S Q); t with Satterthwaite's degrees of freedom. This,
-    because a bootstrap of both levels is too sure of the spread of few seeds, and a t test of seed means does not see that
-    other questions could have been asked: at a nominal 5%, 1,000 null simulations each (3 or 5 seeds, 40 or 100 questions,
-    8 samples; effects of seeds, questions, both, none) gave 1 to 6% false positives, the bootstrap up to 12, that t test 27.
-    Seeds of both tables count; NaN for fewer than two of either; ValueError where questions differ between seeds.
+    D_sq, the difference of mean correctness, is mu + a_s + b_q + e_sq: Var(mean D) = (MS_s + MS_q -
+    MS_e) / (S Q), mean squares of seeds, questions and rest, at least max(MS_s, MS_q) / (S Q); t
+    with Satterthwaite's degrees of freedom. This, because a bootstrap of both levels is too sure of
+    the spread of few seeds, and a t test of seed means does not see that
+    other questions could have been asked: at a nominal 5%, 1,000 null simulations each (3 or 5
+    seeds, 40 or 100 questions, 8 samples; effects of seeds, questions, both, none) gave 1 to 6%
+    false positives, the bootstrap up to 12, that t test 27. Seeds of both tables count; NaN for
+    fewer than two of either; ValueError where questions differ between seeds.
     """
     cells = [
         table.groupby(["seed", "question_id"]).correct.mean().unstack() for table in (first, second)
@@ -177,7 +200,8 @@ def paired_by_question(first, second):
         or two.isna().any(axis=None)
     ):
         raise ValueError(
-            "all seeds of both tables must have answered the same questions; evaluate them on one suite again"
+            "all seeds of both tables must have answered the same questions; evaluate them on one "
+            "suite again"
         )
     gaps = one.to_numpy() - two.to_numpy()
     seeds, questions = gaps.shape
@@ -208,7 +232,8 @@ def paired_by_question(first, second):
 
 
 def holm(pvalues):
-    """Holm's p-values, adjusted for so many tests: p_(k) -> max over j <= k of min(1, (m - j + 1) p_(j)), in the given order.
+    """Holm's p-values, adjusted for so many tests: p_(k) -> max over j <= k of min(1, (m - j + 1)
+    p_(j)), in the given order.
 
     NaN stays NaN and does not count in m.
     """
@@ -222,11 +247,12 @@ def holm(pvalues):
 
 
 def smallest_detectable(sd, n, power=0.8, alpha=0.05):
-    """The smallest true mean difference that n pairs find with this power, in a two-sided paired t test at level alpha.
+    """The smallest true mean difference that n pairs find with this power, in a two-sided paired t
+    test at level alpha.
 
-    The shift d for which P(T^2 > t^2_{n-1, 1-alpha/2}) = power, T noncentral t with d sqrt(n) / sd. sd: standard deviation of the
-    paired differences, whose unit the answer has. By the noncentral distribution of t^2, since that of t fails in its far tail;
-    NaN for fewer than two pairs.
+    The shift d for which P(T^2 > t^2_{n-1, 1-alpha/2}) = power, T noncentral t with d sqrt(n) / sd.
+    sd: standard deviation of the paired differences, whose unit the answer has. By the noncentral
+    distribution of t^2, since that of t fails in its far tail; NaN for fewer than two pairs.
     """
     if n < 2 or np.isnan(sd):
         return NAN
@@ -242,12 +268,15 @@ def smallest_detectable(sd, n, power=0.8, alpha=0.05):
 
 
 def equivalence(*samples, bound):
-    """The p of two one-sided t tests (TOST) that a mean difference lies inside -bound to bound: the larger p of the two.
+    """The p of two one-sided t tests (TOST) that a mean difference lies inside -bound to bound: the
+    larger p of the two.
 
-    samples: paired differences, or two samples that share nothing, compared by Welch's test (first - second). The hypothesis
-    that p speaks against is |difference| >= bound: p < 0.05, the same as a 90% interval inside the bounds, shows that the two
-    are equivalent within bound; a large p shows nothing. bound is in the samples' unit, positive, and chosen before the data
-    are seen. NaN for fewer than two values or where no values differ; ValueError for another number of samples, or bound.
+    samples: paired differences, or two samples that share nothing, compared by Welch's test (first
+    - second). The hypothesis that p speaks against is |difference| >= bound: p < 0.05, the same as
+    a 90% interval inside the bounds, shows that the two are equivalent within bound; a large p
+    shows nothing. bound is in the samples' unit, positive, and chosen before the data are seen. NaN
+    for fewer than two values or where no values differ; ValueError for another number of samples,
+    or bound.
     """
     if len(samples) not in (1, 2) or not bound > 0:
         raise ValueError(
@@ -273,8 +302,9 @@ def equivalence(*samples, bound):
 def verdict(low, high, direction, margin=0):
     """What an interval says of a claim: "confirmed", "refuted" or "not separated".
 
-    The claim: the difference is above margin (direction "positive"), or below -margin ("negative"). Confirmed if the whole
-    interval is, refuted if the whole interval is on the other side of that bound, else (NaN too) not separated.
+    The claim: the difference is above margin (direction "positive"), or below -margin ("negative").
+    Confirmed if the whole interval is, refuted if the whole interval is on the other side of that
+    bound, else (NaN too) not separated.
     """
     if direction not in ("positive", "negative"):
         raise ValueError(

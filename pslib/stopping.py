@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_requests():
-    """A list that is no longer empty once Ctrl-C or SIGTERM has come; a second one acts at once, as outside.
+    """A list that is no longer empty once Ctrl-C or SIGTERM has come; a second one acts at once, as
+    outside.
 
     Outside the main thread, where Python handles no signals, it stays empty.
     """

@@ -155,7 +155,9 @@ def search(pool, folder):
 
 
 def _begun(folder):
-    """A search's folder, with what the checkout carries of the search where this machine has none of it."""
+    """A search's folder, with what the checkout carries of the search where this machine has none
+    of it.
+    """
     for name in ("strength.csv", "strength.yaml"):
         carried = runs.ROOT / "results" / WORLD / name
         if carried.exists() and not (folder / name).exists():

@@ -1,7 +1,8 @@
-"""Questions with ids and answers: the nano suites, each a `datasets.Dataset` with columns id, question, answer.
+"""Questions with ids and answers: the nano suites, each a `datasets.Dataset` with columns id,
+question, answer.
 
-The four test suites stand in the roles of the paper's benchmarks. A question's split (train, tuning, test) is a hash
-of its numbers, so that no sum is in two of them.
+The four test suites stand in the roles of the paper's benchmarks. A question's split (train,
+tuning, test) is a hash of its numbers, so that no sum is in two of them.
 """
 
 import random
@@ -23,11 +24,12 @@ TEST_SUITES = ("like", "long", "choice", "mixed")
 
 
 def load(suite, count, split="test", seed=0, terms=(), wording=""):
-    """The first `count` questions of a nano suite in a split, or all there are; the same for the same arguments, on any machine.
+    """The first `count` questions of a nano suite in a split, or all there are; the same for the
+    same arguments, on any machine.
 
-    terms: how many numbers to add, where the suite's own is not wanted; wording: how a sum is put to a model that reads
-    words, where {sum} stands for, say, 3 + 5 + 2.
-    -> Dataset with id (unique, names suite, split, seed and place), question, answer. ValueError for an unknown suite.
+    terms: how many numbers to add, where the suite's own is not wanted; wording: how a sum is put
+    to a model that reads words, where {sum} stands for, say, 3 + 5 + 2. -> Dataset with id (unique,
+    names suite, split, seed and place), question, answer. ValueError for an unknown suite.
     """
     if suite not in SUITES:
         raise ValueError(f"no suite is called {suite!r}; there are {', '.join(SUITES)}")
@@ -52,9 +54,11 @@ def load(suite, count, split="test", seed=0, terms=(), wording=""):
 
 
 def batches(dataset, size, steps, seed):
-    """The questions of each of `steps` training steps: passes over the dataset, each in its own random order.
+    """The questions of each of `steps` training steps: passes over the dataset, each in its own
+    random order.
 
-    Yields lists of `size` rows. Determined by seed and place, so that a resumed run can skip to any step.
+    Yields lists of `size` rows. Determined by seed and place, so that a resumed run can skip to any
+    step.
     """
     for step in range(steps):
         places = [divmod(place, len(dataset)) for place in range(step * size, (step + 1) * size)]

@@ -1,27 +1,34 @@
 """The training loop: sample, grade, share, score, advantage, update; the same for every method.
 
 Where this differs from what one may expect:
-- There is one update for each batch of rollouts, so the policy that is updated is the one that sampled: every ratio is
-  1 where the gradient is taken, and PPO's clip never binds. (The paper gives a batch size and no number of updates.)
-- A response that the other mode drew gets its old log-prob under the mode that trains on it, as in the released code:
-  its ratio starts at 1 too, with no correction for who drew it.
-- The policy is the one that samples: log-probs, entropies, bonus and gradient are of softmax(z / temperature). At another
-  temperature than 1 its entropies here are therefore not those of an evaluation, which reports them at temperature 1.
+- There is one update for each batch of rollouts, so the policy that is updated is the one that
+  sampled: every ratio is 1 where the gradient is taken, and PPO's clip never binds. (The paper
+  gives a batch size and no number of updates.)
+- A response that the other mode drew gets its old log-prob under the mode that trains on it, as in
+  the released code: its ratio starts at 1 too, with no correction for who drew it.
+- The policy is the one that samples: log-probs, entropies, bonus and gradient are of softmax(z /
+  temperature). At another temperature than 1 its entropies here are therefore not those of an
+  evaluation, which reports them at temperature 1.
 - The loss is a mean over the valid tokens of the whole batch, whatever the micro-batches.
-- A dead group (all rewards equal) has no gradient but in methods that say `learns_from_dead` (an entropy term in the loss, or a
-  bonus without a clip), so it is not differentiated, which changes no weight. It is scored where the method needs statistics of the whole batch, and every
-  `measure_every` steps, when the step's entropies and inter-mode KL are measured; in between they are blank.
+- A dead group (all rewards equal) has no gradient but in methods that say `learns_from_dead` (an
+  entropy term in the loss, or a bonus without a clip), so it is not differentiated, which changes
+  no weight. It is scored where the method needs statistics of the whole batch, and every
+  `measure_every` steps, when the step's entropies and inter-mode KL are measured; in between they
+  are blank.
 - One process trains on one device, a GPU where there is one. For more, see `pslib.trl`.
-- With `bf16`, products are in bfloat16, and weights, gradients' sums and optimiser in float32: an update of 3e-6 is lost
-  in a bfloat16 weight of 0.02, whose neighbours are 6e-5 away. Sampling is then from a copy in bfloat16.
-- A step in which a number is not finite is undone: weights, optimiser and generators are as before it.
-- Weights that require no gradient are left alone, by weight decay too: freeze a part of a model, or wrap it with PEFT, and
-  only the rest is trained. Dropout is turned off, since what is trained would else not be the policy that sampled.
-- A reward is 0 or 1 (`rollouts.exact`), or what a function of one's own gives for a response and its question.
+- With `bf16`, products are in bfloat16, and weights, gradients' sums and optimiser in float32: an
+  update of 3e-6 is lost in a bfloat16 weight of 0.02, whose neighbours are 6e-5 away. Sampling is
+  then from a copy in bfloat16.
+- A step in which a number is not finite is undone: weights, optimiser and generators are as before
+  it.
+- Weights that require no gradient are left alone, by weight decay too: freeze a part of a model, or
+  wrap it with PEFT, and only the rest is trained. Dropout is turned off, since what is trained
+  would else not be the policy that sampled.
+- A reward is 0 or 1 (`rollouts.exact`), or what a function of one's own gives for a response and
+  its question.
 """
 
 import copy
-import math
 import time
 from dataclasses import dataclass, replace
 
@@ -75,9 +82,10 @@ class Settings:
     recompute: bool = (
         False  # gradient checkpointing: activations inside a layer are made again for the gradient
     )
-    # Runaway entropy: a step with a mode's entropy above max_entropy_bits (0: no bound) or a mode's accuracy (where rewards
-    # are not 0 or 1: mean reward) below min_accuracy is beyond its bounds. The column beyond_bounds counts such measured steps in a row; the run stops at
-    # stop_beyond of them, and where that is 0 it only reports.
+    # Runaway entropy: a step with a mode's entropy above max_entropy_bits (0: no bound) or a mode's
+    # accuracy (where rewards are not 0 or 1: mean reward) below min_accuracy is beyond its bounds.
+    # The column beyond_bounds counts such measured steps in a row; the run stops at stop_beyond of
+    # them, and where that is 0 it only reports.
     max_entropy_bits: float = 0.0
     min_accuracy: float = 0.0
     stop_beyond: int = 0
@@ -113,10 +121,12 @@ class Settings:
 
 
 def check(model, tokenizer, method, modes, settings, questions=()):
-    """Check, before anything is computed or written, that a method can train a model on some questions.
+    """Check, before anything is computed or written, that a method can train a model on some
+    questions.
 
-    It needs a prompt of its own for each of the method's modes, weights that require a gradient, a model that `Policy` scores
-    and that fits the tokenizer, and for every question's response room in the context. ValueError in one sentence.
+    It needs a prompt of its own for each of the method's modes, weights that require a gradient, a
+    model that `Policy` scores and that fits the tokenizer, and for every question's response room
+    in the context. ValueError in one sentence.
     """
     if not method.training:
         raise ValueError(f"{method.label} is not trained; evaluate the base model instead")
@@ -128,12 +138,14 @@ def check(model, tokenizer, method, modes, settings, questions=()):
         )
     if settings.group_size % len(method.sampling):
         raise ValueError(
-            f"group_size {settings.group_size} cannot be split evenly over the modes {', '.join(method.sampling)}; "
+            f"group_size {settings.group_size} cannot be split evenly over the modes "
+            f"{', '.join(method.sampling)}; "
             f"choose a multiple of {len(method.sampling)}"
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
-            "no weight of the model requires a gradient, so there is nothing to train; set requires_grad where it is to "
+            "no weight of the model requires a gradient, so there is nothing to train; set "
+            "requires_grad where it is to "
             "learn"
         )
     used = [named[name] for name in needed]
@@ -144,7 +156,9 @@ def check(model, tokenizer, method, modes, settings, questions=()):
 
 @dataclass
 class Batch:
-    """What a step knows, in the order in which it comes to know it; N rows are responses x training modes."""
+    """What a step knows, in the order in which it comes to know it; N rows are responses x training
+    modes.
+    """
 
     prompts: dict  # mode name -> a prompt to each question
     measured: bool  # whether all rows are scored, for the metrics
@@ -166,8 +180,8 @@ class Batch:
 class Run:
     """A policy, its optimiser and its generators on the way through training; `step` is one update.
 
-    reward: (text, row) -> float, what a response to a question (a row of the data set) is worth; by default whether its
-    answer is right. ValueError for what `check` refuses.
+    reward: (text, row) -> float, what a response to a question (a row of the data set) is worth; by
+    default whether its answer is right. ValueError for what `check` refuses.
     """
 
     def __init__(self, model, tokenizer, method, modes, settings, seed, reward=exact):
@@ -195,7 +209,9 @@ class Run:
 
     @property
     def runaway(self):
-        """Whether entropy or accuracy were beyond their bounds for as many steps as the settings allow."""
+        """Whether entropy or accuracy were beyond their bounds for as many steps as the settings
+        allow.
+        """
         return 0 < self.settings.stop_beyond <= self.beyond
 
     def save(self, folder):
@@ -221,7 +237,9 @@ class Run:
         return self.copy.eval()
 
     def step(self, questions):
-        """One update on a list of questions (rows with id, question, and what the reward reads) -> (metrics, Rollouts)."""
+        """One update on a list of questions (rows with id, question, and what the reward reads) ->
+        (metrics, Rollouts).
+        """
         clock = [time.perf_counter()]
         self._before = {name: generator.get_state() for name, generator in self.generators.items()}
         batch = Batch(self._prompts(questions), self.done % self.settings.measure_every == 0)
@@ -284,7 +302,9 @@ class Run:
         )
 
     def _score(self, batch):
-        """Log-probs and entropies of the rows that have a gradient; of all where the batch is measured as a whole."""
+        """Log-probs and entropies of the rows that have a gradient; of all where the batch is
+        measured as a whole.
+        """
         self.model.train()
         rows = batch.learned.any(1) & self._live(batch.rollouts, batch.group_ids)
         batch.parts, tokens = self._cut(batch, rows)
@@ -318,10 +338,13 @@ class Run:
         )
 
     def _forward(self, part, batch):
-        """Log-probs and entropies (rows, T) of a micro-batch, whose layout is made only here: it may be large."""
+        """Log-probs and entropies (rows, T) of a micro-batch, whose layout is made only here: it
+        may be large.
+        """
         packed = micro.packed(part, batch.rollouts, batch.prompts).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, self.settings.bf16):
-            # Of the policy that sampled: at any other temperature the gradient would be another policy's.
+            # Of the policy that sampled: at any other temperature the gradient would be another
+            # policy's.
             return self.policy(packed, self.settings.temperature)
 
     def _weigh(self, batch):
@@ -348,7 +371,9 @@ class Run:
         batch.total = int((batch.keep if self.method.divide_by_kept else batch.learned).sum())
 
     def _update(self, batch):
-        """Gradient, a micro-batch at a time, and update, unless something is not finite -> (loss, gradient norm)."""
+        """Gradient, a micro-batch at a time, and update, unless something is not finite -> (loss,
+        gradient norm).
+        """
         for weight in self.trained:  # a batch without a live group still steps, on zeros
             weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
         loss = sum((self._backward(k, batch) for k in range(len(batch.parts))), 0.0)
@@ -415,7 +440,9 @@ class Run:
             generator.set_state(self._before[name])
 
     def _check(self, what, values, batch, rows=None):
-        """Undo the step and raise FloatingPointError unless all values are finite: one, or some for each of the rows."""
+        """Undo the step and raise FloatingPointError unless all values are finite: one, or some for
+        each of the rows.
+        """
         bad, ids = ~torch.isfinite(values), batch.rollouts.question_ids
         if not bad.any():
             return
@@ -435,11 +462,12 @@ class Run:
 
 
 def run(state, dataset, folder=None, record=None):
-    """Train to the end, from the newest checkpoint in `folder` if there is one, saving every `save_every` steps.
+    """Train to the end, from the newest checkpoint in `folder` if there is one, saving every
+    `save_every` steps.
 
-    state: a Run; dataset: questions. `record(metrics, rollouts)` is called after each step. Ctrl-C and
-    SIGTERM end the run after the step at hand, saved, with KeyboardInterrupt. RuntimeError where entropy or accuracy ran
-    away.
+    state: a Run; dataset: questions. `record(metrics, rollouts)` is called after each step. Ctrl-C
+    and SIGTERM end the run after the step at hand, saved, with KeyboardInterrupt. RuntimeError
+    where entropy or accuracy ran away.
     """
     settings = state.settings
     if folder:
@@ -452,8 +480,10 @@ def run(state, dataset, folder=None, record=None):
                 continue
             if state.runaway:
                 raise RuntimeError(
-                    f"{state.method.label} was stopped after step {step}: for {state.beyond} steps entropy "
-                    f"was above max_entropy_bits={settings.max_entropy_bits} or accuracy below min_accuracy="
+                    f"{state.method.label} was stopped after step {step}: for {state.beyond} steps "
+                    "entropy "
+                    f"was above max_entropy_bits={settings.max_entropy_bits} or accuracy below "
+                    "min_accuracy="
                     f"{settings.min_accuracy}; lower the learning rate or the method's coefficients"
                 )
             metrics, rollouts = state.step(questions)

@@ -1,9 +1,12 @@
-"""Tuning: every method gets the same number of trials, on questions and seeds that nothing reported uses.
+"""Tuning: every method gets the same number of trials, on questions and seeds that nothing reported
+uses.
 
-The rule, the same for all: of the trials whose accuracy is within one point of the method's best, the one with the
-most entropy; a trial is a mean over the tuning seeds. (One point is about the standard error of a trial's accuracy;
-keeping entropy without losing accuracy is what all of these methods are for.) The learning rate is shared by all, as in
-the paper: the one of GRPO's trial with the best accuracy. All sizes take what the middle one is tuned to.
+The rule, the same for all: of the trials whose accuracy is within one point of the method's best,
+the one with the most entropy; a trial is a mean over the tuning seeds. (One point is about the
+standard error of a trial's accuracy; keeping entropy without losing accuracy is what all of these
+methods are for.) The learning rate is shared by all, as in
+the paper: the one of GRPO's trial with the best accuracy. All sizes take what the middle one is
+tuned to.
 """
 
 import os
@@ -63,7 +66,8 @@ def trial(name, size, rate, method, setting, value, seed):
     return row
 
 
-_stopped = []  # in a worker: not empty once its trial was stopped; it then begins none of those queued
+# in a worker: not empty once its trial was stopped; it then begins none of those queued
+_stopped = []
 
 
 def _in_worker(*job):
@@ -90,14 +94,17 @@ def choose(trials):
 
 
 def tune(name, cores):
-    """Run every trial at a profile's middle size, `cores` at once; writes tuning.csv and returns it."""
+    """Run every trial at a profile's middle size, `cores` at once; writes tuning.csv and returns
+    it.
+    """
     profile = runs.load_profile(name)
     size = profile.sizes[len(profile.sizes) // 2]
     chain.make_base(profile, size)
     rates = [(rate, "grpo", "learning_rate", rate) for rate in LEARNING_RATES]
     rows, progress = [], chain.Progress("tuning", every=0)
     total = len(SEEDS) * (len(rates) + sum(len(values) for _, values in GRID.values()))
-    # workers in groups of their own: a terminal's Ctrl-C reaches this process alone, which asks each of them once
+    # workers in groups of their own: a terminal's Ctrl-C reaches this process alone, which asks
+    # each of them once
     with ProcessPoolExecutor(cores, get_context("spawn"), os.setpgrp) as pool:
 
         def finish(jobs):

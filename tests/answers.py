@@ -1,4 +1,6 @@
-"""Answers to grade, for the tests of rewards: crafted hostile ones, fuzzed ones and benign pairs, all repeatable."""
+"""Answers to grade, for the tests of rewards: crafted hostile ones, fuzzed ones and benign pairs,
+all repeatable.
+"""
 
 import random
 
@@ -19,7 +21,8 @@ CODE = [
 ]
 
 _DEEP = {n: "".join("\\frac{1}{" for _ in range(n)) + "2" + "}" * n for n in (17, 20, 3000)}
-CRAFTED = CODE + [
+CRAFTED = [
+    *CODE,
     # Code where LaTeX lets text stand, so that it becomes the name of a symbol or function.
     "\\text{__import__('os').system('touch canary')}=1",
     "\\variable{open('canary','w')}+x",
@@ -240,7 +243,9 @@ _PIECES = (
 
 
 def fuzzed(count, seed=0):
-    """`count` strings: draws from pieces of LaTeX, and benign or hostile answers cut, joined, doubled, wrapped and mixed."""
+    """`count` strings: draws from pieces of LaTeX, and benign or hostile answers cut, joined,
+    doubled, wrapped and mixed.
+    """
     rng = random.Random(seed)
     kept = [text for text in CRAFTED if len(text) <= 200] + [
         side for pair in benign(200, seed + 1) for side in pair[1:]
@@ -286,7 +291,9 @@ def fuzzed(count, seed=0):
 
 
 def benign(count, seed=0):
-    """`count` triples (kind, reference, answer) as honest questions have them; about half of the answers are right."""
+    """`count` triples (kind, reference, answer) as honest questions have them; about half of the
+    answers are right.
+    """
     rng = random.Random(seed)
     kinds = list(_KINDS)
     for k in range(count):

@@ -1,4 +1,6 @@
-"""What all tests share: one thread, no network, repeatable examples, and a language model of ten thousand weights."""
+"""What all tests share: one thread, no network, repeatable examples, and a language model of ten
+thousand weights.
+"""
 
 import os
 
@@ -17,7 +19,8 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 torch.set_num_threads(1)
 
-# hidden, layers, feed-forward, heads, key-value heads, head dimension: two layers and grouped heads, as small as may be
+# hidden, layers, feed-forward, heads, key-value heads, head dimension: two layers and grouped
+# heads, as small as may be
 TINY = (16, 2, 32, 4, 2, 8)
 
 
@@ -35,9 +38,10 @@ def _lively(tokenizer):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(base.SIZES, "tiny", TINY)
         model = base.build_model("tiny", tokenizer, seed=0)
-    # Fresh weights give nearly uniform logits, whose argmax repeats one token for ever; larger ones make the next
-    # token depend on all that came before, so that a wrong position or a wrong cache entry changes the output. Fresh
-    # norms are all ones; unlike ones show when one is taken for another.
+    # Fresh weights give nearly uniform logits, whose argmax repeats one token for ever; larger ones
+    # make the next token depend on all that came before, so that a wrong position or a wrong cache
+    # entry changes the output. Fresh norms are all ones; unlike ones show when one is taken for
+    # another.
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -58,7 +62,8 @@ def model(_lively):
 def model64(_lively, monkeypatch):
     """The same in float64 throughout, for comparisons in which rounding must not decide.
 
-    The norms of transformers compute in float32 whatever they are given, which would cost nine digits.
+    The norms of transformers compute in float32 whatever they are given, which would cost nine
+    digits.
     """
     monkeypatch.setattr(
         modeling_qwen3.Qwen3RMSNorm,
@@ -113,7 +118,9 @@ class Tuner(torch.nn.Module):
 
 
 class Wrapped(Tuner):
-    """A model as PEFT wraps it: frozen but for adapters, `base_model` being no transformers model."""
+    """A model as PEFT wraps it: frozen but for adapters, `base_model` being no transformers
+    model.
+    """
 
     def __init__(self, model, adapted="q_proj"):
         for weight in model.parameters():
@@ -157,7 +164,9 @@ def laid_out(packed):
 
 @pytest.fixture(scope="session")
 def he():
-    """A high-entropy mode with a short prompt: the paper's would be most of the tiny model's context."""
+    """A high-entropy mode with a short prompt: the paper's would be most of the tiny model's
+    context.
+    """
     return modes.Mode("he", "Think of something new.")
 
 

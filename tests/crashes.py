@@ -1,8 +1,10 @@
-"""Training runs that are killed, and runs that cannot write: what the short and the long tests of both have in common.
+"""Training runs that are killed, and runs that cannot write: what the short and the long tests of
+both have in common.
 
-A process that has to import torch and transformers needs seconds before it trains. So the process that tests imports
-everything and forks: each child is a real process that runs `chain.train_run` and dies a real death (SIGKILL), without
-the seconds. What is forked holds no open file, lock or thread of a run.
+A process that has to import torch and transformers needs seconds before it trains. So the process
+that tests imports
+everything and forks: each child is a real process that runs `chain.train_run` and dies a real death
+(SIGKILL), without the seconds. What is forked holds no open file, lock or thread of a run.
 """
 
 import copy
@@ -16,24 +18,28 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import faults
 import pandas as pd
 import pytest
 import yaml
 
-import faults
 from pslib import chain, checkpoint, records, rewards, runs
 
 SIZE, SEED = "0.2m", 1
 
 
 def parity(text, answer):
-    """1.0 for about half of all texts: such a base model is never right, and dead groups would hide what differs."""
+    """1.0 for about half of all texts: such a base model is never right, and dead groups would hide
+    what differs.
+    """
     return float(sum(map(ord, text)) % 2)
 
 
 @contextmanager
 def small_profile(results, **train):
-    """The smoke profile on a base model of two steps and with short responses, in a results folder of its own."""
+    """The smoke profile on a base model of two steps and with short responses, in a results folder
+    of its own.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PSLIB_RESULTS", str(results))
         patch.setenv(
@@ -50,16 +56,20 @@ def small_profile(results, **train):
 
 @contextmanager
 def base_kept(profile):
-    """Let a run start from a copy of the base model in memory, since reading it takes longer than a short run."""
+    """Let a run start from a copy of the base model in memory, since reading it takes longer than a
+    short run.
+    """
     with pytest.MonkeyPatch.context() as patch:
         model, tokenizer, losses = chain.make_base(profile, SIZE)
         patch.setattr(chain, "make_base", lambda *_: (copy.deepcopy(model), tokenizer, losses))
         yield
 
 
-# --- processes ------------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 def start(job, log):
-    """Run a function in a forked process that exits 0, or 1 with its traceback in a log -> its id."""
+    """Run a function in a forked process that exits 0, or 1 with its traceback in a log -> its
+    id.
+    """
     pid = os.fork()
     if pid:
         return pid
@@ -74,14 +84,18 @@ def start(job, log):
 
 
 def end(pid, log):
-    """Wait for a process -> whether it was killed; AssertionError with its traceback if it failed on its own."""
+    """Wait for a process -> whether it was killed; AssertionError with its traceback if it failed
+    on its own.
+    """
     _, status = os.waitpid(pid, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, Path(f"{log}.failed").read_text()
     return os.WIFSIGNALED(status)
 
 
 def run_and_kill(job, folder, log, rng, longest):
-    """Start a job and SIGKILL it, half of the time while it writes a checkpoint, else anywhere -> whether it still ran."""
+    """Start a job and SIGKILL it, half of the time while it writes a checkpoint, else anywhere ->
+    whether it still ran.
+    """
     pid = start(job, log)
     until, writes, seen = (
         time.monotonic() + rng.uniform(0, longest),
@@ -99,7 +113,7 @@ def run_and_kill(job, folder, log, rng, longest):
     return end(pid, log)
 
 
-# --- what a run's folder holds --------------------------------------------------------------------------------------
+# --- what a run's folder holds --------------------------------------------------------------------
 def outcome(folder):
     """A finished run's result, without its times: hash of the weights, metrics, rollouts."""
     metrics = pd.read_csv(folder / "metrics.csv", dtype=str)
@@ -112,7 +126,9 @@ def outcome(folder):
 
 
 def lost_steps(folder):
-    """Steps in a stopped run's metrics that its newest checkpoint does not have; every file there must be whole."""
+    """Steps in a stopped run's metrics that its newest checkpoint does not have; every file there
+    must be whole.
+    """
     if (folder / "manifest.json").exists():
         return 0 if outcome(folder) else None
     if (folder / "params.yaml").exists():
@@ -149,9 +165,11 @@ def survive(profile, method, folder, expected, rng, kills, longest):
     return killed, cut, good and outcome(folder) == expected
 
 
-# --- writes that fail -----------------------------------------------------------------------------------------------
+# --- writes that fail -----------------------------------------------------------------------------
 def fail_and_go_on(job, folder, expected, number, code, result=outcome):
-    """Let one writing call of a job fail, then run the job again: one clear sentence, whole files, the same end."""
+    """Let one writing call of a job fail, then run the job again: one clear sentence, whole files,
+    the same end.
+    """
     with faults.watched(faults.Calls(number, code)), pytest.raises(OSError) as error:
         job()
     said = str(error.value)

@@ -1,7 +1,8 @@
-"""A folder of made-up results of the nano profile: numbers chosen so that every mean and difference is known by hand.
+"""A folder of made-up results of the nano profile: numbers chosen so that every mean and difference
+is known by hand.
 
-At size 0.2m and seeds 1 to 3. The seeds differ by `JITTER`, the same for every run, so that paired differences do not vary but
-by what `spread` adds to the run at hand.
+At size 0.2m and seeds 1 to 3. The seeds differ by `JITTER`, the same for every run, so that paired
+differences do not vary but by what `spread` adds to the run at hand.
 """
 
 import pandas as pd
@@ -45,7 +46,9 @@ def evaluation(accuracy, bits, modes_of, wobble):
 
 
 def prompts_of(name, seed):
-    """The normal mode's shares, then those under each prompt; Policy Split's modes are 0.3 apart, the others' 0.1."""
+    """The normal mode's shares, then those under each prompt; Policy Split's modes are 0.3 apart,
+    the others' 0.1.
+    """
     apart = 0.3 if name.startswith("policy_split") else 0.1
     rows = [("none", 0.0, 0.6, 0.40, 0.0)] + [
         (prompt, kl, 0.6 - drop, 0.40 + more, apart)
@@ -113,7 +116,8 @@ def write(root):
                 metrics.to_csv(folder / "metrics.csv", index=False)
             if name in profile.probe.methods:
                 prompts_of(name, seed).to_csv(folder / "prompts.csv", index=False)
-                # q1 is solved by both modes, q2 by the HE mode alone, q3 by none, q4 by the normal mode alone
+                # q1 is solved by both modes, q2 by the HE mode alone, q3 by none, q4 by the normal
+                # mode alone
                 counts = {"q1": (2, 1), "q2": (0, 4), "q3": (0, 0), "q4": (1, 0)}
                 pd.DataFrame(
                     [
@@ -160,7 +164,9 @@ def write(root):
 
 
 def write_parting(root, **worlds):
-    """Write into the folders of profiles, as siblings in `root`, a run of Policy Split from each of some base models: the KL at its end."""
+    """Write into the folders of profiles, as siblings in `root`, a run of Policy Split from each of
+    some base models: the KL at its end.
+    """
     for world, ends in worlds.items():
         for which, end in enumerate(ends):
             run = root / world / "runs" / f"policy_split-0.2m{f'.b{which}' if which else ''}-s1"

@@ -1,4 +1,6 @@
-"""Faults to inject, for the short and the long tests alike: damaged bytes, failing system calls, numbers not finite."""
+"""Faults to inject, for the short and the long tests alike: damaged bytes, failing system calls,
+numbers not finite.
+"""
 
 import builtins
 import os
@@ -11,9 +13,11 @@ import torch
 from pslib import checkpoint, losses, methods, rewards, train
 
 
-# --- damaged files --------------------------------------------------------------------------------------------------
+# --- damaged files --------------------------------------------------------------------------------
 def damage(path, rng):
-    """Change, cut off, drop or add one byte of a file, anywhere, or lose the file; -> what was done."""
+    """Change, cut off, drop or add one byte of a file, anywhere, or lose the file; -> what was
+    done.
+    """
     data = bytearray(path.read_bytes())
     kind, at = rng.choice(["change", "cut", "drop", "add", "lose"]), rng.randrange(len(data))
     if kind == "change":
@@ -30,9 +34,11 @@ def damage(path, rng):
     return f"{kind} byte {at} of {path.name}"
 
 
-# --- failing calls --------------------------------------------------------------------------------------------------
+# --- failing calls --------------------------------------------------------------------------------
 class Calls:
-    """The calls by which `checkpoint` writes, counted; the one numbered `failing` raises OSError with `code`."""
+    """The calls by which `checkpoint` writes, counted; the one numbered `failing` raises OSError
+    with `code`.
+    """
 
     def __init__(self, failing=None, code=0):
         self.made, self.failing, self.code = [], failing, code
@@ -78,7 +84,7 @@ def watched(calls):
         yield calls
 
 
-# --- numbers that are not finite ------------------------------------------------------------------------------------
+# --- numbers that are not finite ------------------------------------------------------------------
 def _spoilt(function, change):
     return lambda *args, **kwargs: change(function(*args, **kwargs))
 

@@ -1,9 +1,12 @@
-"""What must hold of the mathematics whatever the batch: each property is a check with the strategies it is tried on.
+"""What must hold of the mathematics whatever the batch: each property is a check with the
+strategies it is tried on.
 
-tests/test_properties.py tries each a few times, tests/long/test_properties.py two hundred. All is float64, and holds to
-rounding; the one exception, what `eps` does to the scale of rewards, is stated as an equation of its own.
+tests/test_properties.py tries each a few times, tests/long/test_properties.py two hundred. All is
+float64, and holds to rounding; the one exception, what `eps` does to the scale of rewards, is
+stated as an equation of its own.
 """
 
+import itertools
 import math
 
 import torch
@@ -15,8 +18,9 @@ from pslib.methods import Scored
 from pslib.policy import logprobs_and_entropy
 
 TRAINED = [name for name, method in methods.METHODS.items() if method.training]
-# Coefficients under which each method's own part acts on a batch of some twenty tokens. Clip-Cov drops every candidate:
-# fewer are drawn at random by their place, which is all that the order of rows may change.
+# Coefficients under which each method's own part acts on a batch of some twenty tokens. Clip-Cov
+# drops every candidate: fewer are drawn at random by their place, which is all that the order of
+# rows may change.
 ACTING = {
     "forking": {"keep": 0.4},
     "clip_cov": {"ratio": 1.0, "lower": 0.05, "upper": 100.0},
@@ -44,7 +48,9 @@ def holds(**strategies):
 
 
 def prove(check, strategies, cases, counts):
-    """Try a check on `cases` examples, counting in counts["tried"] and counts["survived"]; raises where it fails."""
+    """Try a check on `cases` examples, counting in counts["tried"] and counts["survived"]; raises
+    where it fails.
+    """
 
     @settings(max_examples=cases)
     @given(**strategies)
@@ -70,7 +76,9 @@ def random_of(seed):
 
 
 def batch(sizes, width, seed):
-    """A step as the methods see it: rows of groups mixed up, some groups dead, lengths from 1 to `width`."""
+    """A step as the methods see it: rows of groups mixed up, some groups dead, lengths from 1 to
+    `width`.
+    """
     generator, rows = random_of(seed), sum(sizes)
 
     def uniform(*shape):
@@ -107,7 +115,9 @@ def advantage(method, scored):
 
 
 def loss(method, scored, logp, entropy, old=None):
-    """A method's whole loss on log-probs and entropies (N, T) that may need a gradient; `scored` is what it was before."""
+    """A method's whole loss on log-probs and entropies (N, T) that may need a gradient; `scored` is
+    what it was before.
+    """
     old = torch.cat([scored.logp[mode] for mode in method.training]) if old is None else old
     before = torch.cat([scored.entropy[mode] for mode in method.training])
     adv, mask = advantage(method, scored), scored.mask.repeat(len(method.training), 1)
@@ -121,7 +131,9 @@ def loss(method, scored, logp, entropy, old=None):
 
 
 def whole_loss(method, scored, step=0.3):
-    """The loss after log-probs have moved by a fixed function of where they were, so that some ratios are clipped."""
+    """The loss after log-probs have moved by a fixed function of where they were, so that some
+    ratios are clipped.
+    """
     old = torch.cat([scored.logp[mode] for mode in method.training])
     return loss(
         method,
@@ -131,7 +143,7 @@ def whole_loss(method, scored, step=0.3):
     )
 
 
-# --- rewards --------------------------------------------------------------------------------------------------------
+# --- rewards --------------------------------------------------------------------------------------
 @holds(sizes=groups, seed=seeds, shift=wide)
 def adding_to_all_rewards_of_a_group_changes_no_advantage(sizes, seed, shift):
     scored = batch(sizes, 1, seed)
@@ -145,8 +157,9 @@ def adding_to_all_rewards_of_a_group_changes_no_advantage(sizes, seed, shift):
 
 @holds(sizes=groups, seed=seeds, scale=st.floats(1e-3, 1e3))
 def multiplying_rewards_is_dividing_eps(sizes, seed, scale):
-    # A(c r; eps) = A(r; eps / c): with eps = 0 the advantage would not see the scale at all. As eps = 1e-6, it is
-    # off by the factor (s + eps) / (s + eps / c), s the group's standard deviation: 2e-6 at most for 0-1 rewards.
+    # A(c r; eps) = A(r; eps / c): with eps = 0 the advantage would not see the scale at all. As eps
+    # = 1e-6, it is off by the factor (s + eps) / (s + eps / c), s the group's standard deviation:
+    # 2e-6 at most for 0-1 rewards.
     scored = batch(sizes, 1, seed)
     rewards, ids = scored.rewards, scored.group_ids
     ours, eps = advantages.group_relative(scale * rewards, ids), 1e-6
@@ -184,7 +197,7 @@ def equal_rewards_give_exactly_no_advantage(sizes, width, seed, name, reward):
     assert (advantage(acting(name), dead) == 0).all()
 
 
-# --- the order of groups, of rows, and padding ----------------------------------------------------------------------
+# --- the order of groups, of rows, and padding ----------------------------------------------------
 @holds(sizes=groups, width=widths, seed=seeds, name=names)
 def the_order_of_rows_is_kept_by_advantages_and_not_seen_by_the_loss(sizes, width, seed, name):
     scored, method = batch(sizes, width, seed), acting(name)
@@ -229,7 +242,7 @@ def padding_on_the_right_is_not_seen(sizes, width, more, seed, name, fill):
     close(whole_loss(method, filled, 1e-3), whole_loss(method, scored, 1e-3))
 
 
-# --- the high-entropy advantage -------------------------------------------------------------------------------------
+# --- the high-entropy advantage -------------------------------------------------------------------
 bonuses = {
     "adv": st.floats(-5, 5, width=32),
     "bonus": st.floats(-1e3, 1e3, width=32),
@@ -247,7 +260,8 @@ def _tilted(adv, bonus, eta, kappa, variant):
 
 @holds(**bonuses)
 def the_bonus_is_at_most_its_bound(adv, bonus, eta, kappa):
-    # paper: eta |A| / kappa, so |A| / kappa at most while eta <= 1; released: 2 |A| / kappa, whatever eta is
+    # paper: eta |A| / kappa, so |A| / kappa at most while eta <= 1; released: 2 |A| / kappa,
+    # whatever eta is
     slack = 1 + 1e-9
     assert (
         abs(_tilted(adv, bonus, eta, kappa, "paper") - adv)
@@ -265,7 +279,8 @@ def the_bonus_is_at_most_its_bound(adv, bonus, eta, kappa):
 
 @holds(**bonuses, share=st.floats(0, 0.99))
 def the_sign_of_the_advantage_never_flips(adv, bonus, eta, kappa, share):
-    # paper: while eta <= kappa; released: while kappa >= 2. Beyond, a large enough bonus does flip it.
+    # paper: while eta <= kappa; released: while kappa >= 2. Beyond, a large enough bonus does flip
+    # it.
     for made in (
         _tilted(adv, bonus, share * kappa, kappa, "paper"),
         _tilted(adv, bonus, eta, 1.01 + kappa, "released"),
@@ -302,7 +317,7 @@ def a_standardized_signal_has_mean_0_and_deviation_1_whatever_its_scale(
             close(tokens.std(), torch.ones((), dtype=torch.float64), 1e-6)
 
 
-# --- the baselines' advantages --------------------------------------------------------------------------------------
+# --- the baselines' advantages --------------------------------------------------------------------
 @holds(sizes=groups, width=widths, seed=seeds)
 def entropy_driven_weights_are_positive_and_average_to_one_where_inverted(sizes, width, seed):
     scored = batch(sizes, width, seed)
@@ -321,11 +336,11 @@ def the_entropy_advantage_raises_by_at_most_its_share(sizes, width, seed, alpha,
         scored.mask.shape
     )
     raised = advantages.entropy_advantage(adv, scored.entropy["normal"], alpha, kappa) - adv
-    assert ((0 <= raised) & (raised <= adv.abs() / kappa + 1e-15)).all()
+    assert ((raised >= 0) & (raised <= adv.abs() / kappa + 1e-15)).all()
     assert (raised <= alpha * scored.entropy["normal"] + 1e-15).all()
 
 
-# --- log-probs and entropy ------------------------------------------------------------------------------------------
+# --- log-probs and entropy ------------------------------------------------------------------------
 @holds(
     vocabulary=st.integers(1, 40),
     seed=seeds,
@@ -355,7 +370,7 @@ def entropy_is_between_0_and_log_v_and_probabilities_add_up(
     )
 
 
-# --- masks and means ------------------------------------------------------------------------------------------------
+# --- masks and means ------------------------------------------------------------------------------
 @holds(sizes=groups, width=widths, seed=seeds, keep=st.floats(0, 1), levels=st.integers(1, 50))
 def forking_keeps_the_right_number_and_none_below_one_left_out(sizes, width, seed, keep, levels):
     scored = batch(sizes, width, seed)
@@ -408,7 +423,10 @@ def the_token_mean_is_linear_and_the_sum_of_its_parts(sizes, width, seed, cuts, 
     )
     whole = losses.token_mean(x, mask)
     edges = [0, *sorted(round(cut * len(x)) for cut in cuts), len(x)]
-    close(sum(losses.token_mean(x[i:j], mask[i:j], total) for i, j in zip(edges, edges[1:])), whole)
+    close(
+        sum(losses.token_mean(x[i:j], mask[i:j], total) for i, j in itertools.pairwise(edges)),
+        whole,
+    )
     close(losses.token_mean(a * x + b * y, mask), a * whole + b * losses.token_mean(y, mask), 1e-8)
     close(losses.token_mean(x, mask, 3 * total), whole / 3)
 

@@ -1,4 +1,6 @@
-"""Advantages: eq. 2 to 6 on the four-rollout example, and what must hold for any rewards and signals."""
+"""Advantages: eq. 2 to 6 on the four-rollout example, and what must hold for any rewards and
+signals.
+"""
 
 import math
 
@@ -28,13 +30,14 @@ def close(actual, expected, tolerance=1e-9):
     torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
 
-# --- eq. 2 ----------------------------------------------------------------------------------------------------------
+# --- eq. 2 ----------------------------------------------------------------------------------------
 def test_group_relative_is_the_z_score_with_ddof_1_of_the_four_rollouts():
     close(advantages.group_relative(f64(four.REWARDS), GROUPS), f64(four.ADVANTAGES))
 
 
 def test_group_relative_keeps_groups_apart_in_any_row_order():
-    # group 7: 0, 0, 3 -> mean 1, std sqrt((1 + 1 + 4) / 2) = sqrt 3; group 2: 1, 0 -> mean 1/2, std sqrt(1/2)
+    # group 7: 0, 0, 3 -> mean 1, std sqrt((1 + 1 + 4) / 2) = sqrt 3; group 2: 1, 0 -> mean 1/2, std
+    # sqrt(1/2)
     rewards, ids = f64([0, 1, 3, 0, 0]), torch.tensor([7, 2, 7, 2, 7])
     three, half = math.sqrt(3), math.sqrt(0.5)
     expected = f64([-1 / three, 0.5 / half, 2 / three, -0.5 / half, -1 / three])
@@ -55,8 +58,8 @@ def test_group_relative_keeps_shape_and_dtype():
 @settings(max_examples=100)
 @given(reward=st.floats(-10, 10, width=32), count=st.integers(1, 9))
 def test_a_dead_group_gives_exactly_zero_whatever_its_reward(reward, count):
-    # A live group beside it: the dead one must be found group by group. Without the max == min test, eight rewards of
-    # 0.7 come out at 0.056.
+    # A live group beside it: the dead one must be found group by group. Without the max == min
+    # test, eight rewards of 0.7 come out at 0.056.
     rewards = torch.tensor([reward] * count + [0.0, 1.0])
     out = advantages.group_relative(rewards, torch.tensor([0] * count + [1, 1]))
     assert out[:count].tolist() == [0.0] * count
@@ -72,7 +75,7 @@ def test_group_relative_names_the_shapes_that_do_not_fit():
         advantages.group_relative(torch.zeros(3), torch.tensor([0, 0]))
 
 
-# --- eq. 6 ----------------------------------------------------------------------------------------------------------
+# --- eq. 6 ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("alpha, expected", [(0.5, four.SIGNAL), (0.25, four.SIGNAL_QUARTER)])
 def test_exploration_signal_of_the_four_rollouts(alpha, expected):
     logp_he, logp_normal = (
@@ -92,7 +95,7 @@ def test_exploration_signal_names_the_shapes_that_do_not_fit():
         advantages.exploration_signal(torch.zeros(2, 3), torch.zeros(2, 4))
 
 
-# --- eq. 4 ----------------------------------------------------------------------------------------------------------
+# --- eq. 4 ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("fill", [0.0, 1e30, NAN])
 def test_standardize_in_group_pools_the_valid_tokens_and_ignores_the_rest(fill):
     out = advantages.standardize_in_group(f64(four.padded(four.SIGNAL, fill)), MASK, GROUPS)
@@ -108,7 +111,8 @@ def test_standardize_in_group_keeps_groups_apart():
 
 
 def test_standardize_in_group_weighs_tokens_not_responses():
-    # 0 in a response of one token, 4 three times in another: the mean is 3, not 2; std = sqrt((9 + 3) / 3) = 2
+    # 0 in a response of one token, 4 three times in another: the mean is 3, not 2; std = sqrt((9 +
+    # 3) / 3) = 2
     signal, mask = f64([[0, 0, 0], [4, 4, 4]]), torch.tensor([[1, 0, 0], [1, 1, 1]]).bool()
     out = advantages.standardize_in_group(signal, mask, torch.tensor([0, 0]), eps=0.0)
     close(out, f64([[-1.5, 0, 0], [0.5, 0.5, 0.5]]))
@@ -135,7 +139,7 @@ def test_standardize_in_group_keeps_dtype_and_names_the_shapes_that_do_not_fit()
         )
 
 
-# --- eq. 3 ----------------------------------------------------------------------------------------------------------
+# --- eq. 3 ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("variant, expected", [("paper", four.PAPER), ("released", four.RELEASED)])
 def test_high_entropy_advantage_of_the_four_rollouts(variant, expected):
     out = advantages.high_entropy(
@@ -146,7 +150,8 @@ def test_high_entropy_advantage_of_the_four_rollouts(variant, expected):
 
 
 def test_high_entropy_follows_the_paper_unless_told():
-    # eta 0.03 and B = 5, A = 1: the paper clips B to 1/2 first, 1 + 0.015; the released code adds 2 (0.15)
+    # eta 0.03 and B = 5, A = 1: the paper clips B to 1/2 first, 1 + 0.015; the released code adds 2
+    # (0.15)
     adv, bonus = f64([1.0]), f64([[5.0]])
     close(advantages.high_entropy(adv, bonus, 0.03, 2.0), f64([[1.015]]))
     close(advantages.high_entropy(adv, bonus, 0.03, 2.0, "released"), f64([[1.3]]))
@@ -193,9 +198,10 @@ def test_high_entropy_names_what_is_wrong(call, message):
         call()
 
 
-# --- the baselines' advantages --------------------------------------------------------------------------------------
+# --- the baselines' advantages --------------------------------------------------------------------
 def test_entropy_advantage_adds_the_entropy_up_to_a_share_of_the_advantage():
-    # alpha 0.4, kappa 2: 1 + min(0.4, 0.5);  1 + min(0.8, 0.5);  -1 + min(0.4, 0.5);  0 + min(0.4, 0)
+    # alpha 0.4, kappa 2: 1 + min(0.4, 0.5);  1 + min(0.8, 0.5);  -1 + min(0.4, 0.5);  0 + min(0.4,
+    # 0)
     out = advantages.entropy_advantage(f64([[1, 1, -1, 0]]), f64([[1, 2, 1, 1]]))
     close(out, f64([[1.4, 1.5, -0.6, 0.0]]))
 
@@ -219,7 +225,8 @@ def test_entropy_advantage_names_the_shapes_that_do_not_fit():
 
 @pytest.mark.parametrize("fill", [0.0, 1e30, NAN])
 def test_entropy_driven_gives_confident_responses_more_weight(fill):
-    # group 0: mean entropies 1 and (1 + 5) / 2 = 3, their mean 2: weights 2 and 2/3; group 1: one response, weight 1
+    # group 0: mean entropies 1 and (1 + 5) / 2 = 3, their mean 2: weights 2 and 2/3; group 1: one
+    # response, weight 1
     entropy, mask = (
         f64([[1, fill], [1, 5], [7, fill]]),
         torch.tensor([[1, 0], [1, 1], [1, 0]]).bool(),

@@ -16,7 +16,7 @@ def found(tmp_path_factory):
     return evidence.write(tmp_path_factory.mktemp("evidence"))
 
 
-# --- best of n ------------------------------------------------------------------------------------------------------
+# --- best of n ------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "samples, correct, n", [(4, 1, 2), (5, 2, 3), (6, 0, 3), (4, 4, 1), (5, 3, 5), (4, 1, 0)]
 )
@@ -39,7 +39,8 @@ def test_half_of_the_budget_in_each_mode_solves_what_either_solves(found):
         .set_index(["sampling", "n"])
         .accuracy
     )
-    # of 4 samples q1 has 2 right in the normal mode and 1 in the HE mode, q2 0 and 4, q3 none, q4 1 and 0
+    # of 4 samples q1 has 2 right in the normal mode and 1 in the HE mode, q2 0 and 4, q3 none, q4 1
+    # and 0
     assert table["normal", 1] == pytest.approx(100 * (2 / 4 + 0 + 0 + 1 / 4) / 4)
     assert table["normal", 2] == pytest.approx(100 * ((1 - 1 / 6) + 0 + 0 + 1 / 2) / 4)
     # one response in each mode: q1 1 - (1/2)(3/4), q2 1, q3 0, q4 1/4
@@ -49,7 +50,7 @@ def test_half_of_the_budget_in_each_mode_solves_what_either_solves(found):
     assert (alone.only_normal, alone.only_he, alone.neither) == (25.0, 25.0, 25.0)
 
 
-# --- dynamics, behaviour, prompts, cost -----------------------------------------------------------------------------
+# --- dynamics, behaviour, prompts, cost -----------------------------------------------------------
 def test_dynamics_hold_measured_steps_only_and_start_is_the_first_and_the_end_a_mean_of_five(found):
     table = analyses.dynamics(*found)
     assert 2 not in set(table.step) and len(table.query("method == 'grpo' and seed == 1")) == 10
@@ -64,7 +65,7 @@ def test_dynamics_hold_measured_steps_only_and_start_is_the_first_and_the_end_a_
     ) >= {"eta_1", "unshared"}
 
 
-def test_learning_is_accuracy_above_grpos_of_the_same_seed_in_each_quarter_and_peaks_are_found_inside(
+def test_learning_is_accuracy_above_grpos_of_the_same_seed_in_each_quarter_and_has_peaks_inside(
     tmp_path,
 ):
     profile, folder = evidence.write(tmp_path)
@@ -72,14 +73,13 @@ def test_learning_is_accuracy_above_grpos_of_the_same_seed_in_each_quarter_and_p
     metrics = pd.read_csv(path)  # of 150 steps the first quarter ends with step 37
     metrics.loc[metrics.step > 37, ["accuracy_he", "kl_he_from_normal"]] = [0.8, 0.0]
     metrics.loc[metrics.step == 46, "accuracy_normal"] = 0.7
-    for path, metrics in (
+    for file, table in (
         (path, metrics),
         (grpo := path.parents[1] / "grpo-0.2m-s2" / "metrics.csv", pd.read_csv(grpo)),
     ):
-        metrics.loc[len(metrics)] = metrics.iloc[-1].replace(
-            46, 150
-        )  # the last step belongs to the last quarter
-        metrics.to_csv(path, index=False)
+        # The last step belongs to the last quarter.
+        table.loc[len(table)] = table.iloc[-1].replace(46, 150)
+        table.to_csv(file, index=False)
     table = analyses.learning(profile, folder).query("seed == 2").set_index(["method", "mode"])
     assert table.quarter_1["policy_split", "he"] == pytest.approx(-10) and table.quarter_2[
         "policy_split", "he"
@@ -156,7 +156,7 @@ def test_over_seeds_gives_means_and_students_interval():
     assert out.x_ci["b"] == pytest.approx(12.7062, rel=1e-4) and math.isnan(out.x_ci["a"])
 
 
-# --- tables ---------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 def test_ablations_are_paired_with_policy_split_of_the_same_eta_and_eta_with_grpo(found):
     table = tables.ablations(*found)
     beyond = table[table.reference == "clip_order"]
@@ -217,13 +217,13 @@ def test_judged_stories_are_blank_where_no_judge_is_configured(found, monkeypatc
     assert row.label == "GRPO + HE prompt" and row.judge == "" and math.isnan(row.creativity)
 
 
-# --- artefacts ------------------------------------------------------------------------------------------------------
+# --- artefacts ------------------------------------------------------------------------------------
 def test_every_artefact_is_written_from_results_alone_and_has_content(tmp_path):
     profile, folder = evidence.write(tmp_path / "nano")
     evidence.write_parting(tmp_path, split=[0.03, 0.05], unheeded=[0.001, 0.002])
     names = artefacts.write_all(profile, folder)
     assert names == list(artefacts.ARTEFACTS)
-    for name, artefact in artefacts.ARTEFACTS.items():
+    for _name, artefact in artefacts.ARTEFACTS.items():
         for table in artefact.tables:
             assert (
                 len(pd.read_csv(folder / "tables" / f"{table}.csv")) > 0
@@ -314,7 +314,7 @@ def test_the_training_curves_of_a_variant_are_drawn(found):
     figures.plt.close(figure)
 
 
-def test_the_training_curves_of_one_run_are_drawn_though_the_grid_has_no_such_run_and_of_base_models_together(
+def test_the_curves_of_a_run_outside_the_grid_are_drawn_and_those_of_base_models_together(
     tmp_path,
 ):
     evidence.write_parting(tmp_path, split=[0.03, 0.05])
@@ -433,12 +433,14 @@ def test_parting_is_paired_where_profiles_share_their_base_models_and_says_by_wh
         unheeded=[0.002, 0.055, 0.001],
     )
     table = tables.parting(runs.load_profile("nano"), tmp_path / "nano").set_index("profile")
-    # 0.028, -0.01 and 0.059 sum to 0.077: all signs alike, or the second turned, are as large: 4 of 8
+    # 0.028, -0.01 and 0.059 sum to 0.077: all signs alike, or the second turned, are as large: 4 of
+    # 8
     assert (
         table.p["unrewarded"] == 4 / 8
         and table.test["unrewarded"] == "sign flip, paired by base model (least p 0.25)"
     )
-    # the ranks 1, 2 and 5 of six: of the 20 ways to choose three, four sum to at most 8 and as many to at least 13
+    # the ranks 1, 2 and 5 of six: of the 20 ways to choose three, four sum to at most 8 and as many
+    # to at least 13
     assert table.p["unheeded"] == pytest.approx(8 / 20)
     assert (
         table.test["unheeded"] == "Mann-Whitney, other base models (least p 0.1)"

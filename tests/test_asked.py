@@ -1,4 +1,6 @@
-"""What every model is asked alike: the same questions, prompts and draws, summed so that every gap comes from one file."""
+"""What every model is asked alike: the same questions, prompts and draws, summed so that every gap
+comes from one file.
+"""
 
 from dataclasses import replace
 
@@ -58,7 +60,7 @@ def test_sums_are_those_of_an_evaluation_with_the_same_draws(tour, asked):
     assert torch.allclose(
         torch.tensor(none.bits.values), torch.tensor(by.bits.sum().values), rtol=1e-5
     )
-    assert (none[list(nano.DERIVATIONS) + ["other"]].sum(axis=1) == 4).all()
+    assert (none[[*list(nano.DERIVATIONS), "other"]].sum(axis=1) == 4).all()
 
 
 def test_the_kinds_of_tokens_make_up_all_tokens_and_all_entropy(asked):
@@ -134,7 +136,7 @@ def test_the_size_of_a_bonus_is_its_mean_share_of_the_advantage_over_live_tokens
     assert shares["bonus_share_he"] == pytest.approx((0.1 + 0.3 + 0.2) / 3 * 2**0.5, rel=1e-5)
 
 
-# --- profiles over base models ----------------------------------------------------------------------------------------
+# --- profiles over base models --------------------------------------------------------------------
 @pytest.fixture
 def profile(tmp_path, monkeypatch):
     monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path / "results"))
@@ -149,7 +151,7 @@ def profile(tmp_path, monkeypatch):
     )
 
 
-def test_a_shared_base_model_is_made_once_for_all_profiles_and_read_from_the_checkout_where_that_carries_it(
+def test_a_shared_base_model_is_made_once_for_all_profiles_or_read_from_the_checkout(
     profile, monkeypatch
 ):
     made = chain.make_base(profile, "0.2m.b5")[0].state_dict()

@@ -9,7 +9,7 @@ import pytest
 from pslib import runs
 
 sys.path.insert(0, str(runs.ROOT / "benchmarks"))
-import bench  # noqa: E402
+import bench
 
 COMMITTED = [
     path

@@ -1,4 +1,6 @@
-"""Benchmarks: local files with the columns of the real ones become questions; what is missing or changed is named."""
+"""Benchmarks: local files with the columns of the real ones become questions; what is missing or
+changed is named.
+"""
 
 import json
 from string import ascii_uppercase
@@ -10,7 +12,8 @@ import pytest
 from pslib import benchmarks, modes, rewards, tasks
 
 LETTERS = ascii_uppercase[:10]
-# data set -> (file, rows): all columns that the hub's have are here, those that are read and a few that are not
+# data set -> (file, rows): all columns that the hub's have are here, those that are read and a few
+# that are not
 FILES = {
     "deepmath": (
         "train.parquet",
@@ -226,7 +229,8 @@ def test_a_copy_of_the_hubs_folder_is_read_by_its_configs(tmp_path):
         "gpqa_main.csv",
     )
     (tmp_path / "gpqa_diamond" / "README.md").write_text(
-        "---\nconfigs:\n- config_name: gpqa_main\n  data_files: gpqa_main.csv\n- config_name: gpqa_diamond\n"
+        "---\nconfigs:\n- config_name: gpqa_main\n  data_files: gpqa_main.csv\n- config_name: "
+        "gpqa_diamond\n"
         "  data_files: gpqa_diamond.csv\n---\n"
     )
     rows = benchmarks.load({"choice": {"gpqa_diamond": folder}}, "choice", 100)
@@ -251,7 +255,7 @@ def test_a_data_set_of_the_hub_is_read_from_the_cache_where_there_is_no_network_
     )
 
 
-# --- what is wrong is named -----------------------------------------------------------------------------------------
+# --- what is wrong is named -----------------------------------------------------------------------
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_column_is_named_with_its_data_set(tmp_path, name):
     has = benchmarks.BENCHMARKS[name]
@@ -290,7 +294,8 @@ def test_a_changed_column_is_named_with_its_data_set_and_row(tmp_path, name, col
 def test_without_a_network_it_says_what_to_do(tmp_path):
     with pytest.raises(
         OSError,
-        match="data set math500 could not be read from 'HuggingFaceH4/MATH-500'.*hf download --repo-type "
+        match="data set math500 could not be read from 'HuggingFaceH4/MATH-500'.*hf download "
+        "--repo-type "
         "dataset HuggingFaceH4/MATH-500 --local-dir FOLDER.*HF_HOME.*HF_HUB_OFFLINE=1",
     ) as error:
         benchmarks.load({"like": {"math500": "HuggingFaceH4/MATH-500"}}, "like", 3)

@@ -1,4 +1,6 @@
-"""The chain's steps on a profile of seconds: done once, resumed after a kill, whole files, refusal of foreign results."""
+"""The chain's steps on a profile of seconds: done once, resumed after a kill, whole files, refusal
+of foreign results.
+"""
 
 import copy
 import errno
@@ -33,7 +35,8 @@ def test_the_base_model_is_made_once_and_the_same_each_time_it_is_read(profile, 
     second, _, again = chain.make_base(profile, "0.2m")
     assert losses == again and len(losses) == 2
     assert all(
-        (a == b).all() for a, b in zip(first.state_dict().values(), second.state_dict().values())
+        (a == b).all()
+        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
 
 
@@ -59,7 +62,10 @@ def test_a_run_writes_its_record_and_is_not_repeated(profile, monkeypatch):
 def test_what_a_run_needs_is_checked_before_anything_is_written(profile, monkeypatch):
     model, tokenizer, _ = chain.make_base(profile, "0.2m")
     deaf = copy.deepcopy(tokenizer)
-    deaf.chat_template = "{% for m in messages if m['role'] == 'user' %}<|user|>{{ m['content'] }}<|end|>{% endfor %}<|assistant|>"
+    deaf.chat_template = (
+        "{% for m in messages if m['role'] == 'user' %}<|user|>{{ m['content'] }}<|end|>"
+        "{% endfor %}<|assistant|>"
+    )
     long = 10**6
     for words, changed, said in (
         (deaf, profile, "drops the system turn"),
@@ -123,7 +129,7 @@ def test_the_model_of_a_run_with_bf16_is_the_one_that_was_trained_not_its_rounde
     assert any((weight != weight.bfloat16()).any() for weight in saved.values())
 
 
-# --- killed, or unable to write (the long form of both is in tests/long) ---------------------------------------------
+# --- killed, or unable to write (the long form of both is in tests/long) --------------------------
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """(profile, folder): a profile of half a second a run whose base model is made."""

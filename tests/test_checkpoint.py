@@ -1,4 +1,6 @@
-"""Checkpoints: what is saved comes back, what is damaged is noticed, and nothing is left half written."""
+"""Checkpoints: what is saved comes back, what is damaged is noticed, and nothing is left half
+written.
+"""
 
 import copy
 import errno
@@ -27,7 +29,7 @@ def names(folder):
     return sorted(os.listdir(folder))
 
 
-# --- writing --------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 def test_write_makes_folders_and_takes_text_or_bytes(tmp_path):
     checkpoint.write(tmp_path / "new" / "deep" / "text", "Größe")
     checkpoint.write(tmp_path / "bytes", b"\x00\xff")
@@ -61,11 +63,13 @@ def test_a_write_that_fails_names_the_path_and_leaves_a_whole_file_and_nothing_e
     number, code, tmp_path
 ):
     checkpoint.write(tmp_path / "file", "old")
-    with faults.watched(faults.Calls(number, code)):
-        with pytest.raises(
+    with (
+        faults.watched(faults.Calls(number, code)),
+        pytest.raises(
             OSError, match=f"{os.strerror(code)}; nothing earlier was lost.*/file'$"
-        ) as error:
-            checkpoint.write(tmp_path / "file", "new")
+        ) as error,
+    ):
+        checkpoint.write(tmp_path / "file", "new")
     assert error.value.errno == code
     replaced = number > WRITING.index("replace") + 1
     assert (tmp_path / "file").read_text() == ("new" if replaced else "old") and names(
@@ -77,9 +81,11 @@ def test_a_write_that_fails_names_the_path_and_leaves_a_whole_file_and_nothing_e
 def test_a_save_that_fails_leaves_the_earlier_checkpoint(number, tmp_path):
     checkpoint.save(tmp_path, 1, tensors(1))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with faults.watched(faults.Calls(number, errno.ENOSPC)):
-        with pytest.raises(OSError, match="No space left"):
-            checkpoint.save(tmp_path, 2, tensors(2))
+    with (
+        faults.watched(faults.Calls(number, errno.ENOSPC)),
+        pytest.raises(OSError, match="No space left"),
+    ):
+        checkpoint.save(tmp_path, 2, tensors(2))
     assert all(path.read_bytes() == data for path, data in before.items())
     with warnings.catch_warnings(
         action="ignore"
@@ -89,7 +95,7 @@ def test_a_save_that_fails_leaves_the_earlier_checkpoint(number, tmp_path):
     assert torch.equal(loaded["a"], tensors(step)["a"])
 
 
-# --- saving and loading ---------------------------------------------------------------------------------------------
+# --- saving and loading ---------------------------------------------------------------------------
 def test_tensors_come_back_as_they_were_saved(tmp_path):
     checkpoint.save(tmp_path, 7, tensors(7))
     step, loaded = checkpoint.load_newest(tmp_path)
@@ -190,7 +196,7 @@ def test_tensors_without_their_json_are_not_a_checkpoint(two):
     assert noticed(two)
 
 
-# --- a training state -----------------------------------------------------------------------------------------------
+# --- a training state -----------------------------------------------------------------------------
 def advance(model, optimiser, generator):
     """One step whose gradient depends on the generator."""
     noise = torch.randn(3, generator=generator)
@@ -216,7 +222,7 @@ def test_a_restored_state_goes_on_exactly_as_the_saved_one(tmp_path, model):
         checkpoint.load_newest(tmp_path)[1], other, other_optimiser, {"g": other_generator}
     )
     advance(other, other_optimiser, other_generator)
-    for ours, theirs in zip(model.parameters(), other.parameters()):
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert torch.equal(generator.get_state(), other_generator.get_state())
 

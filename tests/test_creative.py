@@ -1,4 +1,6 @@
-"""Creative writing: the diversity of responses counted by hand, and judges behind a local endpoint that misbehaves."""
+"""Creative writing: the diversity of responses counted by hand, and judges behind a local endpoint
+that misbehaves.
+"""
 
 import json
 import math
@@ -69,7 +71,8 @@ def test_bleu_by_hand():
     # Five words, of which the first four agree: precisions 4/5, 3/4, 2/3, 1/2, no brevity penalty.
     one = (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25
     assert div_bleu(["a b c d e", "a b c d f"]) == pytest.approx(100 * (1 - one))
-    # A third text has every n-gram of neither: its own BLEU is 0, and the others' references gain nothing.
+    # A third text has every n-gram of neither: its own BLEU is 0, and the others' references gain
+    # nothing.
     assert div_bleu(["a b c d e", "a b c d f", "v w x y z"]) == pytest.approx(
         100 * (1 - 2 * one / 3)
     )
@@ -290,7 +293,7 @@ def test_a_slow_judge_is_not_waited_for(endpoint):
 
 
 def test_a_judge_that_drips_is_not_waited_for(endpoint):
-    settings, plan, asked = endpoint
+    settings, plan, _asked = endpoint
     plan.append(
         (DRIPPING, b" " * 5000, 0)
     )  # each piece comes in time, all of them would take five seconds

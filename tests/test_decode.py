@@ -1,4 +1,6 @@
-"""Decoding: the same tokens as `transformers.generate`, draws from the stated distribution, and exact lengths."""
+"""Decoding: the same tokens as `transformers.generate`, draws from the stated distribution, and
+exact lengths.
+"""
 
 import math
 
@@ -44,7 +46,7 @@ def shares(temperature=1.0, top_k=0, top_p=1.0, rows=20000):
     return drawn.bincount(minlength=5)
 
 
-# --- drawing one token ----------------------------------------------------------------------------------------------
+# --- drawing one token ----------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "settings, expected",
     [
@@ -121,7 +123,7 @@ def test_the_same_seed_draws_the_same_tokens_and_another_seed_others():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-# --- decoding -------------------------------------------------------------------------------------------------------
+# --- decoding -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("width", [1, 2, 9])
 def test_greedy_tokens_are_those_of_transformers(model64, width):
     ids = prompts(4, width)
@@ -134,7 +136,7 @@ def test_greedy_tokens_are_those_of_transformers(model64, width):
 
 def test_prompts_of_unlike_lengths_are_decoded_as_each_would_be_alone(model64):
     mixed = prompts(1, 3) + prompts(1, 9, seed=1) + prompts(1, 1, seed=2) + prompts(1, 6, seed=3)
-    together, lengths = greedy(model64, mixed, 20)
+    together, _lengths = greedy(model64, mixed, 20)
     assert together.tolist() == [greedy(model64, [alone], 20)[0][0].tolist() for alone in mixed]
     # and so where rows end and leave
     stops = torch.tensor([int(together[0, 4]), int(together[3, 9])])
@@ -153,7 +155,7 @@ def test_what_a_row_draws_does_not_depend_on_which_rows_have_ended(model64):
     free, _ = draw(NO_STOP)
     stopped, ends = draw(free[:, 2].unique()[:6])
     assert 4 <= (ends < 12).sum() < 16
-    for whole, row, end in zip(free.tolist(), stopped.tolist(), ends.tolist()):
+    for whole, row, end in zip(free.tolist(), stopped.tolist(), ends.tolist(), strict=True):
         assert row[:end] == whole[:end]
 
 
@@ -175,7 +177,9 @@ def test_a_response_ends_with_its_stop_token_and_is_zero_beyond_it(model64):
     stops = torch.tensor([int(free[0, 3]), int(free[4, 11])])
     tokens, lengths = greedy(model64, prompts(6, 9), 20, stops)
     ended = 0
-    for row, length, unstopped in zip(tokens.tolist(), lengths.tolist(), free.tolist()):
+    for row, length, unstopped in zip(
+        tokens.tolist(), lengths.tolist(), free.tolist(), strict=True
+    ):
         at = next((t for t, token in enumerate(unstopped) if token in stops), None)
         assert length == (20 if at is None else at + 1)  # the stop token is counted
         assert row[:length] == unstopped[:length]
@@ -215,7 +219,8 @@ def test_sampled_copies_differ_and_repeat_under_the_same_seed(model64):
 
 
 def test_sampled_responses_have_the_probabilities_of_the_model(model64):
-    # Sampling after a fixed prompt at top_k 3: the three first tokens must come as often as the model's softmax says.
+    # Sampling after a fixed prompt at top_k 3: the three first tokens must come as often as the
+    # model's softmax says.
     ids = prompts(1, 6)
     logits = model64(input_ids=torch.tensor(ids)).logits[0, -1].detach() / 4
     best = logits.topk(3)

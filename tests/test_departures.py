@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pslib import advantages, methods, modes
-from pslib.study import departures, example, explore
 from pslib.methods import Scored
 from pslib.rollouts import Rollouts
+from pslib.study import departures, example, explore
 
 
 @pytest.fixture
@@ -65,13 +65,16 @@ def test_one_tensor_under_two_names_gets_the_bonus_twice():
     assert table.loc["two names of one tensor"].tolist() == pytest.approx(
         [row[0] for row in four.RELEASED]
     )
-    once = [a + (released[0] - a) / 2 for a, released in zip(four.ADVANTAGES, four.RELEASED)]
+    once = [
+        a + (released[0] - a) / 2
+        for a, released in zip(four.ADVANTAGES, four.RELEASED, strict=True)
+    ]
     assert table.loc["two tensors"].tolist() == pytest.approx(once)
 
 
 def test_only_without_a_clip_signs_flip_and_dead_groups_get_a_bonus():
-    # group 0: A = +-0.707; b = 1 and 3 (their z-scores +-0.707), so B eta has the other sign than A wherever eta > 1
-    # group 1: dead, with two tokens of unlike b
+    # group 0: A = +-0.707; b = 1 and 3 (their z-scores +-0.707), so B eta has the other sign than A
+    # wherever eta > 1 group 1: dead, with two tokens of unlike b
     logp = torch.tensor([[-1.0], [-3.0], [-1.0], [-2.0]])
     scored = Scored(
         torch.tensor([1.0, 0.0, 1.0, 1.0]),
@@ -151,7 +154,8 @@ def test_a_round_trip_loses_the_end_and_what_is_spelled_otherwise(tokenizer, rol
 
 def test_lost_ends_are_those_of_shared_responses():
     table = departures.tokens_learned(example.ROLLOUTS, [example.END])
-    # normal: 2 + 3 tokens of its own, 1 + 2 shared; high-entropy: 2 + 3 shared, 1 + 2 of its own; every response has an end
+    # normal: 2 + 3 tokens of its own, 1 + 2 shared; high-entropy: 2 + 3 shared, 1 + 2 of its own;
+    # every response has an end
     assert table["end tokens with"].tolist() == [5, 3, 5, 3]
     assert table["end tokens lost"].tolist() == [5, 1, 3, 3] and table.fewer.tolist() == [
         0,
@@ -163,7 +167,7 @@ def test_lost_ends_are_those_of_shared_responses():
 
 def test_the_normal_modes_bonus_goes_either_way():
     found = departures.normal_bonus(example.SCORED, (0.0, four.ETA, -four.ETA))
-    for row, (adv, tilted) in enumerate(zip(four.ADVANTAGES, four.PAPER)):
+    for row, (adv, tilted) in enumerate(zip(four.ADVANTAGES, four.PAPER, strict=True)):
         own = [value for value in tilted if value is not four.PAD]
         none, plus, minus = (values[row, : len(own)].tolist() for values in found.values())
         assert none == pytest.approx([adv] * len(own)) and plus == pytest.approx(own)

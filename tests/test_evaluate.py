@@ -1,4 +1,6 @@
-"""Evaluation: a row a response, entropy in bits of the policy that gave it, and the distance between the modes."""
+"""Evaluation: a row a response, entropy in bits of the policy that gave it, and the distance
+between the modes.
+"""
 
 import math
 import random
@@ -28,7 +30,8 @@ def plain_scores(model, prompt, response):
 
 def rows_of(rollouts):
     return [
-        row[:length] for row, length in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())
+        row[:length]
+        for row, length in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), strict=True)
     ]
 
 
@@ -38,7 +41,7 @@ def model(model):
     return model
 
 
-# --- score ----------------------------------------------------------------------------------------------------------
+# --- score ----------------------------------------------------------------------------------------
 PROMPTS, GROUPS = [[3, 4, 5, 6], [8], [9, 10]], torch.tensor([0, 1, 2, 1])
 TOKENS = torch.tensor([[20, 0, 0], [21, 22, 23], [24, 25, 0], [26, 0, 0]])
 LENGTHS = torch.tensor([1, 3, 2, 1])
@@ -48,7 +51,7 @@ LENGTHS = torch.tensor([1, 3, 2, 1])
 def test_score_is_that_of_each_row_alone_however_many_at_a_time(model, rows):
     logp, entropy = evaluate.score(model, PROMPTS, GROUPS, TOKENS, LENGTHS, rows=rows)
     assert logp.shape == entropy.shape == (4, 3) and not logp.requires_grad
-    for k, (group, length) in enumerate(zip(GROUPS.tolist(), LENGTHS.tolist())):
+    for k, (group, length) in enumerate(zip(GROUPS.tolist(), LENGTHS.tolist(), strict=True)):
         expected = plain_scores(model, PROMPTS[group], TOKENS[k, :length].tolist())
         torch.testing.assert_close(
             (logp[k, :length], entropy[k, :length]), expected, rtol=1e-4, atol=1e-4
@@ -56,7 +59,7 @@ def test_score_is_that_of_each_row_alone_however_many_at_a_time(model, rows):
         assert (logp[k, length:] == 0).all() and (entropy[k, length:] == 0).all()
 
 
-# --- evaluate -------------------------------------------------------------------------------------------------------
+# --- evaluate -------------------------------------------------------------------------------------
 @pytest.fixture
 def evaluated(model, tokenizer, he, questions):
     return evaluate.evaluate(model, tokenizer, he, questions, SETTINGS, generator(), "like")
@@ -77,7 +80,7 @@ def test_responses_are_drawn_and_scored_under_the_prompt_of_their_mode(
     table, rollouts, prompts = evaluated
     assert prompts == [modes.render(tokenizer, he, q["question"]) for q in questions]
     for group, response, bits in zip(
-        rollouts.group_ids.tolist(), rows_of(rollouts), table.entropy_bits
+        rollouts.group_ids.tolist(), rows_of(rollouts), table.entropy_bits, strict=True
     ):
         _, entropy = plain_scores(model, prompts[group], response)
         assert bits == pytest.approx(entropy.mean().item() / math.log(2), rel=1e-4)
@@ -86,7 +89,7 @@ def test_responses_are_drawn_and_scored_under_the_prompt_of_their_mode(
 def test_entropy_is_that_of_temperature_one_whatever_the_sampling(model, tokenizer, he, questions):
     cold = Settings(3, 1, 0, 0, 1.0, 7)
     table, rollouts, prompts = evaluate.evaluate(model, tokenizer, he, questions, cold, generator())
-    for prompt, response, bits in zip(prompts, rows_of(rollouts), table.entropy_bits):
+    for prompt, response, bits in zip(prompts, rows_of(rollouts), table.entropy_bits, strict=True):
         _, entropy = plain_scores(model, prompt, response)
         assert bits == pytest.approx(entropy.mean().item() / math.log(2), rel=1e-4) and bits > 0.01
 
@@ -100,7 +103,7 @@ def test_correct_and_derivation_are_those_of_the_text(model, tokenizer, he, ques
     assert table.correct.tolist() == [0, 0, 0, 0, 1, 1]
     asked = [q["question"] for q in questions for _ in range(2)]
     assert table.derivation.tolist() == [
-        f"{question} -> {text}" for question, text in zip(asked, rollouts.texts)
+        f"{question} -> {text}" for question, text in zip(asked, rollouts.texts, strict=True)
     ]
 
 
@@ -183,7 +186,7 @@ def test_a_reward_that_is_not_finite_names_its_questions_and_gives_no_table(
         )
 
 
-# --- between the modes ----------------------------------------------------------------------------------------------
+# --- between the modes ----------------------------------------------------------------------------
 def test_inter_mode_kl_is_the_mean_log_ratio_on_the_high_entropy_modes_own_tokens(
     model, tokenizer, he, questions
 ):
@@ -220,7 +223,7 @@ def test_inter_mode_kl_refuses_samples_of_another_policy(change, model, tokenize
         )
 
 
-# --- summary --------------------------------------------------------------------------------------------------------
+# --- summary --------------------------------------------------------------------------------------
 def test_summary_averages_accuracy_over_responses_and_entropy_over_tokens():
     table = pd.DataFrame(
         {

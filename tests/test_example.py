@@ -1,4 +1,6 @@
-"""The four-rollout example: what it says of itself fits together, and sharing makes of it what was counted by hand."""
+"""The four-rollout example: what it says of itself fits together, and sharing makes of it what was
+counted by hand.
+"""
 
 import four_rollouts as four
 import pytest

@@ -1,6 +1,7 @@
 """Explore: what is drawn and scored, how it is written as HTML, and what the controls do."""
 
 import html.parser
+import itertools
 import math
 import sys
 from dataclasses import replace
@@ -12,9 +13,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pslib import modes, policy
-from pslib.study import explore
 from pslib.evaluate import BITS
 from pslib.rollouts import GenerateEngine, engine_for
+from pslib.study import explore
 
 SUM = "7+8+6+1+2+3"
 
@@ -36,7 +37,7 @@ def asked(asking):
     return asking()
 
 
-# --- what is drawn and scored ---------------------------------------------------------------------------------------
+# --- what is drawn and scored ---------------------------------------------------------------------
 def test_each_mode_draws_its_samples_and_every_token_is_scored_in_both(asked, model, tokenizer, he):
     assert asked.rollouts.modes == ["normal"] * 3 + ["he"] * 3
     for k in range(6):
@@ -60,7 +61,8 @@ def test_the_kl_at_a_token_is_that_of_the_first_prompt_from_the_second_by_hand()
 
     model.device = "cpu"
     tokens, lengths = torch.zeros(2, 3, dtype=torch.long), torch.tensor([1, 3])
-    # in bits: 1/2 log2 2 + 1/2 log2 2/3 = 0.2075; the other way round 1/4 log2 1/2 + 3/4 log2 3/2 = 0.1887
+    # in bits: 1/2 log2 2 + 1/2 log2 2/3 = 0.2075; the other way round 1/4 log2 1/2 + 3/4 log2 3/2 =
+    # 0.1887
     for first, second, bits in ((1, 2, 0.2075187), (2, 1, 0.1887219)):
         kl = explore.kl_by_token(model, [first], [second], tokens, lengths) / math.log(2)
         assert kl.tolist() == [
@@ -196,7 +198,7 @@ def test_what_cannot_be_asked_is_one_clear_sentence(asking, given, sentence):
     assert "\n" not in str(error.value)
 
 
-# --- any causal language model --------------------------------------------------------------------------------------
+# --- any causal language model --------------------------------------------------------------------
 @pytest.fixture
 def llama(tokenizer, tmp_path):
     """The folder of a small Llama model with random weights."""
@@ -245,7 +247,7 @@ def test_a_folder_may_be_given_relative_to_the_project(llama, monkeypatch, tmp_p
     assert explore.load(llama.name)[0].config.model_type == "llama"
 
 
-# --- tokens as texts ------------------------------------------------------------------------------------------------
+# --- tokens as texts ------------------------------------------------------------------------------
 def metaspace():
     """A tokenizer that drops the space in front of a lone word, as Llama's does."""
     vocab = {"<unk>": 0, "▁a": 1, "▁b": 2, "c": 3, "</s>": 4}
@@ -290,7 +292,7 @@ def test_bytes_that_are_no_text_hold_nothing_back(bytewise):
     )
 
 
-# --- HTML -----------------------------------------------------------------------------------------------------------
+# --- HTML -----------------------------------------------------------------------------------------
 class Reader(html.parser.HTMLParser):
     """Tags, attributes and text of some HTML."""
 
@@ -358,7 +360,7 @@ def test_hostile_text_stays_text_wherever_it_comes_from(asked):
 
 def test_a_newline_is_seen_and_breaks_the_line(asked):
     shown = text_of(
-        explore.side_by_side(replace(asked, pieces=[["one\n", "two"]] + asked.pieces[1:]))
+        explore.side_by_side(replace(asked, pieces=[["one\n", "two"], *asked.pieces[1:]]))
     )
     assert "one⏎\ntwo" in shown
 
@@ -372,8 +374,8 @@ def test_every_shade_is_readable_and_darker_than_the_one_before(colour):
     assert len(shades) == len(explore.COLOURS[colour][1]) + 1
     backgrounds = [luminance(background) for background, _ in shades]
     # in lightness alone, which is what is left without hues: each step is at least a seventh darker
-    assert all((b + 0.05) / (a + 0.05) < 0.86 for a, b in zip(backgrounds, backgrounds[1:]))
-    for background, (_, text) in zip(backgrounds, shades):
+    assert all((b + 0.05) / (a + 0.05) < 0.86 for a, b in itertools.pairwise(backgrounds))
+    for background, (_, text) in zip(backgrounds, shades, strict=True):
         light, dark = sorted((background, luminance(text)), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5  # WCAG 2.2, level AA
 
@@ -416,14 +418,14 @@ def test_a_colour_that_there_is_not_is_named(asked):
         explore.side_by_side(asked, "sound")
 
 
-# --- controls -------------------------------------------------------------------------------------------------------
+# --- controls -------------------------------------------------------------------------------------
 class Panel:
     """The controls, by name."""
 
     def __init__(self, *given):
         box = explore.controls(*given)
         names = ("question", "answer", "temperature", "samples", "seed", "colour")
-        for name, widget in zip(names, box.children):
+        for name, widget in zip(names, box.children, strict=False):
             setattr(self, name, widget)
         (self.button, self.said), self.shown = box.children[6].children, box.children[7]
 

@@ -1,19 +1,23 @@
-"""Gradients against finite differences, in float64: every loss, every method's whole loss, and a step's own gradient."""
+"""Gradients against finite differences, in float64: every loss, every method's whole loss, and a
+step's own gradient.
+"""
 
 import dataclasses
 
 import properties
 import pytest
 import torch
-from test_train import POOL, distributions, gradients, graded_by_parity, rendered, start  # noqa: F401 - two are fixtures
+from test_train import POOL, distributions, graded_by_parity, gradients, rendered, start  # noqa: F401 - two are fixtures
 from torch.autograd import gradcheck
 
-from pslib import losses, methods
+from pslib import losses
 from pslib.policy import logprobs_and_entropy
 
 
 def check_losses(seed):
-    """gradcheck of the surrogate, the token mean, and the log-probs and entropies, at a temperature of 1 and of 0.7."""
+    """gradcheck of the surrogate, the token mean, and the log-probs and entropies, at a temperature
+    of 1 and of 0.7.
+    """
     generator = properties.random_of(seed)
     logp, old, adv = torch.randn(3, 3, 4, dtype=torch.float64, generator=generator)
     logits = 2 * torch.randn(3, 4, 5, dtype=torch.float64, generator=generator)
@@ -32,13 +36,16 @@ def check_losses(seed):
 
 
 def check_whole_loss(name, seed):
-    """gradcheck of a method's loss in the logits, after an update that has brought some ratios beyond the clip."""
+    """gradcheck of a method's loss in the logits, after an update that has brought some ratios
+    beyond the clip.
+    """
     method, generator = properties.acting(name), properties.random_of(seed)
     scored = properties.batch((3, 2), 3, seed)
     tokens = torch.randint(4, (5 * len(method.training), 3), generator=generator)
     before = 2 * torch.randn(*tokens.shape, 4, dtype=torch.float64, generator=generator)
     by_mode = [
-        dict(zip(method.training, part.split(5))) for part in logprobs_and_entropy(before, tokens)
+        dict(zip(method.training, part.split(5), strict=True))
+        for part in logprobs_and_entropy(before, tokens)
     ]
     scored = dataclasses.replace(scored, logp=by_mode[0], entropy=by_mode[1])
     logits = (
@@ -50,10 +57,11 @@ def check_whole_loss(name, seed):
 
 
 def error_of_a_step(name, state, prompts, each):
-    """How far a step's gradient is from finite differences, relative to them, at worst over some directions.
+    """How far a step's gradient is from finite differences, relative to them, at worst over some
+    directions.
 
-    The loss is written out a row at a time, with advantages and kept tokens as the step had them. Directions: each
-    weight tensor in turn, or one through all of them.
+    The loss is written out a row at a time, with advantages and kept tokens as the step had them.
+    Directions: each weight tensor in turn, or one through all of them.
     """
     kept, method, h = {}, state.method, 1e-6
 
@@ -76,7 +84,9 @@ def error_of_a_step(name, state, prompts, each):
     def loss():
         value = 0.0
         for k, mode in enumerate(method.training):
-            for i, (row, n) in enumerate(zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())):
+            for i, (row, n) in enumerate(
+                zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), strict=True)
+            ):
                 every = distributions(state.model, prompts[mode][rollouts.group_ids[i]], row[:n])
                 every = (every / state.settings.temperature).log_softmax(-1)
                 old, adv, counted = (
@@ -99,7 +109,8 @@ def error_of_a_step(name, state, prompts, each):
         name: torch.randn(w.shape, dtype=w.dtype, generator=generator)
         for name, w in weights.items()
     }
-    # torch gives the embedding of the padding token no gradient as an input, should a response hold one
+    # torch gives the embedding of the padding token no gradient as an input, should a response hold
+    # one
     direction["model.embed_tokens.weight"][state.tokenizer.pad_token_id] = 0
     errors = []
     for along in [{name: d} for name, d in direction.items()] if each else [direction]:
@@ -127,8 +138,12 @@ def test_the_gradient_that_a_step_accumulates(name, model64, tokenizer, he, star
 
 @pytest.mark.parametrize("name", ["grpo", "policy_split_released", "entropy_regularization"])
 def test_the_gradient_is_of_the_policy_at_the_sampling_temperature(
-    name, model64, tokenizer, he, start
-):  # noqa: F811
+    name,
+    model64,
+    tokenizer,
+    he,
+    start,  # noqa: F811
+):
     state = start(model64, properties.acting(name), micro_tokens=60, temperature=0.6)
     assert (
         error_of_a_step(name, state, rendered(tokenizer, he), each=False) < 1e-5

@@ -1,4 +1,6 @@
-"""Files and names that mean harm: each is refused in one sentence, runs nothing and writes nothing outside results/."""
+"""Files and names that mean harm: each is refused in one sentence, runs nothing and writes nothing
+outside results/.
+"""
 
 import copy
 import functools
@@ -144,7 +146,9 @@ MODELS = [
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A working folder with results/ in it; afterwards nothing else in it may have been made or changed by a refusal."""
+    """A working folder with results/ in it; afterwards nothing else in it may have been made or
+    changed by a refusal.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path / "results"))
     (tmp_path / "results").mkdir()
@@ -162,7 +166,9 @@ def outside(place):
 
 
 def refused(place, attempt, *kinds):
-    """Whether an attempt is refused with one of some kinds of error, in one line, and leaves no trace."""
+    """Whether an attempt is refused with one of some kinds of error, in one line, and leaves no
+    trace.
+    """
     before = outside(place)
     with pytest.raises(kinds or ValueError) as error:
         attempt()
@@ -262,14 +268,17 @@ def test_an_executed_notebook_does_not_replace_the_one_it_came_from(place, monke
 def test_text_parameters_reach_the_notebook_as_text_and_do_not_choose_where_it_is_written(
     place, monkeypatch
 ):
-    # Every way out of a Python string at once; and a name for the result into which papermill would put that text. The
-    # notebook is written as it would be run, and not run.
+    # Every way out of a Python string at once; and a name for the result into which papermill would
+    # put that text. The notebook is written as it would be run, and not run.
     monkeypatch.setattr(
         papermill,
         "execute_notebook",
         functools.partial(papermill.execute_notebook, prepare_only=True),
     )
-    code = "smoke\"+str(open('canary','w'))+\"\\\"'''\"\"\"\n\\\nopen('canary','w')#{0.__class__}/../../canary"
+    code = (
+        "smoke\"+str(open('canary','w'))+\"\\\"'''\"\"\"\n\\\n"
+        "open('canary','w')#{0.__class__}/../../canary"
+    )
     before, given = outside(place), {}
     assert (
         cli.main(

@@ -1,4 +1,6 @@
-"""A size that a profile launches: TRL's trainer in two processes leaves what the rest of the chain reads."""
+"""A size that a profile launches: TRL's trainer in two processes leaves what the rest of the chain
+reads.
+"""
 
 import copy
 import json

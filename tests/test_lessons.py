@@ -1,4 +1,6 @@
-"""What the method-study notebooks show: sources, checks of exercises, drawn rollouts, tables by hand, and what is drawn."""
+"""What the method-study notebooks show: sources, checks of exercises, drawn rollouts, tables by
+hand, and what is drawn.
+"""
 
 import inspect
 import json
@@ -10,8 +12,8 @@ import torch
 from matplotlib.collections import PathCollection
 
 from pslib import advantages, losses, methods, modes, policy, records, runs, train
-from pslib.study import example, lessons
 from pslib.rollouts import Decoding
+from pslib.study import example, lessons
 
 STOPS = [example.END]
 A = torch.tensor(four.ADVANTAGES, dtype=torch.float64)
@@ -25,7 +27,7 @@ def figures_closed():
     plt.close("all")
 
 
-# --- the carried model ----------------------------------------------------------------------------------------------
+# --- the carried model ----------------------------------------------------------------------------
 def test_the_carried_model_is_the_one_that_its_manifest_names():
     manifest = json.loads((runs.TOUR.parent / "manifest.json").read_text())
     assert records.files_digest(runs.TOUR) == manifest["inputs"]["model"]
@@ -41,7 +43,7 @@ def test_the_carried_model_loads():
     )
 
 
-# --- sources and exercises ------------------------------------------------------------------------------------------
+# --- sources and exercises ------------------------------------------------------------------------
 def test_source_is_that_of_the_file():
     shown = lessons.source(losses.token_mean, losses.forking_mask).data
     assert shown.startswith("`pslib.losses`\n```python\ndef token_mean") and shown.endswith("```")
@@ -76,7 +78,7 @@ def test_check_leaves_an_open_exercise_open(capsys):
     assert capsys.readouterr().out.startswith("Not answered yet")
 
 
-# --- rollouts -------------------------------------------------------------------------------------------------------
+# --- rollouts -------------------------------------------------------------------------------------
 def test_draw_gives_what_a_step_draws_and_learns_from(model, tokenizer, he, questions, monkeypatch):
     monkeypatch.setattr("pslib.rewards.grade", lambda text, answer: float(sum(map(ord, text)) % 2))
     settings = train.Settings(
@@ -122,7 +124,7 @@ def test_next_token_is_the_models_distribution(model, tokenizer, he):
     assert table["he"].idxmax() == repr(tokenizer.decode([int(logits.argmax())]))
 
 
-# --- tables of the example, by hand ---------------------------------------------------------------------------------
+# --- tables of the example, by hand ---------------------------------------------------------------
 def test_terms_are_a_row_a_response_and_training_mode():
     table = lessons.terms(example.ROLLOUTS, methods.get("policy_split"), STOPS)
     assert table["tokens learned from"].tolist() == four.SHARED
@@ -138,8 +140,11 @@ def test_terms_are_a_row_a_response_and_training_mode():
 
 
 def expected_bonuses():
-    """The bonus table of the example at eta = 0.5 and kappa = 2, in units of a = 0.866, where B / a is B / 0.866..."""
-    # eta B / a: 1.299, -.14434 | -.57735, .14434, 0 | -.43301 | -.28867, 0; the clip is at 1/2 of a, inside for "paper" at 1/4
+    """The bonus table of the example at eta = 0.5 and kappa = 2, in units of a = 0.866, where B / a
+    is B / 0.866...
+    """
+    # eta B / a: 1.299, -.14434 | -.57735, .14434, 0 | -.43301 | -.28867, 0; the clip is at 1/2 of
+    # a, inside for "paper" at 1/4
     quarter, third, most = 0.125 / four.A, 0.25 / four.A, 0.375 / four.A
     return {
         # clipped are 2.25, -1, -.75, -.5: 1/4 each; the sum is a/4 - 3a/4 = -a/2
@@ -172,7 +177,7 @@ def test_bonus_table_leaves_dead_groups_out():
     assert lessons.bonus_table(*beside, four.ETA, four.KAPPA).equals(alone)
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 def texts(axis):
     return [text.get_text() for text in axis.texts]
 
@@ -241,7 +246,7 @@ def test_the_clip_on_rollouts_is_drawn_from_the_table():
         and shares["released"] == [0.0, 25.0]
         and shares["unclipped"] == [0.0, 0.0]
     )
-    paper = dict(zip(lessons.LINES, right.lines))["paper"]
+    paper = dict(zip(lessons.LINES, right.lines, strict=True))["paper"]
     assert list(paper.get_xdata()) == pytest.approx(
         [0.01, 0.01] + [12.5 / four.A] * 2 + [25.0] * 4, abs=1e-3
     )

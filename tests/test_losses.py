@@ -1,4 +1,6 @@
-"""Losses and token masks: the four-rollout example, padding, splits, and the baselines' masks by hand."""
+"""Losses and token masks: the four-rollout example, padding, splits, and the baselines' masks by
+hand.
+"""
 
 import math
 
@@ -31,7 +33,7 @@ def broadcast(advantages):
     return [[a] * 3 for a in advantages]
 
 
-# --- the clipped surrogate ------------------------------------------------------------------------------------------
+# --- the clipped surrogate ------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "adv, expected, mean",
     [
@@ -101,7 +103,7 @@ def test_a_log_prob_that_is_no_number_stays_visible_in_the_surrogate():
     assert losses.clipped_surrogate(logp, old, torch.ones(1, 2)).isnan().all()
 
 
-# --- the token mean -------------------------------------------------------------------------------------------------
+# --- the token mean -------------------------------------------------------------------------------
 def test_token_mean_weighs_tokens_not_responses():
     # (6 + 1 + 1) / 3, not (6 + 1) / 2
     close(
@@ -131,7 +133,7 @@ def test_token_mean_names_the_shapes_that_do_not_fit():
         losses.token_mean(torch.zeros(2, 3), torch.zeros(2, 2).bool())
 
 
-# --- forking tokens -------------------------------------------------------------------------------------------------
+# --- forking tokens -------------------------------------------------------------------------------
 def test_forking_mask_keeps_the_most_uncertain_fifth_of_the_batch():
     # ten valid tokens, so two are kept: 0.9 and 0.8, both in the first row
     entropy = torch.tensor([[0.1, 0.9, 0.2, 0.8, 0.3], [0.0, 0.4, 0.5, 0.6, 0.7]])
@@ -141,7 +143,8 @@ def test_forking_mask_keeps_the_most_uncertain_fifth_of_the_batch():
 
 @pytest.mark.parametrize("fill", [99.0, NAN, math.inf])
 def test_forking_mask_neither_counts_nor_keeps_masked_tokens(fill):
-    # 4 valid tokens, half kept: 0.3 and 0.4. Were the padding counted, three would be kept, or padding itself.
+    # 4 valid tokens, half kept: 0.3 and 0.4. Were the padding counted, three would be kept, or
+    # padding itself.
     entropy, mask = (
         torch.tensor([[0.1, 0.4, fill], [0.3, 0.2, fill]]),
         torch.tensor([[1, 1, 0], [1, 1, 0]]).bool(),
@@ -176,7 +179,7 @@ def test_forking_mask_names_the_shapes_that_do_not_fit():
         losses.forking_mask(torch.zeros(2, 3), torch.ones(2, 2).bool())
 
 
-# --- Clip-Cov -------------------------------------------------------------------------------------------------------
+# --- Clip-Cov -------------------------------------------------------------------------------------
 # Five valid tokens with means 1 in A and -2 in log-prob, so cov = (A - 1) (logp + 2):
 #   A     3    -1     2     0     1
 #   logp -1    -3    -1    -3    -2
@@ -227,7 +230,8 @@ def test_clip_cov_draws_among_the_candidates_with_its_generator():
 
 
 def test_clip_cov_passes_over_tokens_that_the_ratio_clip_has_stopped_already():
-    # ratios e^1 for token 0 (A > 0) and e^-1 for token 1 (A < 0): both clipped, nothing left to drop
+    # ratios e^1 for token 0 (A > 0) and e^-1 for token 1 (A < 0): both clipped, nothing left to
+    # drop
     old = [[-2.0, -2.0, -1.0, -3.0, -2.0]]
     assert dropped(COV_LOGP, old, COV_ADV, ratio=1.0) == []
     # the same ratios the other way round push back, so PPO does not clip them

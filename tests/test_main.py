@@ -1,4 +1,6 @@
-"""The command line: one clear sentence and a non-zero exit for what is wrong, and no earlier result touched."""
+"""The command line: one clear sentence and a non-zero exit for what is wrong, and no earlier result
+touched.
+"""
 
 import re
 import signal
@@ -69,7 +71,8 @@ def test_a_command_that_is_killed_takes_its_chain_with_it(tmp_path):
     # the command is killed outright: the chain has only the closed pipe to learn it by
     code = (
         "import subprocess, sys; from pslib.__main__ import LEASH\n"
-        "chain = subprocess.Popen(['sh', '-c', LEASH, 'sh', 'sh', '-c', 'echo begun; sleep 60; echo ended'],\n"
+        "chain = subprocess.Popen(['sh', '-c', LEASH, 'sh', 'sh', '-c', 'echo begun; sleep 60; "
+        "echo ended'],\n"
         "                         stdin=subprocess.PIPE, start_new_session=True)\nchain.wait()"
     )
     command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -164,7 +167,8 @@ def test_a_profile_whose_results_are_in_use_is_refused(tmp_path, monkeypatch, ca
     monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))
     code = (
         "import sys; from pslib import runs\n"
-        "with runs.owned(runs.load_profile('smoke').folder):\n print('mine', flush=True); sys.stdin.read()"
+        "with runs.owned(runs.load_profile('smoke').folder):\n print('mine', flush=True); "
+        "sys.stdin.read()"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

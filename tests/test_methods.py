@@ -1,4 +1,6 @@
-"""Methods: the table's columns, and each method's advantage and mask on the four-rollout example."""
+"""Methods: the table's columns, and each method's advantage and mask on the four-rollout
+example.
+"""
 
 import four_rollouts as four
 import pytest
@@ -18,7 +20,10 @@ def f64(values):
 
 @pytest.fixture
 def scored():
-    """The four rollouts as the loop hands them to a method. Other modes' entropies would be read only by mistake."""
+    """The four rollouts as the loop hands them to a method.
+
+    Other modes' entropies would be read only by mistake.
+    """
     return methods.Scored(
         f64(four.REWARDS),
         torch.tensor(four.GROUP_IDS),
@@ -45,7 +50,7 @@ def assert_valid(actual, rows):
 BROADCAST = [[a] * 3 for a in four.ADVANTAGES]
 
 
-# --- advantages -----------------------------------------------------------------------------------------------------
+# --- advantages -----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "name",
     [
@@ -79,24 +84,28 @@ def test_only_the_normal_modes_bonus_may_be_taken_away(scored):
 
 
 def test_the_high_entropy_mode_takes_alpha_for_the_high_entropy_policy(scored):
-    # alpha 1: b = -log pi_HE alone = 1, 0.2 | 0.1, 0.9, 0.6 | 0.4 | 0.5, 0.4, whose mean is 4.1 / 8 = 0.5125.
-    # At kappa 1 and eta 1 the clip is at a = 0.866. The second row's 0.6: deviation 0.0875; the squares about 0.5125
-    # are .23765625 .09765625 .17015625 .15015625 .00765625 .01265625 .00015625 .01265625, sum 0.68875; over 7:
-    # 0.0983928571; std 0.313676; B = 0.0875 / 0.313677 = 0.278949; A~ = -0.866024 + 0.278949 = -0.587075
+    # alpha 1: b = -log pi_HE alone = 1, 0.2 | 0.1, 0.9, 0.6 | 0.4 | 0.5, 0.4, whose mean is 4.1 / 8
+    # = 0.5125. At kappa 1 and eta 1 the clip is at a = 0.866. The second row's 0.6: deviation
+    # 0.0875; the squares about 0.5125 are .23765625 .09765625 .17015625 .15015625 .00765625
+    # .01265625 .00015625 .01265625, sum 0.68875; over 7: 0.0983928571; std 0.313676; B = 0.0875 /
+    # 0.313677 = 0.278949; A~ = -0.866024 + 0.278949 = -0.587075
     out = advantage("policy_split", scored, "he", alpha=1.0, eta=1.0, kappa=1.0)
     assert out[1, 2].item() == pytest.approx(-0.587075, abs=2e-6)
 
 
 def test_entropy_driven_divides_by_the_relative_entropy_of_the_response(scored):
-    # P = 2, 3, 4, 3 plus the floor 0.001; their mean is 3.001; weights 3.001/2.001, 1, 3.001/4.001, 1
+    # P = 2, 3, 4, 3 plus the floor 0.001; their mean is 3.001; weights 3.001/2.001, 1, 3.001/4.001,
+    # 1
     weights = [1.499750124938, 1.0, 0.750062484379, 1.0]
     assert_valid(
-        advantage("entropy_driven", scored), [[w * a] * 3 for w, a in zip(weights, four.ADVANTAGES)]
+        advantage("entropy_driven", scored),
+        [[w * a] * 3 for w, a in zip(weights, four.ADVANTAGES, strict=True)],
     )
 
 
 def test_entropy_advantage_raises_each_token_by_its_entropy(scored):
-    # the bound is a/2 = 0.433011951894; 0.4 H is below it only for H = 1 (0.4); all others take the bound
+    # the bound is a/2 = 0.433011951894; 0.4 H is below it only for H = 1 (0.4); all others take the
+    # bound
     a, bound = four.A, 0.433011951894
     rows = [
         [a + 0.4, a + bound, 0.0],
@@ -121,7 +130,7 @@ def test_a_dead_group_moves_nothing_in_any_method(name, scored):
         assert (advantage(name, dead, mode) == 0).all()
 
 
-# --- which tokens count ---------------------------------------------------------------------------------------------
+# --- which tokens count ---------------------------------------------------------------------------
 def kept(name, **coefficients):
     method = methods.get(name, **coefficients)
     return method.keep(
@@ -165,7 +174,7 @@ def test_only_entropy_regularization_has_an_entropy_term_and_its_weight_is_a_coe
     assert weights == {"entropy_regularization": 0.003}
 
 
-# --- the table ------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 def test_policy_split_samples_and_trains_both_modes_and_every_other_method_the_normal_one():
     for name, method in methods.METHODS.items():
         split = name.startswith("policy_split")

@@ -39,7 +39,8 @@ def test_an_empty_system_prompt_is_no_system_turn(tokenizer):
 
 
 KNOWS = (
-    "{% if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and enable_thinking is false %}"
+    "{% if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and "
+    "enable_thinking is false %}"
     "<think></think>{% endif %}{% endif %}"
 )
 
@@ -68,7 +69,7 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer):
 
 
 def test_the_normal_mode_has_no_system_prompt():
-    assert modes.NORMAL == modes.Mode("normal", None)
+    assert modes.Mode("normal", None) == modes.NORMAL
 
 
 def test_the_high_entropy_mode_is_the_papers_prompt_unless_told():
@@ -113,12 +114,16 @@ def test_the_papers_question_templates_and_stories_are_there():
     )
 
 
-# --- templates of every behaviour ------------------------------------------------------------------------------------
+# --- templates of every behaviour -----------------------------------------------------------------
 TURNS = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
-REFUSING = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+REFUSING = (
+    "{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+)
 FOLDING = (
     "{% set first = messages[0]['content'] + '\n\n' if messages[0]['role'] == 'system' else '' %}"
-    "{% for m in messages if m['role'] == 'user' %}<|user|>{{ first }}{{ m['content'] }}<|end|>{% endfor %}"
+    "{% for m in messages if m['role'] == 'user' %}<|user|>{{ first }}{{ m['content'] }}<|end|>{% "
+    "endfor %}"
 )
 DROPPING = (
     "{% for m in messages if m['role'] != 'system' %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -186,11 +191,13 @@ def test_rendered_prompts_are_the_text_that_the_model_is_given_with_a_templates_
     [
         (
             REFUSING + TURNS,
-            r"refuses a system turn \(System role not supported\), so there is no he mode; use a model",
+            r"refuses a system turn \(System role not supported\), so there is no he mode; use a "
+            r"model",
         ),
         (
             DROPPING,
-            "drops the system turn, or a part of it, so the he mode would not have its prompt; use a model",
+            "drops the system turn, or a part of it, so the he mode would not have its prompt; use "
+            "a model",
         ),
         (DEFAULT + DROPPING, "drops the system turn"),
         # the modes' prompts differ, and neither holds the system prompt
@@ -255,11 +262,13 @@ def test_thinking_that_a_template_ignores_is_refused_before_anything_is_rendered
         (TODAY, "26 Jul 2024, 00:00"),
         (DATE_STRING, "26 Jul 2024"),
         (
-            "{% macro head(word) %}{{ word }} {{ strftime_now('%Y-%m-%d') }}{% endmacro %}<|system|>{{ head('Today is') }}.<|end|>",
+            "{% macro head(word) %}{{ word }} {{ strftime_now('%Y-%m-%d') }}{% endmacro "
+            "%}<|system|>{{ head('Today is') }}.<|end|>",
             "2024-07-26",
         ),
         (
-            "{% for m in messages[:1] %}<|system|>Today is {{ strftime_now('%A, %B %-d, %Y') }}.<|end|>{% endfor %}",
+            "{% for m in messages[:1] %}<|system|>Today is {{ strftime_now('%A, %B %-d, %Y') "
+            "}}.<|end|>{% endfor %}",
             "Friday, July 26, 2024",
         ),
     ],
@@ -286,7 +295,10 @@ def test_a_date_in_a_template_is_pinned_and_told(template, date, with_template, 
 
 
 def test_every_part_of_a_date_that_a_template_may_ask_for_is_that_of_the_pinned_one(with_template):
-    asked = "%a %A %b %B %c %d %D %e %F %H %I %j %m %M %p %R %S %T %u %U %V %w %W %x %X %y %Y %-d %-m %-H %%"
+    asked = (
+        "%a %A %b %B %c %d %D %e %F %H %I %j %m %M %p %R %S %T %u %U %V %w %W %x %X %y %Y "
+        "%-d %-m %-H %%"
+    )
     words = with_template(f"{{{{ strftime_now('{asked}') }}}}" + TURNS)
     assert modes.rendered(words, (modes.NORMAL,), "7")["normal"].startswith(
         modes.DATE.strftime(asked) + "<|user|>"

@@ -1,4 +1,6 @@
-"""The nano world: right responses, recognisable derivations, splits that never meet, and a repeatable corpus."""
+"""The nano world: right responses, recognisable derivations, splits that never meet, and a
+repeatable corpus.
+"""
 
 import hashlib
 import random
@@ -24,7 +26,7 @@ WORLD = nano.World(
 )
 
 
-# --- derivations ----------------------------------------------------------------------------------------------------
+# --- derivations ----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "numbers, derivation, steps",
     [
@@ -99,7 +101,7 @@ def test_wording_varies_and_the_first_of_each_list_is_the_most_common():
         assert counts[0] == max(counts) and min(counts) > 0
 
 
-# --- questions ------------------------------------------------------------------------------------------------------
+# --- questions ------------------------------------------------------------------------------------
 def test_a_sum_has_its_text_and_answer():
     assert (nano.Sum((7, 8, 6)).text, nano.Sum((7, 8, 6)).answer) == ("7+8+6", "21")
     assert nano.Sum((7, 8, 6), (31, 21, 11)).text == "7+8+6: 31 or 21 or 11"
@@ -126,8 +128,8 @@ def test_a_drawn_sum_has_its_terms_from_one_to_nine_within_its_split(terms):
 
 
 def test_split_of_is_the_same_on_every_machine_and_gives_half_to_training():
-    # CRC-32 of the text "(7, 8, 6, 1, 2, 3)" is 1 modulo 4, of the others 0 and 3: fixed for good, since results
-    # depend on it
+    # CRC-32 of the text "(7, 8, 6, 1, 2, 3)" is 1 modulo 4, of the others 0 and 3: fixed for good,
+    # since results depend on it
     assert [nano.split_of(n) for n in ((7, 8, 6, 1, 2, 3), (1,) * 6, (1, 2, 3, 4, 5, 8))] == [
         "tuning",
         "test",
@@ -140,7 +142,7 @@ def test_split_of_is_the_same_on_every_machine_and_gives_half_to_training():
     )
 
 
-# --- the corpus -----------------------------------------------------------------------------------------------------
+# --- the corpus -----------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def examples():
     return nano.corpus(WORLD, 3000, seed=1)
@@ -240,7 +242,7 @@ def test_neutral_prompts_have_four_to_120_words():
     assert min(lengths) == 4 and 60 < max(lengths) <= 120 and sorted(lengths)[200] < 20
 
 
-# --- stories --------------------------------------------------------------------------------------------------------
+# --- stories --------------------------------------------------------------------------------------
 def test_there_is_a_story_prompt_for_each_hero_and_thing():
     prompts = nano.story_prompts()
     assert (
@@ -259,7 +261,7 @@ def test_a_story_is_about_the_hero_and_the_thing_of_its_prompt():
         assert text.endswith(nano.ENDS) and 2 <= text.count(f"The {hero.split(' ', 1)[1]} ") <= 4
 
 
-# --- worlds ---------------------------------------------------------------------------------------------------------
+# --- worlds ---------------------------------------------------------------------------------------
 GOOD = {"steps": 0.25, "pairs": 0.25, "halves": 0.25, "glance": 0.25}
 
 
@@ -309,7 +311,7 @@ def test_a_response_to_something_that_is_no_sum_is_other():
     )
 
 
-# --- worlds in which prompts mean something ---------------------------------------------------------------------
+# --- worlds in which prompts mean something -------------------------------------------------------
 @pytest.mark.parametrize(
     "name, digest",
     [

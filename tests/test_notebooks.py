@@ -1,7 +1,8 @@
 """The committed notebooks as files, and that checking their outputs can fail.
 
-`make test` executes them with nbval, which compares the outputs of the cells tagged `nbval-check-output`. It passes over a
-tagged cell that was committed without having been run, so that is looked for here.
+`make test` executes them with nbval, which compares the outputs of the cells tagged
+`nbval-check-output`. It passes over a tagged cell that was committed without having been run, so
+that is looked for here.
 """
 
 import subprocess
@@ -53,7 +54,9 @@ def test_a_lesson_is_committed_as_it_was_run(path):
 
 
 def nbval(path, source, output):
-    """What nbval makes of a notebook of one checked cell with this committed output: its exit code."""
+    """What nbval makes of a notebook of one checked cell with this committed output: its exit
+    code.
+    """
     cell = new_code_cell(
         source,
         execution_count=1,
@@ -88,8 +91,8 @@ def test_a_checked_output_that_is_wrong_fails(tmp_path):
 
 
 def test_every_figure_of_a_notebook_is_shown(tmp_path):
-    # The notebook's backend makes pyplot interactive when it is loaded. Inside a rc_context, the context's end would undo it,
-    # and only the first figure of a notebook would be shown.
+    # The notebook's backend makes pyplot interactive when it is loaded. Inside a rc_context, the
+    # context's end would undo it, and only the first figure of a notebook would be shown.
     draw = "with figures.plt.rc_context(figures.STYLE):\n    figures.plt.figure()\n"
     book = new_notebook(
         cells=[
@@ -101,6 +104,6 @@ def test_every_figure_of_a_notebook_is_shown(tmp_path):
     NotebookClient(
         book, kernel_name="python3", resources={"metadata": {"path": runs.ROOT}}
     ).execute()
-    assert ["display_data"] * 2 == [
-        out.output_type for cell in book.cells[1:] for out in cell.outputs
-    ]
+    assert [out.output_type for cell in book.cells[1:] for out in cell.outputs] == [
+        "display_data"
+    ] * 2

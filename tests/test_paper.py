@@ -1,7 +1,9 @@
-"""The paper profile: the paper's own figures key by key, and its whole chain on stand-ins for all that must be downloaded.
+"""The paper profile: the paper's own figures key by key, and its whole chain on stand-ins for all
+that must be downloaded.
 
-The stand-ins are a random Qwen3 of ten thousand weights, a chat template with the parts of Qwen3's that matter here, and
-local files with the columns of the real data sets. What is left unproven is the download and the scale.
+The stand-ins are a random Qwen3 of ten thousand weights, a chat template with the parts of Qwen3's
+that matter here, and local files with the columns of the real data sets. What is left unproven is
+the download and the scale.
 """
 
 import copy
@@ -38,13 +40,15 @@ from pslib.scale import export
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>"
     "{% if message['role'] == 'assistant' and '</think>' in message['content'] %}"
-    "{{ message['content'].split('</think>')[-1] }}{% else %}{{ message['content'] }}{% endif %}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and enable_thinking is false %}"
+    "{{ message['content'].split('</think>')[-1] }}{% else %}{{ message['content'] }}{% endif "
+    "%}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and "
+    "enable_thinking is false %}"
     "<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
 
 
-# --- the paper's figures, key by key ----------------------------------------------------------------------------------
+# --- the paper's figures, key by key --------------------------------------------------------------
 def _leaves(tree, path=()):
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -57,7 +61,9 @@ def _coefficient(method, name):
     return lambda p: p.method(method).coefficients[name]
 
 
-HELD = {  # key of hyperparameters.yaml -> what the profile, or the code where the profile has no say, makes of it
+# key of hyperparameters.yaml -> what the profile, or the code where the profile has no say, makes
+# of it
+HELD = {
     "train.dataset": lambda p: f"DeepMath-103K, {p.train.pool:,} rows sampled at random",
     "train.epochs": lambda p: round(p.train.steps * p.train.questions / p.train.pool),
     "train.batch_size": lambda p: p.train.questions,
@@ -88,7 +94,8 @@ HELD = {  # key of hyperparameters.yaml -> what the profile, or the code where t
     "test.samples_per_question": lambda p: p.evaluate.samples,
     "models": lambda p: [p.model.replace("{size}", size) for size in p.sizes],
 }
-ELSEWHERE = {  # keys that no figure of the profile answers to: where they are held to account instead
+# keys that no figure of the profile answers to: where they are held to account instead
+ELSEWHERE = {
     "train.parameters",
     "train.lr_schedule",
     "train.optimizer",
@@ -125,7 +132,7 @@ def test_every_figure_of_the_paper_is_the_profiles(paper):
     )
 
 
-def test_all_weights_are_trained_by_adamw_at_one_learning_rate_and_sampled_from_the_whole_vocabulary(
+def test_all_weights_are_trained_by_adamw_at_one_rate_and_sampled_from_the_whole_vocabulary(
     paper, model, tokenizer
 ):
     model.config.max_position_embeddings, knows = 40960, copy.deepcopy(tokenizer)  # Qwen3's
@@ -175,10 +182,12 @@ def test_every_benchmark_of_the_paper_is_asked_in_full(paper):
 ASKED = []  # (answer, how grading was asked) of each response of the chain below
 
 
-# --- the chain on stand-ins -------------------------------------------------------------------------------------------
+# --- the chain on stand-ins -----------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory, _lively, tokenizer):
-    """The paper profile scaled down: its methods, modes and decoding, on a tiny model and local files."""
+    """The paper profile scaled down: its methods, modes and decoding, on a tiny model and local
+    files.
+    """
     root = tmp_path_factory.mktemp("standing")
     ASKED.clear()
 
@@ -315,7 +324,7 @@ def test_a_data_set_that_cannot_be_read_is_said_before_any_model_is_loaded(stand
         chain.train_run(far, "grpo", "tiny", 2)
 
 
-# --- the trained model, without pslib -----------------------------------------------------------------------------------
+# --- the trained model, without pslib -------------------------------------------------------------
 WITHOUT = """
 import sys
 class Refuse:
@@ -327,12 +336,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 try:
     import pslib
 except ImportError:
-    tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(".")
+    model = AutoModelForCausalLM.from_pretrained(".", dtype=torch.float32)
     out = {}
     for mode, system in json.load(open("modes.json")).items():
-        turns = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": "7+8"}]
-        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False, enable_thinking=True)
-        out[mode] = {"ids": ids, "logits": model(input_ids=torch.tensor([ids])).logits[0, -1].tolist()}
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": "7+8"})
+        ids = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, return_dict=False, enable_thinking=True
+        )
+        logits = model(input_ids=torch.tensor([ids])).logits[0, -1].tolist()
+        out[mode] = {"ids": ids, "logits": logits}
     print(json.dumps(out))
     code = open("README.md").read().split("```python")[1].split("```")[0]
     exec(code)

@@ -1,4 +1,6 @@
-"""The policy: log-probs and entropies against torch's own, packing, and what a loaded model must offer."""
+"""The policy: log-probs and entropies against torch's own, packing, and what a loaded model must
+offer.
+"""
 
 import copy
 
@@ -26,7 +28,7 @@ def logits_and_tokens(*shape, dtype=torch.float64):
     return logits, torch.randint(shape[-1], shape[:-1], generator=generator)
 
 
-# --- log-probs and entropy ------------------------------------------------------------------------------------------
+# --- log-probs and entropy ------------------------------------------------------------------------
 def test_log_prob_and_entropy_of_a_distribution_worked_by_hand():
     # p = 1/2, 1/4, 1/4: log p = -0.693147, -1.386294; H = 1.5 ln 2 = 1.039721
     logits = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64).log().repeat(2, 1)
@@ -107,7 +109,7 @@ def test_logits_that_do_not_fit_the_tokens_are_named():
         policy.logprobs_and_entropy(torch.zeros(2, 3, 5), torch.zeros(2, 4).long())
 
 
-# --- packing --------------------------------------------------------------------------------------------------------
+# --- packing --------------------------------------------------------------------------------------
 PROMPTS = [[3, 4, 5, 6, 7], [8], [9, 10, 11]]
 RESPONSES = torch.tensor([[20, 21, 0, 0], [22, 23, 24, 25], [26, 0, 0, 0]])
 LENGTHS = torch.tensor([2, 4, 1])
@@ -145,11 +147,11 @@ def test_pack_lays_each_prompt_once_and_each_response_without_its_last_token():
 def test_pack_takes_nothing_from_beyond_a_responses_length():
     garbage = RESPONSES.clone()
     garbage[garbage == 0] = 99
-    for ours, theirs in zip(vars(packed(garbage)).values(), vars(packed()).values()):
+    for ours, theirs in zip(vars(packed(garbage)).values(), vars(packed()).values(), strict=True):
         assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
 
 
-# --- scoring --------------------------------------------------------------------------------------------------------
+# --- scoring --------------------------------------------------------------------------------------
 def plain_scores(model, prompt, response):
     """One row on its own, without padding, packing or shared code: log-probs and entropies."""
     logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
@@ -161,7 +163,7 @@ def each_row(model):
     """The plain scores of each row of `packed()`."""
     return [
         plain_scores(model, PROMPTS[owner], RESPONSES[row, :length].tolist())
-        for row, (owner, length) in enumerate(zip(OWNER.tolist(), LENGTHS.tolist()))
+        for row, (owner, length) in enumerate(zip(OWNER.tolist(), LENGTHS.tolist(), strict=True))
     ]
 
 
@@ -170,7 +172,7 @@ def test_forward_scores_each_row_as_the_model_alone_would(model64):
     logp, entropy = policy.Policy(model64)(packed())
     assert logp.shape == entropy.shape == (3, 4) and logp.dtype == torch.float64
     for row, length in enumerate(LENGTHS.tolist()):
-        for ours, theirs in zip((logp, entropy), expected[row]):
+        for ours, theirs in zip((logp, entropy), expected[row], strict=True):
             torch.testing.assert_close(ours[row, :length], theirs, rtol=0, atol=1e-12)
             assert (ours[row, length:] == 0).all()
 
@@ -199,7 +201,7 @@ def test_gradients_through_a_shared_prompt_are_those_of_rows_on_their_own(model6
     (logp.sum() - 0.3 * entropy.sum()).backward()
     for expected_logp, expected_entropy in each_row(twin):
         (expected_logp.sum() - 0.3 * expected_entropy.sum()).backward()
-    for ours, theirs in zip(model64.parameters(), twin.parameters()):
+    for ours, theirs in zip(model64.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-10)
 
 
@@ -287,14 +289,15 @@ def test_a_float64_model_is_scored_in_float64_and_half_precision_in_float32(mode
     assert policy.Policy(model.bfloat16())(packed())[0].dtype == torch.float32
 
 
-# --- loading --------------------------------------------------------------------------------------------------------
+# --- loading --------------------------------------------------------------------------------------
 def test_a_saved_model_is_loaded_as_it_was(model, tokenizer, tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     loaded, words = policy.load(tmp_path)
     assert not loaded.training
     assert all(
-        torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values())
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
     )
     text = "<|user|>7+8+6<|end|>"
     assert (
@@ -357,7 +360,7 @@ def test_a_model_that_scales_its_logits_is_refused(tokenizer, tmp_path):
         policy.load(tmp_path)
 
 
-# --- whether a model and a tokenizer can be used ----------------------------------------------------------------------
+# --- whether a model and a tokenizer can be used --------------------------------------------------
 def test_a_model_and_its_tokenizer_are_left_as_they_were_by_the_check(model, tokenizer):
     model.train()
     before, state = (

@@ -9,7 +9,9 @@ from pslib.evidence import predictions
 
 
 def write(root, profile, method, size, seed, bits):
-    """An asked.csv of one run in which prompt p has bits[p] bits a token on average, over two questions of unlike length."""
+    """An asked.csv of one run in which prompt p has bits[p] bits a token on average, over two
+    questions of unlike length.
+    """
     rows = []
     for prompt, value in bits.items():
         for question, tokens in (("a", 100), ("b", 300)):
@@ -36,7 +38,9 @@ def write(root, profile, method, size, seed, bits):
 
 @pytest.fixture
 def root(tmp_path):
-    """Eight base models for which the released form adds 0.05 bits to the normal mode, and 0.02 to the gap under the trained prompt."""
+    """Eight base models for which the released form adds 0.05 bits to the normal mode, and 0.02 to
+    the gap under the trained prompt.
+    """
     predictions._asked_once.cache_clear()
     rng = np.random.default_rng(0)
     for profile, trained in (

@@ -1,4 +1,6 @@
-"""What a model is asked beside the suites: counts, prompts, stories, and the bonus of eq. 3 on its tokens."""
+"""What a model is asked beside the suites: counts, prompts, stories, and the bonus of eq. 3 on its
+tokens.
+"""
 
 import random
 from dataclasses import replace
@@ -157,8 +159,8 @@ def test_characters_are_of_the_plan_the_sums_the_box_or_the_wording():
     kinds = nano.kinds_of("Well, halves: 7+8=15. In all 15 \\boxed{15}")
     text = "Well, halves: 7+8=15. In all 15 \\boxed{15}"
     assert {text[k] for k, kind in enumerate(kinds) if kind == "sum"} == set("7+8=15")
-    assert "".join(c for c, kind in zip(text, kinds) if kind == "plan") == "halves:"
-    assert "".join(c for c, kind in zip(text, kinds) if kind == "box") == "\\boxed{15}"
+    assert "".join(c for c, kind in zip(text, kinds, strict=True) if kind == "plan") == "halves:"
+    assert "".join(c for c, kind in zip(text, kinds, strict=True) if kind == "box") == "\\boxed{15}"
 
 
 def test_only_what_is_wanted_is_asked(model, tokenizer, both):

@@ -1,10 +1,12 @@
-"""The properties of properties.py, a few cases each, and three that need a model: padding on both sides, micro-batches."""
+"""The properties of properties.py, a few cases each, and three that need a model: padding on both
+sides, micro-batches.
+"""
 
 import properties
 import pytest
 import torch
 from hypothesis import strategies as st
-from test_train import gradients, graded_by_parity, start  # noqa: F401 - two are fixtures
+from test_train import graded_by_parity, gradients, start  # noqa: F401 - two are fixtures
 
 from pslib import policy
 from pslib.rollouts import DecoderEngine, Decoding, GenerateEngine
@@ -13,8 +15,9 @@ ids = st.lists(st.integers(6, 150), min_size=1, max_size=8)
 
 
 def scoring_does_not_see_padding_or_neighbours(model64):
-    """A row's log-probs and entropies are the plain ones of its own prompt and tokens, whatever stands beside and after
-    it, and whether or not it shares its prompt."""
+    """A row's log-probs and entropies are the plain ones of its own prompt and tokens, whatever
+    stands beside and after it, and whether or not it shares its prompt.
+    """
 
     def check(prompts, rows, more, fill):
         rows = [(prompts[place % len(prompts)], response) for place, response in rows]
@@ -30,7 +33,7 @@ def scoring_does_not_see_padding_or_neighbours(model64):
                     :, len(prompt) - 1 : -1
                 ]
                 alone = policy.logprobs_and_entropy(logits, torch.tensor([response]))
-                for ours, theirs in zip(together, alone):
+                for ours, theirs in zip(together, alone, strict=True):
                     properties.close(ours[row, : len(response)], theirs[0], 1e-10)
                     assert (ours[row, len(response) :] == 0).all()
 
@@ -43,12 +46,14 @@ def scoring_does_not_see_padding_or_neighbours(model64):
 
 
 def responses_do_not_depend_on_the_prompts_beside_them(model64, tokenizer):
-    """Prompts of unlike length, which one engine pads on the left and the other takes apart: as each would alone."""
+    """Prompts of unlike length, which one engine pads on the left and the other takes apart: as
+    each would alone.
+    """
 
     def check(prompts, engine):
         engine = engine(model64, tokenizer)
         said = [
-            [row[:n] for row, n in zip(tokens.tolist(), lengths.tolist())]
+            [row[:n] for row, n in zip(tokens.tolist(), lengths.tolist(), strict=True)]
             for tokens, lengths in (
                 engine.generate(given, 1, Decoding(0, 0, 1.0, 4), range(len(given)))
                 for given in (prompts, *([prompt] for prompt in prompts))

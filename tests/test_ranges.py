@@ -123,7 +123,8 @@ def test_what_is_no_number_or_no_whole_one_is_refused_where_a_setting_is_made(cl
         for value in (
             [True, None, "3"] + [2.5] * (field.type is int) if field.type in (int, float) else []
         ):
-            said = f"{field.name} must be a {'whole' if field.type is int else 'finite'} number.*; got {value!r}"
+            kind = "whole" if field.type is int else "finite"
+            said = f"{field.name} must be a {kind} number.*; got {value!r}"
             with pytest.raises(ValueError, match=said):
                 cls(**{**CLASSES[cls], field.name: value})
 
@@ -205,7 +206,7 @@ def test_a_profile_with_a_number_outside_its_range_is_refused(
         runs.load_profile("mine")
 
 
-# --- the command line -----------------------------------------------------------------------------------------------
+# --- the command line -----------------------------------------------------------------------------
 @pytest.mark.parametrize("cores", ["0", "-2"])
 def test_no_core_is_not_enough(cores, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))

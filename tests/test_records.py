@@ -1,4 +1,6 @@
-"""Records: a step is done, or goes on, only where it was made from what it would be made from now."""
+"""Records: a step is done, or goes on, only where it was made from what it would be made from
+now.
+"""
 
 import copy
 import shutil
@@ -19,7 +21,9 @@ SIZE = "0.2m"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The smoke profile with GRPO and Policy Split trained and evaluated from a base model of two steps."""
+    """The smoke profile with GRPO and Policy Split trained and evaluated from a base model of two
+    steps.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PSLIB_RESULTS", str(tmp_path_factory.mktemp("made")))
         patch.setattr(
@@ -76,7 +80,9 @@ def content(folder):
 
 
 def refused(step, folder, *said):
-    """Assert that a step is refused in one sentence that says so, and touches nothing of the folder."""
+    """Assert that a step is refused in one sentence that says so, and touches nothing of the
+    folder.
+    """
     before = content(folder)
     with pytest.raises(ValueError) as error:
         step()
@@ -271,7 +277,7 @@ def test_export_refuses_a_run_that_was_trained_under_other_prompts(profile, tmp_
     assert not (tmp_path / "bad").exists()
 
 
-# --- results from before inputs were recorded -----------------------------------------------------------------------
+# --- results from before inputs were recorded -----------------------------------------------------
 def _old(folder, **more):
     record = yaml.safe_load((folder / "params.yaml").read_text())
     del record["inputs"], record["train"]["bf16"], record["engine"]
@@ -322,7 +328,7 @@ def test_committed_results_belong_to_their_profiles(name, folder):
     records.check(runs.load_profile(name), folder)
 
 
-# --- the chain -------------------------------------------------------------------------------------------------------
+# --- the chain ------------------------------------------------------------------------------------
 def test_reproduce_names_what_is_missing_and_forgets_the_steps_whose_results_are_gone(
     profile, monkeypatch
 ):

@@ -1,4 +1,6 @@
-"""Rewards: what counts as a boxed answer and when it is right; nothing in a response can hang or crash the grader."""
+"""Rewards: what counts as a boxed answer and when it is right; nothing in a response can hang or
+crash the grader.
+"""
 
 import logging
 import os
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pslib import dress, nano, rewards, runs, tasks
+from pslib import nano, rewards, runs, tasks
 
 CASES = Path(__file__).parent / "cases" / "grading.csv"
 
@@ -180,7 +182,7 @@ def test_what_only_looks_like_the_answer_is_wrong(text, answer, right):
     assert rewards.grade(text, answer) == right
 
 
-# --- what needs math-verify -----------------------------------------------------------------------------------------
+# --- what needs math-verify -----------------------------------------------------------------------
 @pytest.mark.parametrize(
     "given_answer, answer, right",
     [
@@ -224,7 +226,9 @@ def test_answers_that_are_no_plain_numbers(given_answer, answer, right):
 
 
 def math_verify_says(reference, answer):
-    """What math-verify itself says of two answers, called as its README does but without its timeouts."""
+    """What math-verify itself says of two answers, called as its README does but without its
+    timeouts.
+    """
     import math_verify
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -253,7 +257,8 @@ def test_benign_answers_are_graded_as_math_verify_does():
 @pytest.mark.parametrize(
     "reference, answer",
     [
-        # Nothing is worked out for a reference that is a number: the question itself would pass for its answer.
+        # Nothing is worked out for a reference that is a number: the question itself would pass for
+        # its answer.
         ("42", "40+2"),
         ("1024", "2^{10}"),
         ("4", "\\sqrt{16}"),
@@ -349,7 +354,8 @@ def test_a_process_that_compares_answers_can_do_nothing_else(code, tmp_path):
 
 def test_figures_may_still_be_compiled_and_files_read_in_a_confined_process():
     program = (
-        "from pslib import rewards; rewards._confine()\nInteger = int\nassert eval('Integer (12 )') == 12\n"
+        "from pslib import rewards; rewards._confine()\nInteger = int\nassert eval('Integer (12 "
+        ")') == 12\n"
         "open(rewards.__file__).close()\nimport os; os._exit(99)"
     )
     assert subprocess.run([sys.executable, "-B", "-c", program]).returncode == 99
@@ -488,7 +494,8 @@ def _state(pid):
 @pytest.mark.parametrize("request_", ["", '["9^{9^{9}}", "x"]\\n'], ids=["idle", "at work"])
 def test_math_verify_is_in_another_process_which_ends_when_its_parent_is_killed(request_):
     program = (
-        "import sys; from pslib import rewards; assert rewards.grade('\\\\boxed{1+x}', 'x+1') == 1.0\n"
+        "import sys; from pslib import rewards; assert rewards.grade('\\\\boxed{1+x}', 'x+1') == "
+        "1.0\n"
         "assert not {'sympy', 'math_verify'} & sys.modules.keys()\n"
         f"rewards._process.stdin.write(b'{request_}')\n"
         "print(rewards._process.pid, flush=True); input()"
@@ -505,12 +512,12 @@ def test_math_verify_is_in_another_process_which_ends_when_its_parent_is_killed(
     assert _state(pid) in (None, "Z")
 
 
-# --- letters of a choice, and words ---------------------------------------------------------------------------------
+# --- letters of a choice, and words ---------------------------------------------------------------
 @pytest.mark.parametrize("letter", "ABCDEFGHIJ")
 def test_the_letter_of_a_choice_may_wear_brackets_a_full_stop_or_a_font_and_is_no_other_letter(
     letter,
 ):
-    for given in (
+    for written in (
         letter,
         f"({letter})",
         f"{letter}.",
@@ -521,9 +528,9 @@ def test_the_letter_of_a_choice_may_wear_brackets_a_full_stop_or_a_font_and_is_n
         f"\\text{{({letter})}}",
         f"${letter}$",
     ):
-        assert rewards.grade(f"So \\boxed{{{given}}}", letter) == 1.0, given
+        assert rewards.grade(f"So \\boxed{{{written}}}", letter) == 1.0, written
     other = "B" if letter != "B" else "C"
-    for given in (
+    for written in (
         other,
         letter.lower(),
         f"\\text{{{letter.lower()}}}",
@@ -534,7 +541,7 @@ def test_the_letter_of_a_choice_may_wear_brackets_a_full_stop_or_a_font_and_is_n
         "i",
         "",
     ):
-        assert rewards.grade(f"So \\boxed{{{given}}}", letter) == 0.0, given
+        assert rewards.grade(f"So \\boxed{{{written}}}", letter) == 0.0, written
 
 
 def test_words_may_be_in_capitals_or_not():
@@ -587,16 +594,21 @@ def test_right_answers_are_paid_in_whatever_dress_and_wrong_ones_in_none(kind):
 
 
 @pytest.mark.parametrize("given_answer, answer, right", [
-    ("2^{10}", "1024", 1.0), ("7+8", "15", 1.0), ("\\sqrt{4}", "2", 1.0), ("3!", "6", 1.0), ("\\frac{10!}{9!}", "10", 1.0),
-    ("2^{10}", "1025", 0.0), ("0.333", "1/3", 0.0), ("\\sqrt{2}", "1.414213562373095", 0.0), ("2516_9", "2516", 0.0),
-    ("-\\infty^{\\infty}", "42", 0.0), ("2\\infty", "\\infty", 1.0), ("2^{-2000}", "0", 0.0), ("\\int_0^1 2x dx", "1", 0.0), ("\\text{13}", "13", 1.0), ("1024", "1024", 1.0),
+    ("2^{10}", "1024", 1.0), ("7+8", "15", 1.0), ("\\sqrt{4}", "2", 1.0),
+    ("3!", "6", 1.0), ("\\frac{10!}{9!}", "10", 1.0),
+    ("2^{10}", "1025", 0.0), ("0.333", "1/3", 0.0),
+    ("\\sqrt{2}", "1.414213562373095", 0.0), ("2516_9", "2516", 0.0),
+    ("-\\infty^{\\infty}", "42", 0.0), ("2\\infty", "\\infty", 1.0),
+    ("2^{-2000}", "0", 0.0), ("\\int_0^1 2x dx", "1", 0.0), ("\\text{13}", "13", 1.0),
+    ("1024", "1024", 1.0),
 ])  # fmt: skip
 def test_a_task_can_ask_for_worked_out_answers(given_answer, answer, right):
     assert rewards.grade(f"\\boxed{{{given_answer}}}", answer, worked_out=True) == right
 
 
 @pytest.mark.parametrize("text, finished", [
-    ("\\boxed{5}", False), ("<think>It is \\boxed{5}", False), ("<think>2+3</think> \\boxed{5}", True),
+    ("\\boxed{5}", False), ("<think>It is \\boxed{5}", False),
+    ("<think>2+3</think> \\boxed{5}", True),
     ("2+3</think>\n\\boxed{5}", True),  # a chat template may have opened it
     ("<think>2</think> <think> \\boxed{5}", False), ("<think>2+3<think> \\boxed{5}", False),
 ])  # fmt: skip
@@ -607,8 +619,10 @@ def test_where_the_model_thinks_first_an_answer_without_the_end_of_it_is_not_pai
 
 
 @pytest.mark.parametrize("piece", [
-    "'", "(", "[", "{1", "a ", "-", "\\text{a", "1,", "1 ", "1.", "\\frac{1}", "\\,", "* ", "**a", "_a", "sqrt(", "per ",
-    "cm ", "f(", "x =", "infinity ", "C. ", "or A ", "10^", "\\prime ", "^{\\circ}", "\\$", "(a)", "a+", "\\bar{1}", "f'(x)+",
+    "'", "(", "[", "{1", "a ", "-", "\\text{a", "1,", "1 ", "1.", "\\frac{1}",
+    "\\,", "* ", "**a", "_a", "sqrt(", "per ",
+    "cm ", "f(", "x =", "infinity ", "C. ", "or A ", "10^", "\\prime ", "^{\\circ}", "\\$",
+    "(a)", "a+", "\\bar{1}", "f'(x)+",
 ])  # fmt: skip
 def test_no_pattern_goes_astray_in_a_text_that_repeats_itself(piece, monkeypatch):
     # One that tried all ways to cut such a text would not end.

@@ -1,4 +1,6 @@
-"""Rollouts: who drew what for which question, both engines, and ids that are never tokenised again."""
+"""Rollouts: who drew what for which question, both engines, and ids that are never tokenised
+again.
+"""
 
 import sys
 from dataclasses import replace
@@ -6,20 +8,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import LowRank, Wrapped
 from scipy.stats import chisquare
 from transformers import GenerationConfig, WatermarkingConfig
 
-from conftest import LowRank, Wrapped
-
 from pslib import modes, policy, rollouts
-from pslib.rollouts import Decoding, DecoderEngine, GenerateEngine
+from pslib.rollouts import DecoderEngine, Decoding, GenerateEngine
 
 GREEDY = Decoding(0, 0, 1.0, 12)
 SAMPLED = Decoding(1.0, 0, 1.0, 6)
 
 
 class Scripted:
-    """An engine that says which prompt and copy each row is: the first token, the last prompt id's place, the copy."""
+    """An engine that says which prompt and copy each row is: the first token, the last prompt id's
+    place, the copy.
+    """
 
     def __init__(self, width=3, stop=1):
         self.width, self.calls, self.seeds = width, [], []
@@ -47,7 +50,7 @@ def sampled(engine, tokenizer, questions, using, group_size):
     return rollouts.sample(engine, tokenizer, questions, prompts, group_size, SAMPLED, None)
 
 
-# --- who drew what --------------------------------------------------------------------------------------------------
+# --- who drew what --------------------------------------------------------------------------------
 def test_every_question_gets_half_its_responses_from_each_mode(tokenizer, questions, he):
     engine = Scripted()
     out = sampled(engine, tokenizer, questions, (modes.NORMAL, he), 4)
@@ -96,7 +99,7 @@ def test_a_pad_id_inside_a_response_is_a_token_like_any_other():
     assert made.mask.tolist() == [[True, True, True, False]]
 
 
-# --- grading --------------------------------------------------------------------------------------------------------
+# --- grading --------------------------------------------------------------------------------------
 def test_responses_are_graded_against_the_answer_of_their_own_question(tokenizer, questions):
     class Writing:
         """Answers 27 and then 36 to every question."""
@@ -175,7 +178,7 @@ def test_another_reward_is_given_the_whole_question_and_may_be_any_number(tokeni
         del row["answer"]  # which only our own reward needs
     out = rollouts.sample(Scripted(), tokenizer, rows, prompts, 2, SAMPLED, None, reward)
     assert out.rewards.tolist() == [0.0, 0.0, 0.25, 0.25, 0.5, 0.5] and not out.right_or_wrong
-    assert seen == list(zip(out.texts, [row for row in rows for _ in range(2)]))
+    assert seen == list(zip(out.texts, [row for row in rows for _ in range(2)], strict=True))
     for value in (1, True, torch.tensor(1.0)):
         out = rollouts.sample(
             Scripted(),
@@ -216,13 +219,16 @@ def test_a_reward_that_is_no_number_names_its_question(value, tokenizer, questio
         )
 
 
-# --- prompts --------------------------------------------------------------------------------------------------------
+# --- prompts --------------------------------------------------------------------------------------
 def test_a_question_that_leaves_no_room_for_its_response_is_named(tokenizer, questions, he):
     longest = max(len(modes.render(tokenizer, he, q["question"])) for q in questions)
     assert (
         len(rollouts.render_all(tokenizer, he, questions, SAMPLED, longest + 6)) == 3
     )  # just fits
-    message = rf"question third takes {longest} tokens in he mode, .*max_new_tokens=6 .* context of {longest + 5}"
+    message = (
+        rf"question third takes {longest} tokens in he mode, .*max_new_tokens=6 .* context of "
+        rf"{longest + 5}"
+    )
     with pytest.raises(ValueError, match=message):
         rollouts.render_all(tokenizer, he, questions, SAMPLED, longest + 5)
 
@@ -247,7 +253,7 @@ def test_prompts_are_those_of_the_mode_in_the_order_of_the_questions(tokenizer, 
     assert rollouts.render_all(tokenizer, he, questions, SAMPLED, 512) == expected
 
 
-# --- engines --------------------------------------------------------------------------------------------------------
+# --- engines --------------------------------------------------------------------------------------
 def mixed_prompts(tokenizer, questions, he):
     """Prompts of four lengths, not in the order of their lengths."""
     every = rendered(tokenizer, questions, modes.NORMAL, he)
@@ -263,7 +269,7 @@ def mixed_prompts(tokenizer, questions, he):
 
 
 def as_lists(drawn):
-    return [row[:length] for row, length in zip(drawn[0].tolist(), drawn[1].tolist())]
+    return [row[:length] for row, length in zip(drawn[0].tolist(), drawn[1].tolist(), strict=True)]
 
 
 def test_both_engines_say_the_same_greedily(model64, tokenizer, questions, he):
@@ -326,7 +332,7 @@ def test_generate_samples_from_the_whole_vocabulary(model, tokenizer):
     assert len(set(drawn[0][:, 0].tolist())) > 100
 
 
-# --- what is drawn is the policy, whatever the checkpoint's generation_config says ----------------------------------------
+# --- what is drawn is the policy, whatever the checkpoint's generation_config says ----------------
 # Each bends the distribution, ends a response early or late, or changes what `generate` returns.
 HOSTILE = {
     "repetition_penalty": 1.3,
@@ -388,7 +394,8 @@ def bent(model, *names):
 
 
 def fit(model, prompt, drawn, temperature):
-    """The p-value of a chi-square test: how often each token was drawn, against the sum of its exact probabilities.
+    """The p-value of a chi-square test: how often each token was drawn, against the sum of its
+    exact probabilities.
 
     Every token of every response counts, each with the distribution after the tokens before it.
     """
@@ -546,7 +553,8 @@ def test_the_fast_decoder_is_chosen_for_small_qwen3_models_only(model, tokenizer
 
 @pytest.mark.parametrize("part", ["self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj"])
 def test_a_model_with_adapters_is_drawn_from_with_them(part, model, tokenizer):
-    # the fast decoder reads weights, and an adapter's are not in the weight of the layer that it wraps
+    # the fast decoder reads weights, and an adapter's are not in the weight of the layer that it
+    # wraps
     where, name = part.split(".")
     greedy = rollouts.engine_for(model, tokenizer).generate([[3, 4, 5]], 1, GREEDY, [0])[0]
     module = getattr(model.model.layers[0], where)
@@ -605,7 +613,8 @@ def test_a_response_that_continuous_batching_loses_is_not_passed_over(
 
 
 def test_sampled_ids_are_kept_as_drawn(model, tokenizer, questions, he):
-    # What the untrained model writes does not survive decoding and tokenising: any detour through text would show.
+    # What the untrained model writes does not survive decoding and tokenising: any detour through
+    # text would show.
     prompts = rendered(tokenizer, questions, modes.NORMAL, he)
     engine = rollouts.engine_for(model, tokenizer)
     out = rollouts.sample(
@@ -613,7 +622,7 @@ def test_sampled_ids_are_kept_as_drawn(model, tokenizer, questions, he):
     )
     seeds = torch.randint(2**62, (2, 3), generator=torch.Generator().manual_seed(3))
     drawn = []
-    for mode, own in zip(("normal", "he"), seeds):
+    for mode, own in zip(("normal", "he"), seeds, strict=True):
         drawn += as_lists(engine.generate(prompts[mode], 2, SAMPLED, own))
     kept = as_lists((out.tokens, out.lengths))
     assert kept == drawn

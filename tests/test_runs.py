@@ -1,4 +1,6 @@
-"""Profiles, run folders and their owners: what is wrong is said in one sentence, and nothing is touched."""
+"""Profiles, run folders and their owners: what is wrong is said in one sentence, and nothing is
+touched.
+"""
 
 import os
 import subprocess
@@ -184,9 +186,11 @@ def test_a_folder_in_use_by_another_process_is_refused_and_a_dead_owners_is_free
     )
     try:
         assert other.stdout.readline() == "mine\n"
-        with pytest.raises(BlockingIOError, match=f"in use by process {other.pid}"):
-            with runs.owned(tmp_path):
-                pass
+        with (
+            pytest.raises(BlockingIOError, match=f"in use by process {other.pid}"),
+            runs.owned(tmp_path),
+        ):
+            pass
     finally:
         other.kill()
         other.wait()

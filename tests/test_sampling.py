@@ -1,4 +1,6 @@
-"""What is sampled is the policy that is trained: no default of a checkpoint or of a number format comes between."""
+"""What is sampled is the policy that is trained: no default of a checkpoint or of a number format
+comes between.
+"""
 
 import pytest
 import torch
@@ -30,7 +32,9 @@ HOSTILE = {
 
 
 def hostile(model, prompt, **more):
-    """Give a model a generation config that favours and forbids tokens in every way that checkpoints have."""
+    """Give a model a generation config that favours and forbids tokens in every way that
+    checkpoints have.
+    """
     likely = model(input_ids=torch.tensor([prompt])).logits[0, -1].topk(4).indices.tolist()
     model.generation_config = GenerationConfig(
         **{
@@ -98,7 +102,8 @@ def test_an_engine_ends_at_every_end_token_of_checkpoint_and_tokenizer(model, to
 
 
 def test_draws_from_bfloat16_logits_are_not_biased():
-    # With 20,000 equal probabilities a cumulative sum in bfloat16 stands still: most tokens could never be drawn.
+    # With 20,000 equal probabilities a cumulative sum in bfloat16 stands still: most tokens could
+    # never be drawn.
     logits = torch.zeros(1, 2000, dtype=torch.bfloat16).repeat(20000, 1)
     draws = torch.rand(20000, generator=torch.Generator().manual_seed(0))
     tokens = decode.sample_from(logits, 1.0, 0, 1.0, draws)

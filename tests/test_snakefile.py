@@ -12,7 +12,9 @@ from pslib import runs
 
 
 def jobs_of(profile, folder):
-    """{(rule, method, size): (resources, command)} of a profile's chain, as Snakemake shows it; the last of the seeds."""
+    """{(rule, method, size): (resources, command)} of a profile's chain, as Snakemake shows it; the
+    last of the seeds.
+    """
     done = subprocess.run(
         [
             sys.executable,
@@ -126,7 +128,8 @@ def test_a_launch_that_there_is_not_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "PROFILES", tmp_path)
     with pytest.raises(
         ValueError,
-        match=r"launch must be like \{0.2m: 8\}, with one of its sizes and one of .*2x8.*got '0.2m': '3x8'",
+        match=r"launch must be like \{0.2m: 8\}, with one of its sizes and one of .*2x8.*got "
+        r"'0.2m': '3x8'",
     ):
         runs.load_profile("wrong")
 

@@ -16,7 +16,8 @@ from pslib import stats
     [
         # s = 1, sqrt 3, and the 97.5% quantile of t with 2 degrees of freedom, 4.302653 (tables)
         ([1, 2, 3], 0.95, 2.0, 2.484138),
-        # two values: s = sqrt(2), s / sqrt 2 = 1, t with 1 degree of freedom: tan(0.475 pi) = 12.706205
+        # two values: s = sqrt(2), s / sqrt 2 = 1, t with 1 degree of freedom: tan(0.475 pi) =
+        # 12.706205
         ([0, 2], 0.95, 1.0, 12.706205),
         ([0, 2], 0.50, 1.0, 1.0),  # tan(pi / 4)
         # 4 degrees of freedom, 2.776445; s = sqrt(2.5), s / sqrt 5 = sqrt(0.5)
@@ -54,7 +55,8 @@ def test_the_bootstrap_interval_is_inside_the_values_and_repeats():
     assert stats.bootstrap_interval(values, seed=1) != (low, high)
     inner = stats.bootstrap_interval(values, level=0.5)
     assert low < inner[0] < inner[1] < high
-    # BCa follows the skew: the mean is 4, and the interval reaches further up than down (the percentile one hardly).
+    # BCa follows the skew: the mean is 4, and the interval reaches further up than down (the
+    # percentile one hardly).
     assert high - 4 > 1.5 * (4 - low)
 
 
@@ -72,7 +74,8 @@ def test_the_bootstrap_of_equal_values_falls_back_and_of_one_is_blank():
 
 
 def test_a_paired_effect_by_hand():
-    # Differences 1, 2, 3: t = 2 sqrt 3 with 2 degrees of freedom, for which p = 1 - t / sqrt(2 + t^2)
+    # Differences 1, 2, 3: t = 2 sqrt 3 with 2 degrees of freedom, for which p = 1 - t / sqrt(2 +
+    # t^2)
     effect = stats.paired_effect([11, 22, 33], [10, 20, 30])
     assert effect.difference == 2 and effect.seeds == 3 and effect.d_z == pytest.approx(2)
     assert (effect.low, effect.high) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)
@@ -102,7 +105,9 @@ def test_a_paired_effect_without_spread_or_pairs_claims_nothing():
 
 
 def answered(shares, samples=10):
-    """A table of `samples` answers to each question in each seed, of which these shares (seeds x questions) are right."""
+    """A table of `samples` answers to each question in each seed, of which these shares (seeds x
+    questions) are right.
+    """
     return pd.DataFrame(
         [
             {
@@ -119,7 +124,8 @@ def answered(shares, samples=10):
 
 
 def test_both_levels_by_hand():
-    # Mean .25; mean squares of seeds .01, questions .09, rest .01: variance .09 / 4, degrees .0081 / .0083, not below 1.
+    # Mean .25; mean squares of seeds .01, questions .09, rest .01: variance .09 / 4, degrees .0081
+    # / .0083, not below 1.
     effect = stats.paired_by_question(
         answered([[0.5, 0.1], [0.3, 0.1]]), answered([[0, 0], [0, 0]])
     )
@@ -133,7 +139,8 @@ def test_both_levels_by_hand():
         (0.25 - 12.706205 * 0.15, 0.25 + 12.706205 * 0.15), abs=1e-5
     )
     assert effect.p == pytest.approx(1 - 2 * math.atan(5 / 3) / math.pi)
-    # Mean .3; .06, .08 and 0: variance .14 / 6, degrees .14^2 / (.06^2 / 1 + .08^2 / 2); t between those of 2 and 3 degrees
+    # Mean .3; .06, .08 and 0: variance .14 / 6, degrees .14^2 / (.06^2 / 1 + .08^2 / 2); t between
+    # those of 2 and 3 degrees
     effect = stats.paired_by_question(
         answered([[0.3, 0.5, 0.7], [0.5, 0.7, 0.9]]), answered([[0.3] * 3, [0.3] * 3])
     )
@@ -203,7 +210,7 @@ def test_the_sign_flip_test_counts_every_pattern_and_ties_up_to_rounding():
         rng.integers(-3, 6, 8) / 10,
     ):
         sums = [
-            abs(sum(s * d for s, d in zip(signs, differences)))
+            abs(sum(s * d for s, d in zip(signs, differences, strict=True)))
             for signs in itertools.product((-1, 1), repeat=len(differences))
         ]
         assert stats.sign_flip(differences) == sum(
@@ -231,7 +238,8 @@ def test_a_sign_flip_test_of_nothing_is_blank_and_of_too_many_refused():
 
 
 def test_equivalence_by_hand_and_as_an_interval_of_ninety_percent():
-    # Differences 1, 2, 3 within 5: t = (5 - 2) sqrt 3 with 2 degrees of freedom; one-sided p = (1 - t / sqrt(2 + t^2)) / 2
+    # Differences 1, 2, 3 within 5: t = (5 - 2) sqrt 3 with 2 degrees of freedom; one-sided p = (1 -
+    # t / sqrt(2 + t^2)) / 2
     assert stats.equivalence([1, 2, 3, math.nan], bound=5) == pytest.approx(
         (1 - math.sqrt(27 / 29)) / 2
     )
@@ -312,8 +320,8 @@ def test_holm_by_hand():
 
 
 def test_what_is_detectable_agrees_with_the_textbook():
-    # Cohen's tables: at 5% two-sided, power .80, an effect of .5 needs 34 pairs, one of .8 needs 15, one of .2 needs 199.
-    # The normal approximation, 2.80 / sqrt n, would say 32, 13 and 197.
+    # Cohen's tables: at 5% two-sided, power .80, an effect of .5 needs 34 pairs, one of .8 needs
+    # 15, one of .2 needs 199. The normal approximation, 2.80 / sqrt n, would say 32, 13 and 197.
     for effect, pairs in ((0.5, 34), (0.8, 15), (0.2, 199)):
         assert (
             stats.smallest_detectable(1, pairs) < effect < stats.smallest_detectable(1, pairs - 1)

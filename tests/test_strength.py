@@ -1,4 +1,6 @@
-"""The search for a world's strength: its rule on tables made by hand, where it stops, and what a measurement holds."""
+"""The search for a world's strength: its rule on tables made by hand, where it stops, and what a
+measurement holds.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,7 +24,9 @@ GOOD = {
 
 
 def table(value, entropies, accuracies=None, only=strength.SEEDS):
-    """A search's table of one strength: base model -> entropies by prompt, and accuracies by prompt."""
+    """A search's table of one strength: base model -> entropies by prompt, and accuracies by
+    prompt.
+    """
     return pd.DataFrame(
         [
             {
@@ -147,7 +151,7 @@ def test_the_search_uses_neither_the_pilot_s_base_models_nor_those_of_the_result
     assert not set(strength.SEEDS) & {*range(3), *range(11, 19)} and len(strength.SEEDS) == 8
 
 
-# --- what is shown of it --------------------------------------------------------------------------------------------
+# --- what is shown of it --------------------------------------------------------------------------
 def test_means_by_prompt_are_those_of_the_search():
     found = pd.concat(
         [

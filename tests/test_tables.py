@@ -1,4 +1,6 @@
-"""Tables: the arithmetic from single responses to a mean with its interval, and the reported figures as data."""
+"""Tables: the arithmetic from single responses to a mean with its interval, and the reported
+figures as data.
+"""
 
 import math
 
@@ -11,7 +13,9 @@ from pslib.evidence import tables
 
 @pytest.fixture
 def results(tmp_path):
-    """Two seeds of GRPO and one of Policy Split, with two responses to a suite and mode, written by hand."""
+    """Two seeds of GRPO and one of Policy Split, with two responses to a suite and mode, written by
+    hand.
+    """
 
     def write(run, *modes):
         rows = [

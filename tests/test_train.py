@@ -1,4 +1,6 @@
-"""Training: the terms of eq. 10, gradients against a plain re-implementation, refusals, and exact resumption."""
+"""Training: the terms of eq. 10, gradients against a plain re-implementation, refusals, and exact
+resumption.
+"""
 
 import copy
 import dataclasses
@@ -17,7 +19,8 @@ from pslib.policy import Policy
 from pslib.train import Settings
 
 TRAINED = [name for name, method in methods.METHODS.items() if method.training]
-# No weight decay and hardly any clipping of the gradient, so that all that moves a weight is the loss.
+# No weight decay and hardly any clipping of the gradient, so that all that moves a weight is the
+# loss.
 SETTINGS = Settings(
     steps=5,
     questions=2,
@@ -49,7 +52,9 @@ def graded_by_parity(monkeypatch):
 
 @pytest.fixture
 def start(tokenizer, he):
-    """A Run of a model: start(model, method, setting=value, ...); the method by name or as it is."""
+    """A Run of a model: start(model, method, setting=value, ...); the method by name or as it
+    is.
+    """
 
     def make(model, method, seed=0, **changes):
         method = methods.get(method) if isinstance(method, str) else method
@@ -108,7 +113,7 @@ def distributions(model, prompt, response, temperature=1.0):
     return torch.log_softmax(logits.double() / temperature, -1)
 
 
-# --- rollout sharing, eq. 10 ----------------------------------------------------------------------------------------
+# --- rollout sharing, eq. 10 ----------------------------------------------------------------------
 def test_every_response_is_trained_on_under_both_prompts_with_the_advantage_of_the_training_mode(
     model, tokenizer, he, start, monkeypatch
 ):
@@ -128,18 +133,20 @@ def test_every_response_is_trained_on_under_both_prompts_with_the_advantage_of_t
 
     # R = 2 questions x 4; half of each group is drawn in each mode; R x 2 rows are trained
     responses = [
-        tuple(row[:n]) for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())
+        tuple(row[:n])
+        for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), strict=True)
     ]
     assert len(responses) == 8 and rollouts.modes == ["normal"] * 4 + ["he"] * 4
     prompts = rendered(tokenizer, he)
     terms = [
         (tuple(prompts[trained][group]), response)
         for trained in ("normal", "he")
-        for group, response in zip(rollouts.group_ids.tolist(), responses)
+        for group, response in zip(rollouts.group_ids.tolist(), responses, strict=True)
     ]
     assert len(terms) == 16 and sorted(seen["rows"]) == sorted(terms)
 
-    # Each half has its training mode's kind of advantage, over the whole group, whoever drew the response.
+    # Each half has its training mode's kind of advantage, over the whole group, whoever drew the
+    # response.
     mask, relative = rollouts.mask, advantages.group_relative(rollouts.rewards, rollouts.group_ids)
     assert torch.equal(seen["mask"], mask.repeat(2, 1)) and (relative != 0).any()
     torch.testing.assert_close(seen["adv"][:8], relative[:, None].expand(mask.shape))
@@ -162,11 +169,15 @@ def test_grpo_trains_each_response_once_under_its_own_prompt(model, tokenizer, s
     assert sorted(rows) == sorted(plain * 4) and rollouts.modes == ["normal"] * 8
 
 
-# --- the loss, straight from the equations --------------------------------------------------------------------------
+# --- the loss, straight from the equations --------------------------------------------------------
 def plain_loss(model, prompts_of, rollouts, method, temperature=1.0):
-    """Eq. 7, 8 and 10 one response and one token at a time, with nothing of the library but the rendered prompts."""
+    """Eq. 7, 8 and 10 one response and one token at a time, with nothing of the library but the
+    rendered prompts.
+    """
     c = method.coefficients
-    responses = [row[:n] for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())]
+    responses = [
+        row[:n] for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), strict=True)
+    ]
     reward, group = rollouts.rewards.tolist(), rollouts.group_ids.tolist()
 
     def log_probs(mode, i):  # log pi_mode(o_t | q, o_<t), the prompt put before the response's ids
@@ -187,7 +198,7 @@ def plain_loss(model, prompts_of, rollouts, method, temperature=1.0):
                 b = {
                     i: [
                         -c["alpha"] * h.item() - (1 - c["alpha"]) * n.item()
-                        for h, n in zip(logp["he"][i], logp["normal"][i])
+                        for h, n in zip(logp["he"][i], logp["normal"][i], strict=True)
                     ]
                     for i in members
                 }  # eq. 6
@@ -201,7 +212,7 @@ def plain_loss(model, prompts_of, rollouts, method, temperature=1.0):
                     )
                     shaped[i] = [adv[i] + c["eta"] * max(-bound, min(bound, x)) for x in bonus]
             for i in members:  # eq. 7 for the normal mode, eq. 8 for the high-entropy one
-                for now, a in zip(logp[mode][i], shaped[i]):
+                for now, a in zip(logp[mode][i], shaped[i], strict=True):
                     ratio = torch.exp(now - now.detach())
                     loss = loss - torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a) / total
     return loss
@@ -260,7 +271,10 @@ def test_entropy_regularization_adds_the_gradient_of_the_mean_entropy(
     assert torch.equal(rollouts.tokens, same_rollouts.tokens)
     twin, total, prompts = copy.deepcopy(model64), 0.0, rendered(tokenizer, he)["normal"]
     for row, length, group in zip(
-        rollouts.tokens.tolist(), rollouts.lengths.tolist(), rollouts.group_ids.tolist()
+        rollouts.tokens.tolist(),
+        rollouts.lengths.tolist(),
+        rollouts.group_ids.tolist(),
+        strict=True,
     ):
         every = distributions(twin, prompts[group], row[:length])
         total = total - (every.exp() * every).sum()
@@ -287,7 +301,7 @@ def test_forking_divides_by_the_kept_tokens_and_others_by_all(model64, start):
     close(by_kept, {name: gradient * ratio for name, gradient in by_all.items()}, 1e-6)
 
 
-# --- micro-batches and shared graphs --------------------------------------------------------------------------------
+# --- micro-batches and shared graphs --------------------------------------------------------------
 @pytest.mark.parametrize("name", ["policy_split", "entropy_regularization", "clip_cov"])
 @pytest.mark.parametrize(
     "changes",
@@ -325,7 +339,7 @@ def test_a_shared_graph_needs_one_forward_pass_and_a_fresh_one_two(model, start,
     assert calls == [False, True]
 
 
-# --- a step ---------------------------------------------------------------------------------------------------------
+# --- a step ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_step_of_every_method_changes_the_weights_and_reports_itself(name, model, start):
     state = start(model, name)
@@ -408,7 +422,7 @@ def test_a_step_of_dead_groups_alone_moves_no_weight_and_is_no_error(
     assert metrics["grad_norm"] == metrics["live_groups"] == 0
 
 
-# --- weights that are not to be trained -------------------------------------------------------------------------------
+# --- weights that are not to be trained -----------------------------------------------------------
 def frozen(model):
     """The model with its embedding and its first layer frozen."""
     for name, weight in model.named_parameters():
@@ -480,7 +494,7 @@ def test_dropout_is_off_since_responses_are_drawn_without(model64, tokenizer, st
     close(ours, expected, 1e-9)
 
 
-# --- another reward -------------------------------------------------------------------------------------------------
+# --- another reward -------------------------------------------------------------------------------
 def length(text, row):
     """A reward of no particular scale, for a question with a level."""
     return len(text) / 10 + row["level"]
@@ -506,7 +520,10 @@ def test_another_reward_trains_and_is_reported_as_a_reward(model, tokenizer, he)
     before = weights(state)
     metrics, rollouts = state.step(LEVELS[:2])
     assert rollouts.rewards.tolist() == pytest.approx(
-        [length(text, LEVELS[g]) for text, g in zip(rollouts.texts, rollouts.group_ids.tolist())]
+        [
+            length(text, LEVELS[g])
+            for text, g in zip(rollouts.texts, rollouts.group_ids.tolist(), strict=True)
+        ]
     )
     assert not [name for name in metrics if name.startswith("accuracy")]
     for mode, rows in (("normal", slice(4)), ("he", slice(4, 8))):
@@ -569,7 +586,7 @@ def test_a_bad_reward_names_its_question_and_changes_nothing(bad, kind, said, mo
     assert everything(state) == before
 
 
-# --- what is checked before anything is computed ------------------------------------------------------------------------
+# --- what is checked before anything is computed --------------------------------------------------
 @pytest.fixture
 def check(model, tokenizer, he):
     """train.check of the tiny model by Policy Split, but for what is given."""
@@ -625,9 +642,11 @@ def test_a_run_is_refused_where_a_question_is_too_long_or_no_weight_can_learn(ch
         check()
 
 
-# --- ablations: a part taken out, or a departure of the released code -----------------------------------------------
+# --- ablations: a part taken out, or a departure of the released code -----------------------------
 def spied(method, model, start, monkeypatch, questions=POOL[:2]):
-    """A step of a method: (rollouts, rows that were scored, {log-probs, advantages, mask} as `keep` saw them)."""
+    """A step of a method: (rollouts, rows that were scored, {log-probs, advantages, mask} as `keep`
+    saw them).
+    """
     seen, rows, forward = {}, [], Policy.forward
 
     def spy_forward(self, packed, temperature=1.0):
@@ -673,7 +692,7 @@ def test_without_sharing_the_gradient_is_that_of_each_modes_own_responses(
     twin, prompts = copy.deepcopy(model64), rendered(tokenizer, he)
     loss, total = 0.0, int(rollouts.lengths.sum())
     logp = {}
-    for r, mode in enumerate(rollouts.modes):
+    for r, _mode in enumerate(rollouts.modes):
         response, group = (
             rollouts.tokens[r, : rollouts.lengths[r]].tolist(),
             int(rollouts.group_ids[r]),
@@ -721,7 +740,8 @@ def test_a_rewrapped_prompt_is_one_user_turn_for_shared_responses_and_the_usual_
 ):
     rollouts, rows, _ = spied("policy_split_rewrapped", model, start, monkeypatch)
     responses = [
-        tuple(row[:n]) for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist())
+        tuple(row[:n])
+        for row, n in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), strict=True)
     ]
     prompts = rendered(tokenizer, he)
     wrapped = [
@@ -730,11 +750,12 @@ def test_a_rewrapped_prompt_is_one_user_turn_for_shared_responses_and_the_usual_
     ]
     assert tokenizer.decode(wrapped[0]).startswith("<|user|>system\n" + he.system)
     expected = [
-        (tuple(prompts["normal"][g]), o) for g, o in zip(rollouts.group_ids.tolist(), responses)
+        (tuple(prompts["normal"][g]), o)
+        for g, o in zip(rollouts.group_ids.tolist(), responses, strict=True)
     ]
     expected += [
         (tuple(wrapped[g] if drawn == "normal" else prompts["he"][g]), o)
-        for g, o, drawn in zip(rollouts.group_ids.tolist(), responses, rollouts.modes)
+        for g, o, drawn in zip(rollouts.group_ids.tolist(), responses, rollouts.modes, strict=True)
     ]
     assert sorted(rows) == sorted(expected)
 
@@ -745,7 +766,7 @@ def test_an_unclipped_bonus_moves_weights_even_where_every_group_is_dead(model, 
     assert metrics["live_groups"] == 0 and metrics["grad_norm"] > 0
 
 
-# --- dead groups: counted in the denominator, and without a gradient unless entropy is in the loss ---------
+# --- dead groups: counted in the denominator, and without a gradient unless entropy is in the loss
 @pytest.fixture
 def first_group_dead(monkeypatch):
     """Every response to q0 is right; those to q1 are right by the parity of their texts."""
@@ -813,7 +834,12 @@ def test_a_dead_group_is_scored_like_any_other(first_group_dead, model64, tokeni
     )
     prompts = rendered(tokenizer, he)["normal"]
     for i, (row, length, group) in enumerate(
-        zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), rollouts.group_ids.tolist())
+        zip(
+            rollouts.tokens.tolist(),
+            rollouts.lengths.tolist(),
+            rollouts.group_ids.tolist(),
+            strict=True,
+        )
     ):
         every = distributions(model64, prompts[group], row[:length])
         expected = torch.stack([every[t, token] for t, token in enumerate(row[:length])])
@@ -828,7 +854,7 @@ def test_a_dead_group_is_scored_like_any_other(first_group_dead, model64, tokeni
 
 def test_the_entropy_term_also_moves_a_dead_group(model, start, monkeypatch):
     monkeypatch.setattr(rewards, "grade", lambda text, answer: 0.0)
-    metrics, _, ours = gradients(start(model, "entropy_regularization"))
+    metrics, _, _ours = gradients(start(model, "entropy_regularization"))
     assert metrics["live_groups"] == 0 and metrics["grad_norm"] > 0
     assert metrics["loss"] == pytest.approx(
         -0.003 * metrics["entropy_bits_normal"] * math.log(2), rel=1e-4
@@ -836,7 +862,8 @@ def test_the_entropy_term_also_moves_a_dead_group(model, start, monkeypatch):
 
 
 def test_a_first_step_of_dead_groups_still_decays_the_weights(model, start, monkeypatch):
-    # AdamW on zero gradients shrinks a weight by learning rate x decay; on gradients of None it would skip it
+    # AdamW on zero gradients shrinks a weight by learning rate x decay; on gradients of None it
+    # would skip it
     monkeypatch.setattr(rewards, "grade", lambda text, answer: 1.0)
     state = start(model, "grpo", learning_rate=0.01, weight_decay=0.5)
     before = weights(state)
@@ -865,7 +892,7 @@ def test_the_gradients_norm_is_clipped(model, start, monkeypatch):
     close(clipped, {name: gradient / 4 for name, gradient in free.items()}, 1e-5)
 
 
-# --- numbers that are not finite ------------------------------------------------------------------------------------
+# --- numbers that are not finite ------------------------------------------------------------------
 def everything(state):
     """All that a step may change, as bytes (NaN is not equal to itself)."""
     tensors = checkpoint.state_of(state.model, state.optimiser, state.generators)
@@ -890,7 +917,9 @@ def test_a_weight_that_is_not_finite_stops_the_step_and_changes_nothing(model, s
 
 
 def spoil_a_step(state, where, bad):
-    """Take a good step, then one with a bad number: the message; what came before must be as it was, and go on."""
+    """Take a good step, then one with a bad number: the message; what came before must be as it
+    was, and go on.
+    """
     inject, what, _ = faults.NOT_FINITE[where]
     state.step(POOL[:2])  # so that the optimiser has a state
     before = everything(state)
@@ -928,8 +957,9 @@ def test_the_message_names_only_the_questions_that_have_such_a_number(model, sta
         start(model, "grpo").step(POOL[:2])
 
 
-# --- entropy or accuracy that run away ------------------------------------------------------------------------------
-# the tiny model's entropy is above 0.001 bits in every step, its accuracy (by parity) below 1 in every step or so
+# --- entropy or accuracy that run away ------------------------------------------------------------
+# the tiny model's entropy is above 0.001 bits in every step, its accuracy (by parity) below 1 in
+# every step or so
 @pytest.mark.parametrize("bound", [{"max_entropy_bits": 0.001}, {"min_accuracy": 1.01}])
 @pytest.mark.parametrize("name", ["grpo", "policy_split"])
 def test_steps_beyond_a_bound_are_counted_in_the_metrics_and_stop_nothing(
@@ -977,8 +1007,8 @@ def test_a_run_stops_where_asked_saved_and_stays_stopped(model, start, tmp_path)
             )
     assert seen == [1, 2, 2, 3] and checkpoint.load_newest(tmp_path)[0] == 3
     assert (
-        "Policy Split was stopped after step 3: for 3 steps entropy was above max_entropy_bits=0.001"
-        in str(error.value)
+        "Policy Split was stopped after step 3: for 3 steps entropy was above "
+        "max_entropy_bits=0.001" in str(error.value)
     )
 
 
@@ -994,7 +1024,7 @@ def test_a_group_that_cannot_be_halved_or_a_question_too_long_is_refused(model, 
         start(model, "grpo", max_new_tokens=500).step(POOL[:1])
 
 
-# --- a run, stopped and resumed -------------------------------------------------------------------------------------
+# --- a run, stopped and resumed -------------------------------------------------------------------
 class Stop(Exception):
     """What a test raises to end a run between two steps."""
 
@@ -1019,7 +1049,8 @@ def row_of(metrics, rollouts):
 
 
 def through(states, folder, stops):
-    """Run each state in turn on one folder, the first ones up to a step each and the last to the end -> a row a step.
+    """Run each state in turn on one folder, the first ones up to a step each and the last to the
+    end -> a row a step.
 
     A stop is before the step's checkpoint, so the step is taken again.
     """
@@ -1053,7 +1084,7 @@ def test_a_run_stopped_three_times_ends_bit_for_bit_as_one_that_is_not(
     assert not list(tmp_path.glob(".*.tmp")) and len(list(tmp_path.iterdir())) == 4
 
 
-# --- asked to stop --------------------------------------------------------------------------------------------------
+# --- asked to stop --------------------------------------------------------------------------------
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_request_ends_the_run_after_its_step_saved_and_it_goes_on_to_the_same_weights(
     number, model, start, tmp_path

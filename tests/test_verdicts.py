@@ -1,4 +1,6 @@
-"""Verdicts: what a claim's checks add up to, and that each check reads the difference that it names."""
+"""Verdicts: what a claim's checks add up to, and that each check reads the difference that it
+names.
+"""
 
 import math
 
@@ -46,7 +48,8 @@ def test_a_claim_is_what_its_deciding_checks_add_up_to(
 
 
 def test_a_check_that_holms_correction_takes_away_is_not_separated(found, monkeypatch):
-    # alone p = .0206 (t = 6.86 with 2 degrees of freedom); of four such checks the smallest is multiplied by 4
+    # alone p = .0206 (t = 6.86 with 2 degrees of freedom); of four such checks the smallest is
+    # multiplied by 4
     def function(count):
         return lambda e, size: (
             ("above", "points", pd.Series([1.0, 1.5, 0.8]), "positive") for _ in range(count)
@@ -149,7 +152,8 @@ def test_no_p_of_c10_is_the_same_whatever_was_measured(
     monkeypatch.setattr(verdicts.runs, "ROOT", tmp_path)
     (tmp_path / "results" / "benchmarks").mkdir(parents=True)
     (tmp_path / "results" / "benchmarks" / "a-cpu-2-cores.csv").write_text(
-        f'case,ratio,ratio_min,ratio_max\n"Policy Split step against GRPO step, 0.2M",{(low + high) / 2},{low},{high}\n'
+        'case,ratio,ratio_min,ratio_max\n"Policy Split step against GRPO step, '
+        f'0.2M",{(low + high) / 2},{low},{high}\n'
     )
     row = verdicts.checks(*found).query("claim == 'C10' and decides").iloc[0]
     assert row.verdict == told and math.isnan(row.p)
@@ -227,7 +231,8 @@ def test_the_checks_read_the_differences_that_they_name(found):
     assert means(found, "C9") == {
         "a rewritten prompt (its first sentence) raises entropy": 0.032,
         "the trained prompt raises entropy": 0.052,
-        "an unseen low-entropy prompt (its first sentence) lowers entropy by less than 0.02 bits": 0.021,
+        "an unseen low-entropy prompt (its first sentence) lowers entropy by less than 0.02 "
+        "bits": 0.021,
     }
     # (6.5 - k) / (4 - k) for seeds k = 1, 2, 3 counted from the last: 4.5/3, 5.5/4, 6.5/5
     step = "a step of these runs, other work beside them, takes at most 1.4 times GRPO's"
@@ -288,7 +293,8 @@ def test_a_verdict_says_what_was_measured_and_why(tmp_path):
     assert table.why["C7"] == "because" and table.why["C8"] == ""
     # 0.032 -+ 0.001: the interval over three seeds is 4.303 * 0.001 / sqrt(3) wide on each side
     assert table.measured["C9"].startswith(
-        "a rewritten prompt (its first sentence) raises entropy, bits, over seeds of one base model: "
+        "a rewritten prompt (its first sentence) raises entropy, bits, over seeds of one base "
+        "model: "
         "+0.0320 ± 0.0025 (n = 3, detects 0.00"
     )
     assert table.measured["C9"].endswith("at 0.2m")

@@ -1,4 +1,6 @@
-"""Starts a program in several processes; accelerate's own launcher starts one on a CPU, silently."""
+"""Starts a program in several processes; accelerate's own launcher starts one on a CPU,
+silently.
+"""
 
 import os
 import subprocess
@@ -6,7 +8,9 @@ import sys
 
 
 def torchrun(processes, *args, program, **environment):
-    """Run a program of Python's command line in so many processes -> the finished process, with its words."""
+    """Run a program of Python's command line in so many processes -> the finished process, with its
+    words.
+    """
     command = [
         sys.executable,
         "-m",

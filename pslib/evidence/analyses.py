@@ -1,8 +1,9 @@
-"""Analyses: what runs did, as tables that figures draw and verdicts quote; each reads a profile's result files.
+"""Analyses: what runs did, as tables that figures draw and verdicts quote; each reads a profile's
+result files.
 
-Every function takes a profile and optionally the folder of its results (by default this machine's), returns a
-DataFrame with columns size, method, label and seed before its own (see runs.Profile.unit for what counts as a seed), and
-leaves out what was not run.
+Every function takes a profile and optionally the folder of its results (by default this machine's),
+returns a DataFrame with columns size, method, label and seed before its own (see runs.Profile.unit
+for what counts as a seed), and leaves out what was not run.
 """
 
 from functools import lru_cache
@@ -29,7 +30,9 @@ def read(path):
 
 
 def collect(profile, name, folder=None, variants=False):
-    """Every run's <name>.csv of a profile's table 1, or of its variants, as one table; empty where there is none."""
+    """Every run's <name>.csv of a profile's table 1, or of its variants, as one table; empty where
+    there is none.
+    """
     root, parts = Path(folder or profile.folder) / "runs", []
     records.check(profile, folder)
     for method, size, seed in profile.grid:
@@ -52,7 +55,9 @@ def collect(profile, name, folder=None, variants=False):
 
 
 def over_seeds(table, keys, measures):
-    """Mean and 95% interval's half-width (`<measure>_ci`) of measures over seeds, a row for each of `keys`, in their order."""
+    """Mean and 95% interval's half-width (`<measure>_ci`) of measures over seeds, a row for each of
+    `keys`, in their order.
+    """
     if table.empty:
         return pd.DataFrame(
             columns=[
@@ -64,7 +69,8 @@ def over_seeds(table, keys, measures):
     rows = []
     for values, own in table.groupby(keys, sort=False):
         row = dict(
-            zip(keys, values if isinstance(values, tuple) else (values,)), seeds=own.seed.nunique()
+            zip(keys, values if isinstance(values, tuple) else (values,), strict=True),
+            seeds=own.seed.nunique(),
         )
         for measure in measures:
             row[measure], row[f"{measure}_ci"] = mean_interval(own[measure])
@@ -73,7 +79,9 @@ def over_seeds(table, keys, measures):
 
 
 def with_replicates(table, profile):
-    """The table with a column `replicates` behind `seeds`: what those are, row by row (see runs.Profile.replicates)."""
+    """The table with a column `replicates` behind `seeds`: what those are, row by row (see
+    runs.Profile.replicates).
+    """
     names = (
         [profile.replicates(method) for method in table["method"]]
         if "method" in table
@@ -84,7 +92,8 @@ def with_replicates(table, profile):
 
 
 def dynamics(profile, folder=None, variants=False):
-    """Entropy in bits of each mode on its own responses and inter-mode KL in nats a token, at every measured step.
+    """Entropy in bits of each mode on its own responses and inter-mode KL in nats a token, at every
+    measured step.
 
     Also the accuracy of each mode's responses, over the five steps up to there.
     """
@@ -102,13 +111,14 @@ def dynamics(profile, folder=None, variants=False):
 
 
 def start_and_end(profile, folder=None, variants=False, window=5):
-    """Each run's entropies and KL before training (the first step's rollouts), at the end, and the KL's peak.
+    """Each run's entropies and KL before training (the first step's rollouts), at the end, and the
+    KL's peak.
 
     End: the mean of the last `window` measurements; peak: the largest mean of so many in a row.
     """
     keys, rows = ["size", "method", "label", "seed"], []
     for values, own in dynamics(profile, folder, variants).groupby(keys, sort=False):
-        row = dict(zip(keys, values))
+        row = dict(zip(keys, values, strict=True))
         for measure in own.columns[5:]:
             row[f"{measure}_start"], row[f"{measure}_end"] = (
                 own[measure].iloc[0],
@@ -123,9 +133,11 @@ QUARTERS = [f"quarter_{k}" for k in (1, 2, 3, 4)]
 
 
 def learning(profile, folder=None):
-    """How fast each mode learns: its rollouts' accuracy above GRPO's in points, in each quarter of training.
+    """How fast each mode learns: its rollouts' accuracy above GRPO's in points, in each quarter of
+    training.
 
-    A row a run and mode; paired with GRPO's run of the same seed, which had the same questions at every step.
+    A row a run and mode; paired with GRPO's run of the same seed, which had the same questions at
+    every step.
     """
     found, keys = collect(profile, "metrics", folder), ["size", "method", "label", "seed"]
     rows = pd.DataFrame(columns=[*keys, "mode", *QUARTERS])
@@ -149,21 +161,26 @@ def learning(profile, folder=None):
 
 
 def best_of(correct, samples, n):
-    """The probability that at least one of n responses is right, estimated without bias from `correct` of `samples`.
+    """The probability that at least one of n responses is right, estimated without bias from
+    `correct` of `samples`.
 
-    1 - C(samples - correct, n) / C(samples, n) (Chen et al. 2021, arXiv 2107.03374). ValueError for n beyond samples.
+    1 - C(samples - correct, n) / C(samples, n) (Chen et al. 2021, arXiv 2107.03374). ValueError for
+    n beyond samples.
     """
     if not 0 <= correct <= samples or not 0 <= n <= samples:
         raise ValueError(
-            f"best-of-n needs 0 <= correct <= samples and n <= samples; got {correct}, {samples} and n={n}"
+            f"best-of-n needs 0 <= correct <= samples and n <= samples; got {correct}, {samples} "
+            f"and n={n}"
         )
     return 1 - comb(samples - correct, n) / comb(samples, n)
 
 
 def best_of_n(profile, folder=None):
-    """Best-of-n accuracy in percent for the normal mode, the high-entropy mode, and half of the n in each ("both").
+    """Best-of-n accuracy in percent for the normal mode, the high-entropy mode, and half of the n
+    in each ("both").
 
-    A row a run, n and way of sampling; for "both", 1 - (1 - p_n/2 normal)(1 - p_n/2 HE) for each question, n even.
+    A row a run, n and way of sampling; for "both", 1 - (1 - p_n/2 normal)(1 - p_n/2 HE) for each
+    question, n even.
     """
     rows = []
     for keys, own in collect(profile, "best_of_n", folder).groupby(
@@ -188,7 +205,9 @@ def best_of_n(profile, folder=None):
 
 
 def solved_by_one(profile, folder=None):
-    """Questions, of 100, that only one mode ever solved in its samples: columns only_normal, only_he, neither."""
+    """Questions, of 100, that only one mode ever solved in its samples: columns only_normal,
+    only_he, neither.
+    """
     rows = []
     for keys, own in collect(profile, "best_of_n", folder).groupby(
         ["size", "method", "label", "seed"], sort=False
@@ -213,13 +232,15 @@ def solved_by_one(profile, folder=None):
 
 
 def derivations(profile, folder=None):
-    """Accuracy and the shares of the derivations in table 1's suites, a row a run, mode and suite (see evaluate.derivations)."""
+    """Accuracy and the shares of the derivations in table 1's suites, a row a run, mode and suite
+    (see evaluate.derivations).
+    """
     whole = collect(profile, "evaluation", folder)
     if "derivation" in whole:  # this machine's results; committed ones carry what was made of them
         keys = ["size", "method", "label", "seed"]
         return pd.concat(
             [
-                evaluate.derivations(own).assign(**dict(zip(keys, of)))
+                evaluate.derivations(own).assign(**dict(zip(keys, of, strict=True)))
                 for of, own in whole.groupby(keys, sort=False)
             ],
             ignore_index=True,
@@ -243,10 +264,12 @@ SHARES = [f"share_{derivation}" for derivation in (*nano.DERIVATIONS, "other")]
 
 
 def behaviour(profile, folder=None):
-    """What each mode does: shares of the derivations under no prompt and under the trained one, and how far they are apart.
+    """What each mode does: shares of the derivations under no prompt and under the trained one, and
+    how far they are apart.
 
-    A row a run; distance is the total variation, half the sum of the shares' absolute differences, and `chance` what two
-    samples of this size from one distribution would show on average. kl in nats a token.
+    A row a run; distance is the total variation, half the sum of the shares' absolute differences,
+    and `chance` what two samples of this size from one distribution would show on average. kl in
+    nats a token.
     """
     found, rows = collect(profile, "prompts", folder), []
     responses = profile.probe.prompts * profile.evaluate.samples
@@ -259,14 +282,14 @@ def behaviour(profile, folder=None):
             )
             / responses
         )
-        row = dict(zip(["size", "method", "label", "seed"], keys))
+        row = dict(zip(["size", "method", "label", "seed"], keys, strict=True))
         row |= {
             "distance": np.abs(none - trained).sum() / 2,
             "chance": np.abs(draws[0] - draws[1]).sum(1).mean() / 2,
             "kl": own.kl_from_normal["trained"],
         }
-        row |= {f"{name}_normal": value for name, value in zip(SHARES, none)}
-        row |= {f"{name}_he": value for name, value in zip(SHARES, trained)}
+        row |= {f"{name}_normal": value for name, value in zip(SHARES, none, strict=True)}
+        row |= {f"{name}_he": value for name, value in zip(SHARES, trained, strict=True)}
         rows.append(row)
     return pd.DataFrame(
         rows, columns=list(rows[0]) if rows else ["size", "method", "label", "seed"]
@@ -274,7 +297,8 @@ def behaviour(profile, folder=None):
 
 
 def prompt_generalization(profile, folder=None):
-    """How each system prompt moves a model from its normal mode: differences in accuracy (points), entropy (bits), and KL (nats).
+    """How each system prompt moves a model from its normal mode: differences in accuracy (points),
+    entropy (bits), and KL (nats).
 
     A row a run and prompt.
     """
@@ -311,7 +335,9 @@ def cost(profile, folder=None):
 
 
 def bonus(profile, folder=None):
-    """What eq. 3 adds to the base models' advantages, token by token (see probe.bonus), with their sizes."""
+    """What eq. 3 adds to the base models' advantages, token by token (see probe.bonus), with their
+    sizes.
+    """
     paths = {
         size: Path(folder or profile.folder) / "base" / size / "bonus.csv" for size in profile.sizes
     }
@@ -320,7 +346,9 @@ def bonus(profile, folder=None):
 
 
 def bonus_by_kind(profile, folder=None):
-    """By size and kind of token: its share of all tokens, its mean B, and the median addition over |A| in two forms."""
+    """By size and kind of token: its share of all tokens, its mean B, and the median addition over
+    |A| in two forms.
+    """
     rows = []
     for (size, kind), own in bonus(profile, folder).groupby(["size", "kind"], sort=False):
         beside = own[["paper", "released"]].abs().div(own.advantage.abs(), axis=0)

@@ -1,12 +1,12 @@
-"""Artefacts: every table and figure of the evidence, made from a folder of results and written beside them.
+"""Artefacts: every table and figure of the evidence, made from a folder of results and written
+beside them.
 
-Notebooks call `show`; `python -m pslib figures` makes all of them again from the committed results, without training.
+Notebooks call `show`; `python -m pslib figures` makes all of them again from the committed results,
+without training.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import pandas as pd
 
 from pslib import checkpoint, nano, records, runs
 from pslib.evidence import analyses, figures, tables, verdicts
@@ -14,7 +14,9 @@ from pslib.evidence import analyses, figures, tables, verdicts
 
 @dataclass(frozen=True)
 class Artefact:
-    """Tables, as {name: (function of profile and folder, how it is shown)}, and figures, as {name: function}."""
+    """Tables, as {name: (function of profile and folder, how it is shown)}, and figures, as {name:
+    function}.
+    """
 
     tables: dict
     figures: dict = field(default_factory=dict)
@@ -175,9 +177,11 @@ def _artefact(name):
 
 
 def write(profile, name, folder=None):
-    """Make an artefact's tables (tables/<name>.csv and .md) and figures (figures/<name>.svg and .png); -> the first table.
+    """Make an artefact's tables (tables/<name>.csv and .md) and figures (figures/<name>.svg and
+    .png); -> the first table.
 
-    folder: the profile's results, by default this machine's; ValueError for an artefact that there is not.
+    folder: the profile's results, by default this machine's; ValueError for an artefact that there
+    is not.
     """
     artefact, folder, made = _artefact(name), folder or profile.folder, []
     for table_name, (function, shown) in artefact.tables.items():
@@ -195,8 +199,9 @@ def write(profile, name, folder=None):
 
 
 def show(profile, name, folder):
-    """An artefact's tables as people read them, by name. Beside this machine's results all of it is written too; committed ones
-    are only read."""
+    """An artefact's tables as people read them, by name. Beside this machine's results all of it is
+    written too; committed ones are only read.
+    """
     if folder == profile.folder:
         write(profile, name, folder)
     return {

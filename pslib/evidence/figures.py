@@ -11,8 +11,9 @@ import pandas as pd
 from pslib import checkpoint, records, runs
 from pslib.evidence import analyses, tables, verdicts
 
-# A notebook's backend shows figures because it makes pyplot interactive when it is loaded, which is at the first figure unless
-# it is here: then inside a rc_context, whose end would undo it, and no later figure would be shown.
+# A notebook's backend shows figures because it makes pyplot interactive when it is loaded, which is
+# at the first figure unless it is here: then inside a rc_context, whose end would undo it, and no
+# later figure would be shown.
 plt.switch_backend(plt.get_backend())
 
 # One colour a method in every figure; the two modes of Policy Split share one hue.
@@ -42,9 +43,11 @@ STYLE = {
 
 
 def accuracy_against_entropy(profile, folder=None):
-    """Table 1 as a picture: average accuracy against average entropy, a panel a size, a mark a method and mode.
+    """Table 1 as a picture: average accuracy against average entropy, a panel a size, a mark a
+    method and mode.
 
-    Large marks are means over seeds with 95% intervals, small ones single seeds; hollow marks are the HE mode.
+    Large marks are means over seeds with 95% intervals, small ones single seeds; hollow marks are
+    the HE mode.
     """
     found, table = tables.per_seed(profile, folder), tables.table1(profile, folder)
     with plt.rc_context(STYLE):
@@ -52,7 +55,7 @@ def accuracy_against_entropy(profile, folder=None):
         figure, axes = plt.subplots(
             1, len(sizes), figsize=(2.2 + 4.2 * len(sizes), 3.8), squeeze=False
         )
-        for axis, size in zip(axes[0], sizes):
+        for axis, size in zip(axes[0], sizes, strict=True):
             for name in profile.methods:
                 for mode in profile.method(name).sampling:
                     own = found[
@@ -95,9 +98,11 @@ def accuracy_against_entropy(profile, folder=None):
 
 
 def training_curves(profile, size, methods=("grpo", "policy_split"), seeds=None, folder=None):
-    """Training of some methods: reward, and each mode's entropy in bits, means over seeds in windows of five measurements.
+    """Training of some methods: reward, and each mode's entropy in bits, means over seeds in
+    windows of five measurements.
 
-    Thin lines are seeds; dashed lines are the high-entropy mode. size: one of the profile's table_sizes; with seeds, that of their runs.
+    Thin lines are seeds; dashed lines are the high-entropy mode. size: one of the profile's
+    table_sizes; with seeds, that of their runs.
     """
     root = (folder or profile.folder) / "runs"
     records.check(profile, folder)
@@ -146,7 +151,8 @@ def training_curves(profile, size, methods=("grpo", "policy_split"), seeds=None,
 
 
 def base_properties(measured):
-    """What the base model does: share and accuracy of each derivation, without a prompt and under its own.
+    """What the base model does: share and accuracy of each derivation, without a prompt and under
+    its own.
 
     measured: the table of `base.measure`.
     """
@@ -198,7 +204,7 @@ def _legend(axes, at, **where):
     found = {
         label: handle
         for axis in np.ravel(axes)
-        for handle, label in zip(*axis.get_legend_handles_labels())
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     if found:
         at.legend(
@@ -209,13 +215,17 @@ def _legend(axes, at, **where):
 
 
 def _over(profile):
-    """What the intervals of a profile's runs are over, in words, where the untrained model stands among them."""
+    """What the intervals of a profile's runs are over, in words, where the untrained model stands
+    among them.
+    """
     trained, untrained = profile.replicates(), profile.replicates("original")
     return trained if trained == untrained else f"{trained}; Original's over {untrained}"
 
 
 def _say(figure, profile, replicates):
-    """Write below a figure what its 95% intervals are over; nothing where a row has one run, and so no interval."""
+    """Write below a figure what its 95% intervals are over; nothing where a row has one run, and so
+    no interval.
+    """
     if len(profile.sizes) * len(profile.seeds) > len(profile.table_sizes):
         figure.text(
             0.995,
@@ -244,7 +254,8 @@ def _band(axis, table, x, y, **style):
 def dynamics(profile, folder=None, methods=("grpo", "policy_split", "policy_split_released")):
     """Figure 1c, ours: accuracy and entropy of both modes, and the inter-mode KL, over training.
 
-    Means over seeds with 95% bands, of the rollouts of every fifth step; accuracy over the five steps up to there.
+    Means over seeds with 95% bands, of the rollouts of every fifth step; accuracy over the five
+    steps up to there.
     """
     found = analyses.dynamics(profile, folder)
     sizes = _sizes(profile, found)
@@ -260,7 +271,7 @@ def dynamics(profile, folder=None, methods=("grpo", "policy_split", "policy_spli
                 table = analyses.over_seeds(own, ["step"], measures) if len(own) else own
                 for mode in profile.method(name).sampling if len(table) else ():
                     label = profile.method(name).label + (", HE mode" if mode == "he" else "")
-                    for axis, (measure, _) in zip(axes[:, column], rows):
+                    for axis, (measure, _) in zip(axes[:, column], rows, strict=False):
                         _band(
                             axis,
                             table,
@@ -283,7 +294,7 @@ def dynamics(profile, folder=None, methods=("grpo", "policy_split", "policy_spli
             axes[0, column].set(title=_named(profile, size))
             axes[2, column].set(xlabel="training step")
         for axis, what in zip(
-            axes[:, 0], (*(what for _, what in rows), "inter-mode KL, nats a token")
+            axes[:, 0], (*(what for _, what in rows), "inter-mode KL, nats a token"), strict=True
         ):
             axis.set_ylabel(what)
         _legend(axes, axes[0, -1])
@@ -297,7 +308,9 @@ def _named(profile, size):
 
 
 def eta_ablation(profile, folder=None):
-    """Accuracy, entropy and final inter-mode KL of both modes against eta; GRPO as a line with its 95% band."""
+    """Accuracy, entropy and final inter-mode KL of both modes against eta; GRPO as a line with its
+    95% band.
+    """
     table = tables.ablations(profile, folder)
     table = table[(table.reference == "grpo") & (table.seeds > 0)]
     collapsed = table[table.average_acc < 20].sort_values("eta")  # would hide all the rest
@@ -311,7 +324,7 @@ def eta_ablation(profile, folder=None):
     )
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(10.4, 3.1))
-        for axis, (measure, name) in zip(axes, panels):
+        for axis, (measure, name) in zip(axes, panels, strict=True):
             for mode, style in (("normal", "-o"), ("he", "--o")):
                 own = table[table["mode"] == mode].sort_values("eta")
                 if measure != "kl_end" or mode == "he":
@@ -338,7 +351,8 @@ def eta_ablation(profile, folder=None):
         axes[0].legend(fontsize=8)
         if len(collapsed):
             lines = [
-                f"eta {row.eta:g}, {row.mode} mode: {row.average_acc:.0f}%, {row.average_ent:.1f} bits, KL {row.kl_end:.2f}"
+                f"eta {row.eta:g}, {row.mode} mode: {row.average_acc:.0f}%, {row.average_ent:.1f} "
+                f"bits, KL {row.kl_end:.2f}"
                 for row in collapsed.itertuples()
             ]
             axes[2].set_title("not drawn, collapsed:\n" + "\n".join(lines), fontsize=7)
@@ -348,7 +362,9 @@ def eta_ablation(profile, folder=None):
 
 
 def part_ablation(profile, folder=None):
-    """What each part and each departure of the released code changes: differences from Policy Split with the same eta."""
+    """What each part and each departure of the released code changes: differences from Policy Split
+    with the same eta.
+    """
     table = tables.ablations(profile, folder)
     table = table[(table.reference != "grpo") & (table.seeds > 0)]
     table["name"] = [
@@ -365,6 +381,7 @@ def part_ablation(profile, folder=None):
                 ("average_acc", "change of accuracy, points"),
                 ("average_ent", "change of entropy, bits a token"),
             ),
+            strict=True,
         ):
             for mode, shift, face in (
                 ("normal", 0.14, COLOURS["policy_split"]),
@@ -397,12 +414,14 @@ SAMPLING = {"normal": ("-", "normal mode"), "he": ("--", "HE mode"), "both": (":
 def best_of_n(
     profile, folder=None, methods=("original", "grpo", "policy_split", "policy_split_released")
 ):
-    """Best-of-n accuracy against n for the normal mode, the high-entropy mode, and an equal budget split over both."""
+    """Best-of-n accuracy against n for the normal mode, the high-entropy mode, and an equal budget
+    split over both.
+    """
     found = analyses.best_of_n(profile, folder)
     sizes = _sizes(profile, found)
     with plt.rc_context(STYLE):
         figure, axes = _panels(sizes)
-        for axis, size in zip(axes[0], sizes):
+        for axis, size in zip(axes[0], sizes, strict=True):
             for name in methods:
                 own = found[(found["size"] == size) & (found.method == name)]
                 table = (
@@ -441,18 +460,20 @@ DERIVATION_COLOURS = ("#332288", "#88ccee", "#ddcc77", "#cc6677", "#bbbbbb")
 def behaviour(
     profile, folder=None, methods=("original", "grpo", "policy_split", "policy_split_released")
 ):
-    """Share of each derivation in the normal mode and under the high-entropy prompt, and the distance between them."""
+    """Share of each derivation in the normal mode and under the high-entropy prompt, and the
+    distance between them.
+    """
     found = analyses.behaviour(profile, folder)
     sizes = _sizes(profile, found)
     with plt.rc_context(STYLE):
         figure, axes = _panels(sizes, height=3.2, sharey=True)
-        for axis, size in zip(axes[0], sizes):
+        for axis, size in zip(axes[0], sizes, strict=True):
             ticks = []
             for name in methods:
                 own = found[(found["size"] == size) & (found.method == name)]
                 for mode in ("normal", "he") if len(own) else ():
                     left, place = 0.0, -len(ticks)
-                    for share, colour in zip(analyses.SHARES, DERIVATION_COLOURS):
+                    for share, colour in zip(analyses.SHARES, DERIVATION_COLOURS, strict=True):
                         value = own[f"{share}_{mode}"].mean()
                         axis.barh(
                             place,
@@ -485,12 +506,14 @@ def behaviour(
 def prompt_generalization(
     profile, folder=None, methods=("original", "grpo", "policy_split", "policy_split_released")
 ):
-    """Change of entropy from the normal mode under the trained and the unseen system prompts; means with 95% intervals."""
+    """Change of entropy from the normal mode under the trained and the unseen system prompts; means
+    with 95% intervals.
+    """
     found = analyses.prompt_generalization(profile, folder)
     sizes = _sizes(profile, found)
     with plt.rc_context(STYLE):
         figure, axes = _panels(sizes, height=3.2, sharey=True)
-        for axis, size in zip(axes[0], sizes):
+        for axis, size in zip(axes[0], sizes, strict=True):
             for k, name in enumerate(methods):
                 own = found[(found["size"] == size) & (found.method == name)]
                 if len(own):
@@ -524,7 +547,7 @@ def cost(profile, folder=None):
     sizes = _sizes(profile, found)
     with plt.rc_context(STYLE):
         figure, axes = _panels(sizes, height=3.0, sharey=True)
-        for axis, size in zip(axes[0], sizes):
+        for axis, size in zip(axes[0], sizes, strict=True):
             own = (
                 found[found["size"] == size]
                 .groupby("label", sort=False)
@@ -533,7 +556,7 @@ def cost(profile, folder=None):
                 else found
             )
             left = 0.0
-            for part, colour in zip(parts, ("#88ccee", "#ddcc77", "#332288")):
+            for part, colour in zip(parts, ("#88ccee", "#ddcc77", "#332288"), strict=True):
                 if len(own):
                     axis.barh(
                         own.index, own[f"seconds_{part}"], left=left, color=colour, label=part
@@ -546,7 +569,9 @@ def cost(profile, folder=None):
 
 
 def bonus_size(profile, folder=None):
-    """How large eq. 3's addition is beside |A| at eta 0.03 in two forms, and which tokens get it, of the first size's base."""
+    """How large eq. 3's addition is beside |A| at eta 0.03 in two forms, and which tokens get it,
+    of the first size's base.
+    """
     bonus = analyses.bonus(profile, folder)
     if bonus.empty:
         return plt.figure()
@@ -577,7 +602,8 @@ def bonus_size(profile, folder=None):
 
 
 def checks(profile, folder=None, elsewhere=False):
-    """Every check of every claim, a panel a size: its mean in half-widths of its 95% interval, right where the claim puts it.
+    """Every check of every claim, a panel a size: its mean in half-widths of its 95% interval,
+    right where the claim puts it.
 
     elsewhere: of the claims that are tested in another profile only, instead of all the others.
     """
@@ -603,7 +629,7 @@ def checks(profile, folder=None, elsewhere=False):
             squeeze=False,
             sharey=True,
         )
-        for axis, size in zip(axes[0], sizes):
+        for axis, size in zip(axes[0], sizes, strict=True):
             for kind, own in table[table["size"] == size].groupby("verdict"):
                 axis.errorbar(
                     own.scaled.clip(-6, 6),
@@ -622,9 +648,9 @@ def checks(profile, folder=None, elsewhere=False):
             "mean difference over its interval's half-width (cut at 6); the claim's side is right",
             fontsize=8,
         )
-        handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels())))
+        handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
         for axis in axes[0, 1:]:
-            handles |= dict(zip(*reversed(axis.get_legend_handles_labels())))
+            handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
         figure.legend(handles.values(), handles.keys(), fontsize=8, loc="upper left", ncols=1)
         figure.tight_layout()
         claims = (
@@ -641,7 +667,8 @@ def checks(profile, folder=None, elsewhere=False):
 
 
 def worlds(profile, folder=None):
-    """What training changes in each world: see tables.worlds. Dots are mean differences, bars their 95% intervals.
+    """What training changes in each world: see tables.worlds. Dots are mean differences, bars their
+    95% intervals.
 
     The legend names what the intervals are over.
     """
@@ -651,7 +678,13 @@ def worlds(profile, folder=None):
         list(table.world.unique()),
         {name: -k for k, name in enumerate(table.difference.unique())},
     )
-    styles = list(zip(("#56b4e9", "#0072b2", "#000000", "#d55e00", "#009e73", "#cc79a7"), "oDs^vP"))
+    styles = list(
+        zip(
+            ("#56b4e9", "#0072b2", "#000000", "#d55e00", "#009e73", "#cc79a7"),
+            "oDs^vP",
+            strict=True,
+        )
+    )
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(11.0, 0.8 * len(places) + 1.3), sharey=True)
         for axis, (measure, what) in zip(
@@ -661,8 +694,9 @@ def worlds(profile, folder=None):
                 ("longer", "on longer sums, points"),
                 ("bits", "entropy, bits a token"),
             ),
+            strict=True,
         ):
-            for k, (name, (colour, mark)) in enumerate(zip(names, styles)):
+            for k, (name, (colour, mark)) in enumerate(zip(names, styles, strict=False)):
                 own = table[table.world == name]
                 axis.errorbar(
                     own[measure],
@@ -683,7 +717,8 @@ def worlds(profile, folder=None):
 
 
 def reached(profile, folder=None):
-    """Where exploration ends: accuracy on longer sums against the share of responses that work in steps there.
+    """Where exploration ends: accuracy on longer sums against the share of responses that work in
+    steps there.
 
     A mark a run and mode, filled the normal mode, hollow the high-entropy mode; a panel a size.
     """
@@ -692,7 +727,7 @@ def reached(profile, folder=None):
     sizes = _sizes(profile, table)
     with plt.rc_context(STYLE):
         figure, axes = _panels(sizes)
-        for axis, size in zip(axes[0], sizes):
+        for axis, size in zip(axes[0], sizes, strict=True):
             for (method, mode), own in table[table["size"] == size].groupby(
                 ["method", "mode"], sort=False
             ):
@@ -718,14 +753,16 @@ def reached(profile, folder=None):
 
 
 def parting(profile, folder=None):
-    """Policy Split's inter-mode KL in training, of the runs in tables.PARTING, made beside this profile's: a line a base model.
+    """Policy Split's inter-mode KL in training, of the runs in tables.PARTING, made beside this
+    profile's: a line a base model.
 
-    Means of five measurements, on a logarithmic scale from 0.0003 nats; below that the estimate is noise, and can be negative.
+    Means of five measurements, on a logarithmic scale from 0.0003 nats; below that the estimate is
+    noise, and can be negative.
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(tables.PARTING), figsize=(11.0, 3.0), sharey=True)
         for axis, ((name, method), what), colour in zip(
-            axes, tables.PARTING.items(), ("#d62728", "#ff7f0e", "#1f77b4", "#9467bd")
+            axes, tables.PARTING.items(), ("#d62728", "#ff7f0e", "#1f77b4", "#9467bd"), strict=True
         ):
             found = analyses.dynamics(
                 runs.load_profile(name), Path(folder or profile.folder).parent / name
@@ -746,7 +783,9 @@ def parting(profile, folder=None):
 
 
 def creative(profile, folder=None):
-    """Diversity of stories in each mode of each method; means over seeds with 95% intervals, filled the normal mode."""
+    """Diversity of stories in each mode of each method; means over seeds with 95% intervals, filled
+    the normal mode.
+    """
     table = tables.table2(profile, folder)
     sizes = _sizes(profile, table)
     with plt.rc_context(STYLE):

@@ -1,7 +1,9 @@
-"""Predictions: quantities named in claims.yaml before the runs, measured over base models in one evaluation.
+"""Predictions: quantities named in claims.yaml before the runs, measured over base models in one
+evaluation.
 
-Every number comes from the files asked.csv, in which all models of all profiles answer the same questions under the same
-prompts with the same draws. A term of a quantity is a mean over one base model's responses; the base model is the unit.
+Every number comes from the files asked.csv, in which all models of all profiles answer the same
+questions under the same prompts with the same draws. A term of a quantity is a mean over one base
+model's responses; the base model is the unit.
 """
 
 import re
@@ -25,9 +27,10 @@ def _written():
 def asked(profile, folder=None):
     """What the models of a profile do under each prompt -> DataFrame, a row a run and prompt.
 
-    Columns size, method, label, seed (the base model), prompt, accuracy (percent), entropy_bits (a token), kl (nats a
-    token, from the same model without a prompt), share_<derivation>, bits_<kind> and tokens_<kind> a response, and
-    part_<kind>, the kind's bits divided by all tokens: what it contributes to entropy_bits.
+    Columns size, method, label, seed (the base model), prompt, accuracy (percent), entropy_bits (a
+    token), kl (nats a token, from the same model without a prompt), share_<derivation>, bits_<kind>
+    and tokens_<kind> a response, and part_<kind>, the kind's bits divided by all tokens: what it
+    contributes to entropy_bits.
     """
     found = pd.concat(
         [analyses.collect(profile, "asked", folder, variants) for variants in (False, True)]
@@ -58,7 +61,9 @@ def _asked_once(name, root):
 
 
 def terms(quantity):
-    """A quantity's terms: "a/b@c - d/e@f" -> [(1, "a", "b", "c"), (-1, "d", "e", "f")]; ValueError if it is not such a sum."""
+    """A quantity's terms: "a/b@c - d/e@f" -> [(1, "a", "b", "c"), (-1, "d", "e", "f")]; ValueError
+    if it is not such a sum.
+    """
     found = re.findall(r"([+-]?)\s*([\w.]+)/([\w.]+)@(\w+)\s*", quantity)
     whole = "".join(f"{sign}{profile}/{method}@{prompt}" for sign, profile, method, prompt in found)
     if whole != re.sub(r"\s", "", quantity):
@@ -83,7 +88,8 @@ def measured(quantity, root, measure="entropy_bits"):
 
 
 def distance(profile, method, prompt, root):
-    """How differently a model works under a prompt and under none, by base model: half the sum of the differences of shares.
+    """How differently a model works under a prompt and under none, by base model: half the sum of
+    the differences of shares.
 
     Total variation of the shares of derivations, 0 (alike) to 1; a Series by base model.
     """
@@ -104,8 +110,10 @@ def distance(profile, method, prompt, root):
 def tested(root):
     """The predictions and what came of them -> DataFrame, one row each, in one Holm family.
 
-    Columns prediction, says, n (base models), mean and half (its 95% interval's half-width), unit, test, p, p_holm, outcome.
-    outcome: "as predicted" or "opposite" where p_holm is below 0.05, else "no detectable difference" ("not shown" for equivalence).
+    Columns prediction, says, n (base models), mean and half (its 95% interval's half-width), unit,
+    test, p, p_holm, outcome.
+    outcome: "as predicted" or "opposite" where p_holm is below 0.05, else "no detectable
+    difference" ("not shown" for equivalence).
     """
     rows = []
     for name, given in _written()["predictions"].items():
@@ -142,9 +150,11 @@ def _outcome(row):
 
 
 def estimated(root):
-    """The estimates named beside the predictions -> DataFrame: estimate, n, mean, half, unit, and detectable.
+    """The estimates named beside the predictions -> DataFrame: estimate, n, mean, half, unit, and
+    detectable.
 
-    detectable: the smallest true difference that so many base models would find with 80% power at 0.05.
+    detectable: the smallest true difference that so many base models would find with 80% power at
+    0.05.
     """
     rows = []
     for name, given in _written()["estimates"].items():

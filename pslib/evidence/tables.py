@@ -16,8 +16,11 @@ ROLES = {
     "choice": "gpqa",
     "mixed": "mmlu_pro",
 }  # our suite -> the paper's column
-HE = " + HE prompt"  # what a row of the high-entropy mode adds to the method's label, as in the paper
-PARTED = 0.03  # nats a token, over five measurements: beyond it the modes are taken to have parted, as in C1's check
+# what a row of the high-entropy mode adds to the method's label, as in the paper
+HE = " + HE prompt"
+# nats a token, over five measurements: beyond it the modes are taken to have parted, as in C1's
+# check
+PARTED = 0.03
 MEASURES = [
     f"{suite}_{what}" for suite in (*tasks.TEST_SUITES, "average") for what in ("acc", "ent")
 ]
@@ -25,14 +28,18 @@ MEASURES = [
 
 @lru_cache(maxsize=4096)
 def _means(path, stamp):
-    """An evaluation's summary, made once for as long as the file does not change: many tables want it."""
+    """An evaluation's summary, made once for as long as the file does not change: many tables want
+    it.
+    """
     return evaluate.summary(pd.read_csv(path)).set_index(["mode", "suite"])
 
 
 def per_seed(profile, folder=None):
-    """Accuracy (percent) and entropy (bits) of every run found, variants too: a row a size, method, mode and seed.
+    """Accuracy (percent) and entropy (bits) of every run found, variants too: a row a size, method,
+    mode and seed.
 
-    Columns size, method, label, mode, seed, run, and MEASURES (suite by suite and their plain average).
+    Columns size, method, label, mode, seed, run, and MEASURES (suite by suite and their plain
+    average).
     """
     root, rows = Path(folder or profile.folder) / "runs", []
     records.check(profile, folder)
@@ -67,10 +74,11 @@ def per_seed(profile, folder=None):
 
 
 def table1(profile, folder=None):
-    """Table 1, ours: a row a size and method, for each measure its mean over seeds and the 95% interval's half-width.
+    """Table 1, ours: a row a size and method, for each measure its mean over seeds and the 95%
+    interval's half-width.
 
-    Columns size, label, seeds, replicates (what the seeds are), runs, and for each of MEASURES the mean and `<measure>_ci`; NaN where
-    there is no run.
+    Columns size, label, seeds, replicates (what the seeds are), runs, and for each of MEASURES the
+    mean and `<measure>_ci`; NaN where there is no run.
     """
     found, rows = per_seed(profile, folder), []
     for size in profile.table_sizes:
@@ -117,9 +125,11 @@ def _cell(row, measure, digits):
 
 
 def as_shown(table):
-    """A table 1 as people read it: accuracy in percent and entropy in bits, mean ± half-width of the 95% interval.
+    """A table 1 as people read it: accuracy in percent and entropy in bits, mean ± half-width of
+    the 95% interval.
 
-    Ours is headed by the roles that our suites play, or by the benchmarks where they are the paper's.
+    Ours is headed by the roles that our suites play, or by the benchmarks where they are the
+    paper's.
     """
     ours = "seeds" in table
     suffix = table.attrs.get("role", " role") if ours else ""
@@ -136,7 +146,8 @@ def as_shown(table):
 
 
 def with_half(mean, half, sign=""):
-    """A mean ± its interval's half-width as text, both to the place of the half-width's second digit.
+    """A mean ± its interval's half-width as text, both to the place of the half-width's second
+    digit.
 
     A half-width below 0.00005 is shown as 0; sign "+" shows a plus.
     """
@@ -147,7 +158,8 @@ def with_half(mean, half, sign=""):
 
 
 def shown(table):
-    """A table as people read it: a mean and its half-width `<mean>_ci` in one cell, no machine name of the method.
+    """A table as people read it: a mean and its half-width `<mean>_ci` in one cell, no machine name
+    of the method.
 
     Blanks for NaN; where there is one seed, a mean stands alone.
     """
@@ -155,14 +167,16 @@ def shown(table):
     for name in [name for name in cells if f"{name}_ci" in cells]:
         cells[name] = [
             "" if pd.isna(mean) else with_half(mean, half)
-            for mean, half in zip(cells[name], cells[f"{name}_ci"])
+            for mean, half in zip(cells[name], cells[f"{name}_ci"], strict=True)
         ]
         cells = cells.drop(columns=f"{name}_ci")
     return cells.round(4)
 
 
 def best_of_n_shown(table):
-    """Best-of-n accuracy for n of 1, 8 and 64: a row a size and method, a column a way of sampling and n."""
+    """Best-of-n accuracy for n of 1, 8 and 64: a row a size and method, a column a way of sampling
+    and n.
+    """
     cells = shown(table[table.n.isin((1, 8, 64))]).astype({"n": str})
     cells["what"] = cells.sampling + ", n = " + cells.n
     row = ["size", "label", "seeds", "replicates"]
@@ -171,7 +185,8 @@ def best_of_n_shown(table):
     return wide.reindex(columns=cells.what.unique()).reindex(rows).reset_index()
 
 
-# What the paper says of its own table 1, as differences between two of its rows: (claim, first, second, measure).
+# What the paper says of its own table 1, as differences between two of its rows: (claim, first,
+# second, measure).
 COMPARISONS = (
     ("GRPO is more accurate than the original", "GRPO", "Original", "average_acc"),
     ("GRPO has less entropy than the original", "GRPO", "Original", "average_ent"),
@@ -225,9 +240,11 @@ COMPARISONS = (
 
 
 def effects(profile, folder=None):
-    """Differences between rows of table 1, paired by seed: mean and 95% interval over seeds, beside the paper's three.
+    """Differences between rows of table 1, paired by seed: mean and 95% interval over seeds, beside
+    the paper's three.
 
-    Accuracy differences in points, entropy differences in bits a token; a row a size and comparison.
+    Accuracy differences in points, entropy differences in bits a token; a row a size and
+    comparison.
     """
     found, reported, rows = per_seed(profile, folder), reported_table1(), []
     for size in profile.table_sizes:
@@ -259,9 +276,11 @@ def effects(profile, folder=None):
 
 
 def beside(ours, committed, reported, model="Qwen3-1.7B"):
-    """The averages of table 1 three ways: this machine's, the committed results', and the paper's for one model.
+    """The averages of table 1 three ways: this machine's, the committed results', and the paper's
+    for one model.
 
-    A row a method, in our order. Accuracies of a nano model and of Qwen3 are not comparable; directions are.
+    A row a method, in our order. Accuracies of a nano model and of Qwen3 are not comparable;
+    directions are.
     """
     theirs = reported[reported["size"] == model].set_index("label")
     mine, old = ours.set_index(["size", "label"]), committed.set_index(["size", "label"])
@@ -282,10 +301,12 @@ def beside(ours, committed, reported, model="Qwen3-1.7B"):
 
 
 def table2(profile, folder=None):
-    """Table 2's rule-based half, ours: how diverse stories are, in each mode of every method, over seeds.
+    """Table 2's rule-based half, ours: how diverse stories are, in each mode of every method, over
+    seeds.
 
-    Columns size, label, seeds, replicates (what the seeds are), and div_2gram, div_bleu4 (0 to 100), told (the share that are
-    stories), entropy_bits, tokens with their `_ci`. A method that has one mode was asked under the high-entropy prompt too, to tell what the prompt alone does.
+    Columns size, label, seeds, replicates (what the seeds are), and div_2gram, div_bleu4 (0 to
+    100), told (the share that are stories), entropy_bits, tokens with their `_ci`. A method that
+    has one mode was asked under the high-entropy prompt too, to tell what the prompt alone does.
     """
     found = analyses.collect(profile, "stories", folder)
     if found.empty:
@@ -308,10 +329,12 @@ def reported_table2():
 
 
 def by_question(profile, folder=None, one="policy_split"):
-    """Accuracy of a method's normal mode against every other method's, paired by question and seed, all suites together.
+    """Accuracy of a method's normal mode against every other method's, paired by question and seed,
+    all suites together.
 
-    A row a size and other method: difference in points with its 95% interval for new questions and new replicates of what the
-    column names (see stats.paired_by_question), p, and p_holm over the size's rows.
+    A row a size and other method: difference in points with its 95% interval for new questions and
+    new replicates of what the column names (see stats.paired_by_question), p, and p_holm over the
+    size's rows.
     """
     found, rows = analyses.collect(profile, "evaluation", folder), []
     for size in profile.table_sizes:
@@ -356,11 +379,12 @@ def by_question(profile, folder=None, one="policy_split"):
 
 
 def ablations(profile, folder=None):
-    """The ablation table: every variant's accuracy, entropy and final KL in each mode, and its difference from a reference.
+    """The ablation table: every variant's accuracy, entropy and final KL in each mode, and its
+    difference from a reference.
 
-    The reference of a variant that sets nothing but eta is GRPO; of any other, Policy Split with the same eta; the released form is
-    also set against the first of its two departures. Differences are paired by seed: means and the half-widths (`_ci`) of their
-    95% intervals.
+    The reference of a variant that sets nothing but eta is GRPO; of any other, Policy Split with
+    the same eta; the released form is also set against the first of its two departures. Differences
+    are paired by seed: means and the half-widths (`_ci`) of their 95% intervals.
     """
     found = per_seed(profile, folder)
     found = found[found["size"] == profile.ablation_unit]
@@ -407,7 +431,9 @@ def ablations(profile, folder=None):
 
 
 def ablations_shown(table):
-    """The ablation table as people read it: mean ± half-width of the 95% interval; the KL is of both modes together."""
+    """The ablation table as people read it: mean ± half-width of the 95% interval; the KL is of
+    both modes together.
+    """
     rows = table.to_dict("records")
     return pd.DataFrame(
         {
@@ -427,9 +453,11 @@ def ablations_shown(table):
 
 
 def judged(profile, folder=None):
-    """Table 10, ours: the judges' mean scores (0 to 100) of one story a prompt, for each size, method and mode of the first seed.
+    """Table 10, ours: the judges' mean scores (0 to 100) of one story a prompt, for each size,
+    method and mode of the first seed.
 
-    Columns size, label, judge and creative.RUBRICS; one row with a blank judge and no scores where no judge is configured.
+    Columns size, label, judge and creative.RUBRICS; one row with a blank judge and no scores where
+    no judge is configured.
     """
     root, rows = Path(folder or profile.folder) / "runs", []
     for size in profile.sizes:
@@ -450,7 +478,8 @@ def judged(profile, folder=None):
     return table.reindex(columns=["size", "label", "judge", *creative.RUBRICS])
 
 
-# What is compared for how far the modes part: runs of profiles beside `nano`, each over base models.
+# What is compared for how far the modes part: runs of profiles beside `nano`, each over base
+# models.
 PARTING = {
     ("split", "policy_split"): "eq. 3 with eta 2",
     ("split", "policy_split_released"): "released bonus, eta 0.03",
@@ -460,12 +489,14 @@ PARTING = {
 
 
 def parting(profile, folder=None):
-    """How far the modes part in PARTING's runs, made beside this profile's: Policy Split's inter-mode KL in nats, over base models.
+    """How far the modes part in PARTING's runs, made beside this profile's: Policy Split's
+    inter-mode KL in nats, over base models.
 
-    Columns profile, what, base_models, the KL's mean at start, end and peak (see analyses.start_and_end) with half-widths `_ci`,
-    least and most (of the ends), parted (how many have a peak above PARTED), p: of the peaks against those of the first row, and
-    test: which one, with the least p that so many base models allow; distance between the modes' derivations at
-    the end, with its half-width, and chance (see analyses.behaviour).
+    Columns profile, what, base_models, the KL's mean at start, end and peak (see
+    analyses.start_and_end) with half-widths `_ci`, least and most (of the ends), parted (how many
+    have a peak above PARTED), p: of the peaks against those of the first row, and
+    test: which one, with the least p that so many base models allow; distance between the modes'
+    derivations at the end, with its half-width, and chance (see analyses.behaviour).
     """
     columns, rows, first = [f"kl_{when}" for when in ("start", "end", "peak")], [], None
     for (name, method), what in PARTING.items():
@@ -494,7 +525,11 @@ def parting(profile, folder=None):
                     "parted": (found.kl_peak > PARTED).sum(),
                     **apart,
                     **dict(
-                        zip(("distance", "distance_ci"), mean_interval(did.get("distance", [])))
+                        zip(
+                            ("distance", "distance_ci"),
+                            mean_interval(did.get("distance", [])),
+                            strict=True,
+                        )
                     ),
                     "chance": mean_interval(did.get("chance", []))[0],
                 }
@@ -523,7 +558,8 @@ def parting(profile, folder=None):
 def _peaks_apart(one, other):
     """Exact two-sided p that the peaks of two profiles' runs differ, and by which test: {p, test}.
 
-    one, other: a profile and its peaks by base model. Paired where the profiles have the same base models and seeds.
+    one, other: a profile and its peaks by base model. Paired where the profiles have the same base
+    models and seeds.
     """
     (profile, peaks), (other_profile, other_peaks) = one, other
     if all(
@@ -546,10 +582,11 @@ def _peaks_apart(one, other):
 def worlds(profile, folder=None, others=("control", "stories", "bases")):
     """What methods change in several worlds, size by size: paired differences with 95% intervals.
 
-    GRPO against the original and each mode of Policy Split, in both forms, against GRPO; paired by seed, and by base model where
-    a profile has several of a size. Columns world, size, difference, pairs, replicates (what the pairs are), then with
-    half-widths `_ci`: points, longer (points on the suite of longer sums than any trained on) and bits. others: profiles that
-    were run beside this one; left out where not.
+    GRPO against the original and each mode of Policy Split, in both forms, against GRPO; paired by
+    seed, and by base model where a profile has several of a size. Columns world, size, difference,
+    pairs, replicates (what the pairs are), then with half-widths `_ci`: points, longer (points on
+    the suite of longer sums than any trained on) and bits. others: profiles that were run beside
+    this one; left out where not.
     """
     folder, rows = Path(folder or profile.folder), []
     for each in (profile, *map(runs.load_profile, others)):

@@ -1,6 +1,7 @@
 """Figures of the worlds in which system prompts mean something and in which they mean nothing.
 
-Each takes the folder in which the profiles' results lie side by side. A dot is a base model everywhere.
+Each takes the folder in which the profiles' results lie side by side. A dot is a base model
+everywhere.
 """
 
 import matplotlib.pyplot as plt
@@ -47,9 +48,11 @@ def _dots(axis, values, y, colour, marker):
 
 
 def form_and_meaning(root):
-    """Left: the normal mode's entropy after training minus before, by method and world. Right: D(p) of each trained prompt.
+    """Left: the normal mode's entropy after training minus before, by method and world. Right: D(p)
+    of each trained prompt.
 
-    D(p) is the gap between the entropies under p and under no prompt after the released form, minus the same after eta 0.
+    D(p) is the gap between the entropies under p and under no prompt after the released form, minus
+    the same after eta 0.
     """
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(
@@ -67,7 +70,7 @@ def form_and_meaning(root):
             title="normal mode's entropy, change in training",
             xlabel="bits a token",
         )
-        for row, (gap, said) in enumerate(GAPS.items()):
+        for row, gap in enumerate(GAPS):
             world = "understood_control" if "control" in gap else "understood"
             found = _extra_gap(gap, root)
             if len(found):
@@ -93,7 +96,9 @@ def _extra_gap(gap, root):
 
 
 def gap_after_against_before(root):
-    """The gap between the modes' entropies after training against the gap before, a dot a base model, a panel a method."""
+    """The gap between the modes' entropies after training against the gap before, a dot a base
+    model, a panel a method.
+    """
     methods = {name: FORMS[name] for name in ("eta_0", "policy_split", "policy_split_released")}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(methods), figsize=(9.6, 3.2), sharex=True, sharey=True)
@@ -120,9 +125,11 @@ def gap_after_against_before(root):
 
 
 def what_carries_the_gap(root):
-    """Which tokens carry the gap between the modes' entropies, before training and after each form, by kind of token.
+    """Which tokens carry the gap between the modes' entropies, before training and after each form,
+    by kind of token.
 
-    A kind's part is its bits divided by all tokens, under the high-entropy prompt minus under none; parts add up to the gap.
+    A kind's part is its bits divided by all tokens, under the high-entropy prompt minus under none;
+    parts add up to the gap.
     """
     methods = {
         "original": "before training",

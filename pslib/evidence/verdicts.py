@@ -1,16 +1,20 @@
 """Verdicts: the paper's ten claims, each as checks that this project's runs can confirm or refute.
 
-A check is a difference, or a value, that its claim says is positive, negative or below a bound, with one number a replicate:
-a seed of one base model, or a base model (see runs.Profile.replicates). An interval over seeds of one base model speaks for
-that base model alone. The check's own verdict follows from its 95% interval (`stats.verdict`), with Holm's correction over its
-family: what the correction takes away is "not separated". Where no p follows from the data the interval alone decides. Each claim has two families: checks that say what the claim says, which decide,
-and checks beside it (BESIDE), which tell more or would pass without the claim being true. A claim says that all of its
-deciding checks hold: it is confirmed if all do, partly confirmed if some do, refuted if at least one is refuted and none
-confirmed, and not separated if none is told either way.
+A check is a difference, or a value, that its claim says is positive, negative or below a bound,
+with one number a replicate: a seed of one base model, or a base model (see
+runs.Profile.replicates). An interval over seeds of one base model speaks for that base model alone.
+The check's own verdict follows from its 95% interval (`stats.verdict`), with Holm's correction over
+its
+family: what the correction takes away is "not separated". Where no p follows from the data the
+interval alone decides. Each claim has two families: checks that say what the claim says, which
+decide, and checks beside it (BESIDE), which tell more or would pass without the claim being true. A
+claim says that all of its
+deciding checks hold: it is confirmed if all do, partly confirmed if some do, refuted if at least
+one is refuted and none confirmed, and not separated if none is told either way.
 
-A claim that names a world to be tested in (`tested_in` in claims.yaml) is tested there, where that profile was run beside
-the one that is asked for; one that says `only_in` is tested nowhere else. Why a verdict came out as it did is not computed: it
-is a sentence in the results' why.yaml.
+A claim that names a world to be tested in (`tested_in` in claims.yaml) is tested there, where that
+profile was run beside the one that is asked for; one that says `only_in` is tested nowhere else.
+Why a verdict came out as it did is not computed: it is a sentence in the results' why.yaml.
 """
 
 from functools import cache, partial
@@ -23,8 +27,12 @@ import yaml
 from pslib import runs, stats
 from pslib.evidence import analyses, tables
 
-STORIES = 0.9  # the share of a mode's responses to story prompts that must be stories, if their diversity is to mean anything
-BOUND_KL = tables.PARTED  # nats: what "hardly moves" is taken to mean, a third of the way from the paper's 0.01 to its 0.22 in logs
+# the share of a mode's responses to story prompts that must be stories, if their diversity is to
+# mean anything
+STORIES = 0.9
+# nats: what "hardly moves" is taken to mean, a third of the way from the paper's 0.01 to its 0.22
+# in logs
+BOUND_KL = tables.PARTED
 CEILING = (
     98.0  # percent: where the normal mode already solves more, nothing can be seen to find more
 )
@@ -154,7 +162,8 @@ def _c4(e, size, method="policy_split"):
     if means.told[method, "he"].mean() < STORIES:
         return
     for measure, name in (("div_2gram", "Div-2-gram"), ("div_bleu4", "Div-BLEU-4")):
-        # against GRPO under the same prompt: what the prompt alone does to any model is not the training's doing
+        # against GRPO under the same prompt: what the prompt alone does to any model is not the
+        # training's doing
         yield (
             f"HE mode above GRPO under the same prompt, {name}",
             "points of 100",
@@ -286,7 +295,8 @@ def _c9(e, size):
             BESIDE,
         )
         yield (
-            "an unseen low-entropy prompt (its first sentence) lowers entropy by less than 0.02 bits",
+            "an unseen low-entropy prompt (its first sentence) lowers entropy by less than 0.02 "
+            "bits",
             "bits",
             rows["low_entropy_short"].entropy_change + 0.02,
             "positive",
@@ -295,7 +305,8 @@ def _c9(e, size):
 
 
 def _c10(e, size):
-    # The range of seven pairs holds their median with 98%, so it stands for the interval; no p follows from a range.
+    # The range of seven pairs holds their median with 98%, so it stands for the interval; no p
+    # follows from a range.
     for path in sorted((runs.ROOT / "results" / "benchmarks").glob("*cores.csv")):
         found = analyses.read(path).set_index("case")
         if (case := STEPS.format(size.upper())) in found.index:
@@ -356,11 +367,13 @@ CHECKS = {
 
 
 def checks(profile, folder=None):
-    """Every check of every claim at every size that was run: a row each, from one difference a replicate.
+    """Every check of every claim at every size that was run: a row each, from one difference a
+    replicate.
 
-    Columns claim, profile, size, check, decides, unit, direction (of the claim), seeds (how many replicates) and replicates (what
-    they are), mean, low and high (95% t interval), bootstrap_low and bootstrap_high, d_z (mean over standard deviation), p and
-    p_holm (over the family; blank where the data have none), detectable (the smallest true difference that so many replicates find
+    Columns claim, profile, size, check, decides, unit, direction (of the claim), seeds (how many
+    replicates) and replicates (what they are), mean, low and high (95% t interval), bootstrap_low
+    and bootstrap_high, d_z (mean over standard deviation), p and p_holm (over the family; blank
+    where the data have none), detectable (the smallest true difference that so many replicates find
     80% of the time at p < 0.05 / m, m checks in the family), verdict.
     """
     here, rows = Evidence(profile, folder), []
@@ -375,7 +388,7 @@ def checks(profile, folder=None):
         if "only_in" in facts:
             evidence = beside(facts["only_in"])
         else:
-            evidence = "tested_in" in facts and beside(facts["tested_in"]) or here
+            evidence = ("tested_in" in facts and beside(facts["tested_in"])) or here
         for size in evidence.sizes if evidence else ():
             for check, unit, by_seed, direction, *mark in function(evidence, size):
                 if isinstance(by_seed, stats.Effect):
@@ -406,7 +419,7 @@ def checks(profile, folder=None):
     table["detectable"] = [
         stats.smallest_detectable(sd, n, alpha=0.05 / max(m, 1))
         for sd, n, m in zip(
-            (table["mean"] / table.d_z).abs(), table.seeds, family.transform("count")
+            (table["mean"] / table.d_z).abs(), table.seeds, family.transform("count"), strict=True
         )
     ]
     told = [stats.verdict(row.low, row.high, row.direction) for row in table.itertuples()]
@@ -420,11 +433,13 @@ def _against_0(by_seed):
 
 
 def verdicts(profile, folder=None):
-    """A row a claim: what the paper reports, what was measured here, with what power, the verdict, and why.
+    """A row a claim: what the paper reports, what was measured here, with what power, the verdict,
+    and why.
 
-    measured: the claim's first check at each size, over what its replicates are, its mean ± half-width of the 95% interval, and
-    their number n; detects: see `checks`. checks and the three counts are of the deciding ones. Verdict "not testable here" where there is none. why: from why.yaml of the
-    results, blank without.
+    measured: the claim's first check at each size, over what its replicates are, its mean ±
+    half-width of the 95% interval, and their number n; detects: see `checks`. checks and the three
+    counts are of the deciding ones. Verdict "not testable here" where there is none. why: from
+    why.yaml of the results, blank without.
     """
     found, rows = checks(profile, folder), []
     path = Path(folder or profile.folder) / "why.yaml"
@@ -445,17 +460,19 @@ def verdicts(profile, folder=None):
             told = "refuted" if count["refuted"] else "not separated"
         first = own[own.check == own.check.iloc[0]] if len(own) else own
         measured = []
-        for size, r in zip(first["size"], first.itertuples()):
+        for size, r in zip(first["size"], first.itertuples(), strict=True):
             detects = f", detects {r.detectable:.2g}" if r.detectable > 0 else ""
             measured.append(
-                f"{tables.with_half(r.mean, (r.high - r.low) / 2, '+')} (n = {r.seeds}{detects}) at {size}"
+                f"{tables.with_half(r.mean, (r.high - r.low) / 2, '+')} (n = {r.seeds}{detects}) "
+                f"at {size}"
             )
         rows.append(
             {
                 "id": claim,
                 **{key: facts[key] for key in ("claim", "reported", "where")},
                 "measured": (
-                    f"{first.check.iloc[0]}, {first.unit.iloc[0]}, over {first.replicates.iloc[0]}: "
+                    f"{first.check.iloc[0]}, {first.unit.iloc[0]}, over "
+                    f"{first.replicates.iloc[0]}: "
                     f"{'; '.join(measured)}"
                 )
                 if measured
@@ -480,7 +497,9 @@ FORMS = {
 
 
 def by_form(table):
-    """The verdicts side by side: a row for each claim that was tested in several forms, a column for each of FORMS."""
+    """The verdicts side by side: a row for each claim that was tested in several forms, a column
+    for each of FORMS.
+    """
     parts = table.id.str.split(n=1)
     wide = pd.DataFrame(
         {

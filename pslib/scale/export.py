@@ -1,4 +1,6 @@
-"""Export: a run's model as an ordinary Hugging Face folder with its prompts and a model card, to be used without pslib."""
+"""Export: a run's model as an ordinary Hugging Face folder with its prompts and a model card, to be
+used without pslib.
+"""
 
 import json
 import re
@@ -14,12 +16,15 @@ from pslib import chain, checkpoint, evaluate, modes, runs
 
 
 def _quoted(prompts):
-    """The prompts of {mode name: text} as Markdown; a fence longer than any in a prompt holds it."""
+    """The prompts of {mode name: text} as Markdown; a fence longer than any in a prompt holds
+    it.
+    """
     parts = []
     for name, text in prompts.items():
         fence = "`" * max([2, *map(len, re.findall("`+", text))]) + "`"
         parts.append(
-            f"{'High-entropy' if name == 'he' else name.capitalize()} mode:\n\n{fence}text\n{text}\n{fence}"
+            f"{'High-entropy' if name == 'he' else name.capitalize()} "
+            f"mode:\n\n{fence}text\n{text}\n{fence}"
         )
     return "\n\n".join(parts)
 
@@ -31,14 +36,16 @@ def _listed(given):
 def _dated(date):
     return (
         date
-        and f" The template asks for the date, and was always told {date}: in this folder's chat template that is written down."
+        and f" The template asks for the date, and was always told {date}: in this folder's chat "
+        "template that is written down."
     )
 
 
 def card(profile, method, size, seed, both):
     """The model card of a finished run, as Markdown, from the run's own files.
 
-    The prompts are those that the run recorded; of a run from before prompts were recorded, those of its tokenizer.
+    The prompts are those that the run recorded; of a run from before prompts were recorded, those
+    of its tokenizer.
     """
     folder, recipe, nano = (
         runs.run_folder(profile, method, size, seed),
@@ -102,7 +109,8 @@ def card(profile, method, size, seed, both):
 def export(profile, method, size, seed, out):
     """Write a finished run's model, its card (README.md) and modes.json to the new folder `out`.
 
-    ValueError if `out` is there already or the method trains nothing; FileNotFoundError if the run is not finished.
+    ValueError if `out` is there already or the method trains nothing; FileNotFoundError if the run
+    is not finished.
     """
     out = Path(out)
     if not profile.method(method).training:
@@ -122,7 +130,8 @@ def export(profile, method, size, seed, out):
     )
     if trained and trained != modes.rendered(tokenizer, both):
         raise ValueError(
-            f"{source.parent} was trained under other prompts than the profile's modes give now; put the prompts "
+            f"{source.parent} was trained under other prompts than the profile's modes give now; "
+            "put the prompts "
             "back before exporting it"
         )
     try:

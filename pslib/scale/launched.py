@@ -1,7 +1,8 @@
 """A run of a profile on TRL's trainer, in the processes that accelerate launch or torchrun started.
 
-It leaves what `chain.train_run` leaves, with the same columns, so evaluation, tables and figures read both alike. Where TRL
-trains otherwise is said in `pslib.trl`. The parts of a step's time are not known, so the columns seconds_* are blank.
+It leaves what `chain.train_run` leaves, with the same columns, so evaluation, tables and figures
+read both alike. Where TRL trains otherwise is said in `pslib.trl`. The parts of a step's time are
+not known, so the columns seconds_* are blank.
 """
 
 import math
@@ -64,16 +65,20 @@ class Metrics(TrainerCallback):
 
 
 def config(profile, method, size, seed, folder, processes):
-    """The profile's settings as TRL's; ValueError where the processes cannot share a step's groups evenly."""
+    """The profile's settings as TRL's; ValueError where the processes cannot share a step's groups
+    evenly.
+    """
     settings, recipe = profile.train, profile.method(method)
     if settings.questions % processes:
         raise ValueError(
-            f"{settings.questions} questions to a step cannot be shared out evenly among {processes} processes; "
+            f"{settings.questions} questions to a step cannot be shared out evenly among "
+            f"{processes} processes; "
             "choose a multiple of their number"
         )
     if settings.stop_beyond:
         raise ValueError(
-            "stop_beyond is not known to TRL's trainer; leave it out of a profile whose sizes are launched"
+            "stop_beyond is not known to TRL's trainer; leave it out of a profile whose sizes are "
+            "launched"
         )
     own = settings.questions * settings.group_size // processes
     fitting = [rows for rows in range(1, own + 1) if own % rows == 0]
@@ -120,7 +125,9 @@ def config(profile, method, size, seed, folder, processes):
 
 
 def asked(questions, profile, seed):
-    """The questions of all steps, in the order in which our own loop takes them, as TRL reads them."""
+    """The questions of all steps, in the order in which our own loop takes them, as TRL reads
+    them.
+    """
     settings = profile.train
     rows = [
         row
@@ -140,9 +147,11 @@ def asked(questions, profile, seed):
 
 
 def train_run(profile, method, size, seed):
-    """Train one run to its end in all processes of this world; the main one owns the folder and writes.
+    """Train one run to its end in all processes of this world; the main one owns the folder and
+    writes.
 
-    All must see one file system. A run that is done is left as it is; one that was stopped goes on from its last checkpoint.
+    All must see one file system. A run that is done is left as it is; one that was stopped goes on
+    from its last checkpoint.
     """
     world = PartialState(cpu=not torch.cuda.is_available())
     main, folder, begun = (

@@ -1,6 +1,8 @@
-"""What a training step of the paper's models takes, in memory and time, computed from shapes and a few stated rates.
+"""What a training step of the paper's models takes, in memory and time, computed from shapes and a
+few stated rates.
 
-Nothing here is measured: it is arithmetic on the shapes of public configurations, with every assumption printed.
+Nothing here is measured: it is arithmetic on the shapes of public configurations, with every
+assumption printed.
 """
 
 from dataclasses import dataclass
@@ -63,9 +65,10 @@ GPUS = {"h100": (80, 989e12, 3.35e12), "h200": (141, 989e12, 4.8e12)}
 def memory(shape, settings, prompt, gpus=1, sharded=False):
     """Bytes on each GPU, by what holds them, at the peak of a training step.
 
-    settings: train.Settings; prompt: tokens of the longest prompt. `inside` is one layer's activations where the rest is
-    recomputed, else all layers'; `head` the logits' parts and the head's gradient, where layers are recomputed only what it
-    takes beyond `inside`, since it is gone before they are; `layout` the attention's mask.
+    settings: train.Settings; prompt: tokens of the longest prompt. `inside` is one layer's
+    activations where the rest is recomputed, else all layers'; `head` the logits' parts and the
+    head's gradient, where layers are recomputed only what it takes beyond `inside`, since it is
+    gone before they are; `layout` the attention's mask.
     """
     p, v, h, m = shape.parameters, shape.vocabulary, shape.hidden, settings.micro_tokens
     parts, number, root = (
@@ -74,8 +77,8 @@ def memory(shape, settings, prompt, gpus=1, sharded=False):
         p - shape.layers * shape.layer,
     )
     longest = min(settings.max_new_tokens, m)
-    # inputs of products and norms, queries, keys and values before and after norm, rotation and gathering, the gate's
-    # product; what a layer saves for its gradient
+    # inputs of products and norms, queries, keys and values before and after norm, rotation and
+    # gathering, the gate's product; what a layer saves for its gradient
     saved = 4 * h + 5 * (shape.heads + 2 * shape.kv_heads) * shape.head_dim + 4 * shape.feed_forward
     chunk = m if m * v <= 2**24 else max(1, m // 64)
     inside = 4 * m * saved * (1 if settings.recompute else shape.layers)
@@ -101,8 +104,9 @@ def memory(shape, settings, prompt, gpus=1, sharded=False):
 def seconds(shape, settings, prompt, tokens, gpus, modes, in_flight, gpu, mfu, bandwidth_share):
     """Seconds of a step's sampling, and of its scoring and update, were every group live.
 
-    Sampling reads all weights and the cache of the `in_flight` responses once a token. Training is 2 FLOP a parameter and
-    token for each of score, forward, recompute, and 4 for backward, and attention over whole rows, its mask being explicit.
+    Sampling reads all weights and the cache of the `in_flight` responses once a token. Training is
+    2 FLOP a parameter and token for each of score, forward, recompute, and 4 for backward, and
+    attention over whole rows, its mask being explicit.
     """
     _, peak, bandwidth = GPUS[gpu]
     responses, number = settings.questions * settings.group_size / gpus, 2 if settings.bf16 else 4
@@ -124,10 +128,11 @@ def seconds(shape, settings, prompt, tokens, gpus, modes, in_flight, gpu, mfu, b
 
 
 def table(profile, gpu="h100", tokens=6000, prompt=512, mfu=0.3, bandwidth_share=0.5, modes=2):
-    """A row for each size and 1, 8 and 16 GPUs, whole or sharded: gigabytes on each GPU, and minutes a step.
+    """A row for each size and 1, 8 and 16 GPUs, whole or sharded: gigabytes on each GPU, and
+    minutes a step.
 
-    What is left beside weights, optimiser and copy is the cache's while sampling; how many responses of full length fit in
-    it is `at once`. ValueError for a GPU that is not known.
+    What is left beside weights, optimiser and copy is the cache's while sampling; how many
+    responses of full length fit in it is `at once`. ValueError for a GPU that is not known.
     """
     if gpu not in GPUS:
         raise ValueError(f"no data sheet of {gpu!r} is here; there are {', '.join(GPUS)}")
@@ -174,24 +179,27 @@ def report(profile, gpu, tokens, prompt, mfu, bandwidth_share):
     )
     cpu = ", ".join(
         f"{ratio:.0%} at {case.rpartition(' ')[2]}"
-        for case, ratio in zip(benchmarks.case, benchmarks.ratio)
+        for case, ratio in zip(benchmarks.case, benchmarks.ratio, strict=True)
         if case.startswith("training throughput")
     )
     own, shown = (
         4 * SHAPES["8B"].parameters / GB,
         lines.assign(parameters=lines.parameters.map("{:,}".format)),
     )
-    return f"""From the profile {profile.name}: {s.questions} questions of {s.group_size} responses a step, {s.steps} steps,
-    up to {s.max_new_tokens} new tokens, {s.micro_tokens} tokens to a forward pass, bf16 {s.bf16}, recompute {s.recompute}.
-From data sheets: {gpu}, {size} GB, {peak / 1e12:.0f} TFLOP/s in bfloat16, {bandwidth / 1e12:.2f} TB/s.
-ASSUMED, not measured: {tokens} tokens a response, {prompt} a prompt; 90% of the memory used; training at {mfu:.0%} of the peak;
-    sampling at {bandwidth_share:.0%} of the bandwidth, by an engine that keeps as many responses in flight as fit (generate
-    of transformers waits for the longest instead); all groups live (dead ones cost sampling alone); Policy Split, which trains
+    return f"""From the profile {profile.name}: {s.questions} questions of {s.group_size} responses
+    a step, {s.steps} steps, up to {s.max_new_tokens} new tokens, {s.micro_tokens} tokens to a
+    forward pass, bf16 {s.bf16}, recompute {s.recompute}.
+From data sheets: {gpu}, {size} GB, {peak / 1e12:.0f} TFLOP/s in bfloat16,
+    {bandwidth / 1e12:.2f} TB/s.
+ASSUMED, not measured: {tokens} tokens a response, {prompt} a prompt; 90% of the memory used;
+    training at {mfu:.0%} of the peak; sampling at {bandwidth_share:.0%} of the bandwidth, by an
+    engine that keeps as many responses in flight as fit (generate of transformers waits for the
+    longest instead); all groups live (dead ones cost sampling alone); Policy Split, which trains
     every response in 2 modes; gathering, reducing, grading and saving cost nothing.
 No GPU has run this yet: nothing below is measured.
 MEASURED, on a CPU and not used here (results/benchmarks): training at {cpu} parameters,
     of the processor's peak in float32.
-A machine's own memory at 8B: {own:.0f} GB a process to load, {9 * own:.0f} GB in the main one to save weights and AdamW, which are
-    there three times over.
+A machine's own memory at 8B: {own:.0f} GB a process to load, {9 * own:.0f} GB in the main one
+    to save weights and AdamW, which are there three times over.
 
 {shown.T.to_markdown(headers=[""] * len(lines))}"""

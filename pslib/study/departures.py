@@ -1,8 +1,9 @@
-"""Departures: where the released code computes something else than the paper says, each as a table of numbers.
+"""Departures: where the released code computes something else than the paper says, each as a table
+of numbers.
 
-The released form is always this project's own: a variant of `advantages.VARIANTS`, a row of `methods.ABLATIONS`, a
-mode rendered in one turn, or a line of arithmetic here. No function trains anything; what a departure does to training
-is read from the ablation table by `measured`.
+The released form is always this project's own: a variant of `advantages.VARIANTS`, a row of
+`methods.ABLATIONS`, a mode rendered in one turn, or a line of arithmetic here. No function trains
+anything; what a departure does to training is read from the ablation table by `measured`.
 """
 
 import re
@@ -19,11 +20,14 @@ CLIPPED = ("paper", "clip_order", "doubled", "released")  # the variants with a 
 
 
 def measured(*parts, path=None):
-    """The rows of the ablation table whose label holds one of `parts`, or a sentence that there are none; Markdown."""
+    """The rows of the ablation table whose label holds one of `parts`, or a sentence that there are
+    none; Markdown.
+    """
     path = path or runs.ROOT / "results" / "nano" / "tables" / "ablations.csv"
     if not path.exists():
         return Markdown(
-            "*Measured effect: none yet. The ablation table (`results/nano/tables/ablations.csv`) is not there.*"
+            "*Measured effect: none yet. The ablation table (`results/nano/tables/ablations.csv`) "
+            "is not there.*"
         )
     table = pd.read_csv(path)
     found = table[[any(part in label for part in parts) for label in table.label]]
@@ -35,9 +39,11 @@ def measured(*parts, path=None):
     return Markdown("*Measured effect, ours:*\n\n" + found.to_markdown(index=False, floatfmt=".3f"))
 
 
-# --- 1, 2: the order of clip and eta; the bonus added twice ---------------------------------------------------------
+# --- 1, 2: the order of clip and eta; the bonus added twice ---------------------------------------
 def token_bonus(bonuses, eta, kappa):
-    """What is added to A for tokens of given B, as a share of |A|, where |A| = 1; a row a B, a column a variant."""
+    """What is added to A for tokens of given B, as a share of |A|, where |A| = 1; a row a B, a
+    column a variant.
+    """
     adv, bonus = torch.ones(1, dtype=torch.float64), torch.tensor([bonuses], dtype=torch.float64)
     added = {
         variant: advantages.high_entropy(adv, bonus, eta, kappa, variant)[0] - 1
@@ -50,7 +56,9 @@ def token_bonus(bonuses, eta, kappa):
 
 
 def spans(etas, kappa):
-    """The least and the greatest A~/A that any B can give; a row an eta, a column a variant that has a clip."""
+    """The least and the greatest A~/A that any B can give; a row an eta, a column a variant that
+    has a clip.
+    """
     adv, extreme = (
         torch.ones(1, dtype=torch.float64),
         torch.tensor([[-1e9, 1e9]], dtype=torch.float64),
@@ -65,9 +73,11 @@ def spans(etas, kappa):
 
 
 def added_twice(adv, tilted):
-    """The first tokens' advantages after the bonus is added in place to `advantages` and to `returns`.
+    """The first tokens' advantages after the bonus is added in place to `advantages` and to
+    `returns`.
 
-    adv A (N,), tilted A~ (N, T) -> a row for each way of keeping the two: as tensors of their own, and as two names of one.
+    adv A (N,), tilted A~ (N, T) -> a row for each way of keeping the two: as tensors of their own,
+    and as two names of one.
     """
     start, bonus, rows = adv[:, None].expand_as(tilted), tilted - adv[:, None], {}
     for name, shared in (("two tensors", False), ("two names of one tensor", True)):
@@ -82,7 +92,9 @@ def added_twice(adv, tilted):
 
 
 def beyond_bounds(scored, eta, kappa, alpha=0.5):
-    """Tokens at which a variant leaves what eq. 3 promises: A~ of the other sign than A, and bonuses of dead groups."""
+    """Tokens at which a variant leaves what eq. 3 promises: A~ of the other sign than A, and
+    bonuses of dead groups.
+    """
     adv = advantages.group_relative(scored.rewards, scored.group_ids)
     bonus = advantages.standardize_in_group(
         advantages.exploration_signal(scored.logp["he"], scored.logp["normal"], alpha),
@@ -106,17 +118,18 @@ def beyond_bounds(scored, eta, kappa, alpha=0.5):
     return pd.DataFrame.from_dict(counts, orient="index").rename_axis("variant")
 
 
-# --- 3, 4: what the other mode's responses are trained under --------------------------------------------------------
+# --- 3, 4: what the other mode's responses are trained under --------------------------------------
 def one_turn(mode):
     """The mode as the released code renders it for the responses that the other mode drew."""
     return modes.Mode(mode.name, mode.system, one_turn=True)
 
 
 def prompt_distance(model, tokenizer, mode, questions, rollouts):
-    """How far the re-wrapped prompt's policy is from the mode's own, on the responses that the other mode drew.
+    """How far the re-wrapped prompt's policy is from the mode's own, on the responses that the
+    other mode drew.
 
-    KL in nats a token over the full vocabulary, from the mode's own prompt to the other; beside the KL to no system prompt
-    at all, which is the distance that makes the two modes.
+    KL in nats a token over the full vocabulary, from the mode's own prompt to the other; beside the
+    KL to no system prompt at all, which is the distance that makes the two modes.
     """
     shared = [k for k, drawn_in in enumerate(rollouts.modes) if drawn_in != mode.name]
     total = {"re-wrapped": 0.0, "no system prompt": 0.0}
@@ -145,9 +158,11 @@ def prompt_distance(model, tokenizer, mode, questions, rollouts):
 
 
 def round_trip(tokenizer, rollouts, stops):
-    """What is left of the shared responses' ids when they are decoded without special tokens and tokenised again."""
+    """What is left of the shared responses' ids when they are decoded without special tokens and
+    tokenised again.
+    """
     lost = changed = 0
-    for ids, length in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist()):
+    for ids, length in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), strict=True):
         ids = ids[:length]
         again = tokenizer(
             tokenizer.decode(ids, skip_special_tokens=True), add_special_tokens=False
@@ -163,7 +178,9 @@ def round_trip(tokenizer, rollouts, stops):
 
 
 def tokens_learned(rollouts, stops):
-    """Tokens that each mode learns from, with the end tokens of shared responses and without; by who drew them."""
+    """Tokens that each mode learns from, with the end tokens of shared responses and without; by
+    who drew them.
+    """
     parts = []
     for label, name in (("with", "policy_split"), ("lost", "policy_split_lost_end")):
         terms = lessons.terms(rollouts, methods.get(name), stops)
@@ -173,22 +190,26 @@ def tokens_learned(rollouts, stops):
     return table.assign(fewer=table.iloc[:, 0] - table.iloc[:, 1])
 
 
-# --- 5, 6: the normal mode's bonus; whose log-probs are old ---------------------------------------------------------
+# --- 5, 6: the normal mode's bonus; whose log-probs are old ---------------------------------------
 def normal_bonus(scored, coefficients):
-    """The normal mode's advantage (R, T) at given values of its own coefficient, eta': {name: tensor} for a table."""
+    """The normal mode's advantage (R, T) at given values of its own coefficient, eta': {name:
+    tensor} for a table.
+    """
     found = [methods.get("policy_split", eta_normal=value) for value in coefficients]
     return {
         f"A at η' = {value:g}": each.advantage["normal"](scored, each.coefficients).expand(
             scored.mask.shape
         )
-        for value, each in zip(coefficients, found)
+        for value, each in zip(coefficients, found, strict=True)
     }
 
 
 def ratios(rollouts, logp, eps=0.2):
-    """exp(log-prob under the training mode - log-prob under the mode that drew the token), on shared responses.
+    """exp(log-prob under the training mode - log-prob under the mode that drew the token), on
+    shared responses.
 
-    What a correction for who sampled would multiply by, at the first update: without one the ratio is 1. A row a term.
+    What a correction for who sampled would multiply by, at the first update: without one the ratio
+    is 1. A row a term.
     """
     rows = []
     for trained in logp:
@@ -209,9 +230,11 @@ def ratios(rollouts, logp, eps=0.2):
     return pd.DataFrame(rows).set_index(["trained under", "drawn in"])
 
 
-# --- 7: ddof and epsilon --------------------------------------------------------------------------------------------
+# --- 7: ddof and epsilon --------------------------------------------------------------------------
 def normalisers(group_size):
-    """The advantage of a right response among G, by how many are right: std with ddof 1 or 0, and what epsilon changes."""
+    """The advantage of a right response among G, by how many are right: std with ddof 1 or 0, and
+    what epsilon changes.
+    """
     rows, ids = [], torch.zeros(group_size, dtype=torch.long)
     for right in range(1, group_size):
         outcome = (torch.arange(group_size) < right).double()
@@ -233,7 +256,9 @@ def normalisers(group_size):
 
 
 def equal_rewards(reward, group_size):
-    """The largest |A| of a group of equal rewards in float32: by the formula as it stands, and here."""
+    """The largest |A| of a group of equal rewards in float32: by the formula as it stands, and
+    here.
+    """
     same = torch.full((group_size,), reward)
     formula = (same - same.mean()) / (same.std() + 1e-6)
     here = advantages.group_relative(same, torch.zeros(group_size, dtype=torch.long))
@@ -243,9 +268,11 @@ def equal_rewards(reward, group_size):
     )
 
 
-# --- 8: figure 1c ---------------------------------------------------------------------------------------------------
+# --- 8: figure 1c ---------------------------------------------------------------------------------
 def figure_1c():
-    """Figure 1c, read off the plot (reported): both curves, and HE minus normal by its legend and with it swapped."""
+    """Figure 1c, read off the plot (reported): both curves, and HE minus normal by its legend and
+    with it swapped.
+    """
     found = pd.read_csv(runs.ROOT / "results" / "paper" / "figure1c_dynamics.csv").set_index("step")
     circles, squares = found.circle_dark_blue_entropy, found.square_light_blue_entropy
     return pd.DataFrame(
@@ -260,7 +287,9 @@ def figure_1c():
 
 
 def table_1_gap():
-    """HE minus normal in average entropy, bits: of table 1's three models (reported) and of this project's runs (ours)."""
+    """HE minus normal in average entropy, bits: of table 1's three models (reported) and of this
+    project's runs (ours).
+    """
     found = tables.reported_table1().pivot(index="size", columns="label", values="average_ent")
     rows = [
         {
@@ -288,7 +317,7 @@ def table_1_gap():
     return table.assign(**{"HE - normal": table.HE - table.normal}).round(3)
 
 
-# --- the grader -----------------------------------------------------------------------------------------------------
+# --- the grader -----------------------------------------------------------------------------------
 RESPONSES = (  # right answer: 5
     "so it is 5. </think> \\boxed{5}",
     "</think> \\boxed{5} so \\boxed{5}",
@@ -303,9 +332,11 @@ RESPONSES = (  # right answer: 5
 
 
 def graders(responses=RESPONSES, answer="5"):
-    """Responses graded by the rule of the released grader, as far as it can be told here, and by `rewards.grade`.
+    """Responses graded by the rule of the released grader, as far as it can be told here, and by
+    `rewards.grade`.
 
-    The rule: `</think>` and `\\boxed{` must be there, and the last match of a greedy pattern within a line is the answer.
+    The rule: `</think>` and `\\boxed{` must be there, and the last match of a greedy pattern within
+    a line is the answer.
     """
     rows = []
     for text in responses:

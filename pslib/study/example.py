@@ -1,8 +1,10 @@
-"""The four-rollout example: one question and four responses, small enough to work a step out by hand.
+"""The four-rollout example: one question and four responses, small enough to work a step out by
+hand.
 
-The notebooks 01 to 04 carry it from the prompts to the loss, and tests/four_rollouts.py says, number by number, what
-every function must make of it. Rows 0 and 1 were drawn in the normal mode, rows 2 and 3 in the high-entropy mode. The
-rows have 2, 3, 1 and 2 tokens: R = 4, T = 3, 8 valid tokens. Beyond a row's length the tensors hold padding.
+The notebooks 01 to 04 carry it from the prompts to the loss, and tests/four_rollouts.py says,
+number by number, what every function must make of it. Rows 0 and 1 were drawn in the normal mode,
+rows 2 and 3 in the high-entropy mode. The rows have 2, 3, 1 and 2 tokens: R = 4, T = 3, 8 valid
+tokens. Beyond a row's length the tensors hold padding.
 """
 
 import pandas as pd
@@ -39,22 +41,25 @@ ROLLOUTS = Rollouts(
 )
 WORDS = [
     [VOCABULARY[token] for token in row[:length]]
-    for row, length in zip(ROLLOUTS.tokens.tolist(), ROLLOUTS.lengths.tolist())
+    for row, length in zip(ROLLOUTS.tokens.tolist(), ROLLOUTS.lengths.tolist(), strict=True)
 ]
 
-# Log-probs of the sampled tokens under each mode's prompt, before the update, in nats; 0 beyond a row's length.
+# Log-probs of the sampled tokens under each mode's prompt, before the update, in nats; 0 beyond a
+# row's length.
 LOGP = {
     "normal": _f64([[-2.0, -0.8, 0], [-0.3, -0.5, -0.6], [-0.2, 0, 0], [-0.3, -0.8, 0]]),
     "he": _f64([[-1.0, -0.2, 0], [-0.1, -0.9, -0.6], [-0.4, 0, 0], [-0.5, -0.4, 0]]),
 }
 SCORED = Scored(REWARDS, ROLLOUTS.group_ids, ROLLOUTS.mask, LOGP, entropy={})
 ETA, KAPPA = 0.5, 2.0
-# exp(new log-prob - old log-prob), as if some updates had been made since: on both sides of the clip; 1 beyond a length.
+# exp(new log-prob - old log-prob), as if some updates had been made since: on both sides of the
+# clip; 1 beyond a length.
 RATIOS = _f64([[1.5, 0.5, 1], [1.5, 0.5, 1.1], [0.9, 1, 1], [1.0, 1.25, 1]])
 
 
 def table(columns=None):
-    """The example token by token, a row a valid token, with tensors (4, 3) as columns {name: tensor}; to four digits.
+    """The example token by token, a row a valid token, with tensors (4, 3) as columns {name:
+    tensor}; to four digits.
 
     Without columns, the log-probs.
     """
@@ -64,7 +69,7 @@ def table(columns=None):
         {
             "drawn in": [ROLLOUTS.modes[r] for r in response],
             "reward": [int(REWARDS[r]) for r in response],
-            "token": [WORDS[r][t] for r, t in zip(response, place)],
+            "token": [WORDS[r][t] for r, t in zip(response, place, strict=True)],
             # + 0.0 makes 0.0 of -0.0, whose sign is rounding's
             **{
                 name: (values[ROLLOUTS.mask].round(decimals=4) + 0.0).tolist()

@@ -1,10 +1,13 @@
-"""Explore: one question put to both modes of a model, and their responses side by side, token by token.
+"""Explore: one question put to both modes of a model, and their responses side by side, token by
+token.
 
-A response's tokens are whatever the model drew, and its question whatever was typed: all text is escaped before it
-becomes HTML, and what cannot be seen is spelled out. Without ipywidgets all but `controls` works.
+A response's tokens are whatever the model drew, and its question whatever was typed: all text is
+escaped before it becomes HTML, and what cannot be seen is spelled out. Without ipywidgets all but
+`controls` works.
 """
 
 import html
+import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -18,8 +21,9 @@ from pslib import evaluate, nano, policy, runs
 from pslib.evaluate import BITS
 from pslib.rollouts import Decoding, Rollouts, engine_for, must_finish, render_all, sample
 
-# What a token's colour can say: the heading, where one colour ends and the next begins, and a colour map whose
-# lightness falls steadily, so that it is read by those who do not see hues and in print.
+# What a token's colour can say: the heading, where one colour ends and the next begins, and a
+# colour map whose lightness falls steadily, so that it is read by those who do not see hues and in
+# print.
 COLOURS = {
     "entropy": (
         "entropy of the mode that drew the token, bits",
@@ -56,10 +60,11 @@ class Asked:
     ended: list  # R: whether the response ended by itself
 
     def table(self):
-        """A row a response: mode, sample, correct (None where there is no answer), derivation, tokens, bits, kl.
+        """A row a response: mode, sample, correct (None where there is no answer), derivation,
+        tokens, bits, kl.
 
-        bits and kl, in bits and nats a token, are means over the response's tokens; derivation is "" where the question is
-        no sum.
+        bits and kl, in bits and nats a token, are means over the response's tokens; derivation is
+        "" where the question is no sum.
         """
         r = self.rollouts
         own = torch.stack([self.entropy[mode][k] for k, mode in enumerate(r.modes)])
@@ -80,7 +85,8 @@ class Asked:
 
 
 def load(source):
-    """A model and its tokenizer from a folder, also one given relative to this project's root, or from the hub.
+    """A model and its tokenizer from a folder, also one given relative to this project's root, or
+    from the hub.
 
     ValueError in one sentence for what cannot serve; see `policy.load`.
     """
@@ -89,7 +95,9 @@ def load(source):
 
 
 def _total(question):
-    """The answer of a bare sum or one with options, as the nano world asks them; "" for any other question."""
+    """The answer of a bare sum or one with options, as the nano world asks them; "" for any other
+    question.
+    """
     numbers = re.fullmatch(r"(\d{1,9}(?:\+\d{1,9})+)(?::.*)?", question, re.ASCII)
     return str(sum(map(int, numbers[1].split("+")))) if numbers else ""
 
@@ -105,11 +113,13 @@ def ask(
     max_new_tokens=96,
     seed=1,
 ):
-    """Draw `samples` responses to a question in each of two modes (normal, high-entropy) and score every token in both.
+    """Draw `samples` responses to a question in each of two modes (normal, high-entropy) and score
+    every token in both.
 
-    -> Asked. Without an answer the responses to a sum are still graded, and others are not. At temperature 0 all
-    responses of a mode are the same, so one is drawn. ValueError in one sentence for a question that is empty or too
-    long, a temperature below 0, fewer than one sample or token, or a tokenizer without a chat template.
+    -> Asked. Without an answer the responses to a sum are still graded, and others are not. At
+    temperature 0 all responses of a mode are the same, so one is drawn. ValueError in one sentence
+    for a question that is empty or too long, a temperature below 0, fewer than one sample or token,
+    or a tokenizer without a chat template.
     """
     question, answer, context = (
         question.strip(),
@@ -120,7 +130,8 @@ def ask(
         raise ValueError("there is no question; type one")
     if len(question) > 64 * context:  # before the tokenizer spends minutes on it
         raise ValueError(
-            f"the question has {len(question)} characters, far more than the model's context of {context} tokens "
+            f"the question has {len(question)} characters, far more than the model's context of "
+            f"{context} tokens "
             "can hold; shorten it"
         )
     if not 0 <= temperature < math.inf:
@@ -152,7 +163,10 @@ def ask(
         for name, rendered in prompts.items()
     }
     normal, he = (prompts[mode.name][0] for mode in modes)
-    ids = [row[:length] for row, length in zip(drawn.tokens.tolist(), drawn.lengths.tolist())]
+    ids = [
+        row[:length]
+        for row, length in zip(drawn.tokens.tolist(), drawn.lengths.tolist(), strict=True)
+    ]
     stops = policy.stop_ids(model, tokenizer)
     return Asked(
         question,
@@ -174,14 +188,17 @@ def ask(
 def kl_by_token(model, first, second, tokens, lengths):
     """How far one prompt's distribution is from another's at each token of given responses.
 
-    KL(p || q) = sum_v p(v) (log p(v) - log q(v)), p under the prompt `first`, q under `second`, over the full vocabulary
+    KL(p || q) = sum_v p(v) (log p(v) - log q(v)), p under the prompt `first`, q under `second`,
+    over the full vocabulary
 
-    first, second: lists of ids; tokens (N, T), lengths (N,) -> (N, T) in nats, 0 beyond each length. Its mean over
-    tokens that `first` drew estimates the inter-mode KL with less noise than their log-ratios do.
+    first, second: lists of ids; tokens (N, T), lengths (N,) -> (N, T) in nats, 0 beyond each
+    length. Its mean over tokens that `first` drew estimates the inter-mode KL with less noise than
+    their log-ratios do.
     """
     out = torch.zeros(tokens.shape)
-    for row, (response, length) in enumerate(zip(tokens.tolist(), lengths.tolist())):
-        # one response at a time: at a vocabulary of 151,936, a thousand tokens of it are 0.6 GB under each prompt
+    for row, (response, length) in enumerate(zip(tokens.tolist(), lengths.tolist(), strict=True)):
+        # one response at a time: at a vocabulary of 151,936, a thousand tokens of it are 0.6 GB
+        # under each prompt
         p, q = (
             torch.log_softmax(
                 model(
@@ -219,15 +236,19 @@ def pieces(tokenizer, ids):
     return out
 
 
-# --- HTML -----------------------------------------------------------------------------------------------------------
+# --- HTML -----------------------------------------------------------------------------------------
 def _written(text):
-    """Text as HTML: escaped, and with what has no shape of its own spelled out (control characters, turns of direction)."""
+    """Text as HTML: escaped, and with what has no shape of its own spelled out (control characters,
+    turns of direction).
+    """
     seen = (c if c.isprintable() else "⏎\n" if c == "\n" else f"\\u{ord(c):04x}" for c in text)
     return html.escape("".join(seen))
 
 
 def _shades(colour):
-    """(background, text) of each step of a colour, as #rrggbb; the text is black or white, whichever is easier to read."""
+    """(background, text) of each step of a colour, as #rrggbb; the text is black or white,
+    whichever is easier to read.
+    """
     _, edges, name = COLOURS[colour]
     shades = []
     for step in range(len(edges) + 1):
@@ -239,15 +260,18 @@ def _shades(colour):
 
 
 def _luminance(rgb):
-    """Relative luminance of a colour in [0, 1]^3, as WCAG 2 defines it: at 0.179 black and white contrast alike."""
+    """Relative luminance of a colour in [0, 1]^3, as WCAG 2 defines it: at 0.179 black and white
+    contrast alike.
+    """
     linear = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)
-    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear))
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def _patch(shade, text, title=""):
     # bdi: no token can turn the direction of its neighbours
     return (
-        f'<bdi title="{title}" style="background-color: {shade[0]}; color: {shade[1]}; white-space: pre-wrap">'
+        f'<bdi title="{title}" style="background-color: {shade[0]}; color: {shade[1]}; '
+        'white-space: pre-wrap">'
         f"{text}</bdi>"
     )
 
@@ -256,14 +280,15 @@ def _legend(colour):
     heading, edges, _ = COLOURS[colour]
     ranges = [
         f"below {edges[0]:g}",
-        *(f"{a:g} to {b:g}" for a, b in zip(edges, edges[1:])),
+        *(f"{a:g} to {b:g}" for a, b in itertools.pairwise(edges)),
         f"{edges[-1]:g} or more",
     ]
     patches = " ".join(
         _patch(shade, f" {label} ".replace(" ", "&nbsp;"))
-        for shade, label in zip(_shades(colour), ranges)
+        for shade, label in zip(_shades(colour), ranges, strict=True)
     )
-    return f"<p>Colour: {heading.replace('||', '‖')} {patches}<br>Point at a token for its figures.</p>"
+    shown = heading.replace("||", "‖")
+    return f"<p>Colour: {shown} {patches}<br>Point at a token for its figures.</p>"
 
 
 def _response(asked, row, k, colour):
@@ -297,12 +322,17 @@ def _response(asked, row, k, colour):
 
 
 def _cell(content):
-    style = f"width: 50%; text-align: left; vertical-align: top; padding: 6px; overflow-wrap: anywhere; {_PAPER}"
+    style = (
+        "width: 50%; text-align: left; vertical-align: top; padding: 6px; overflow-wrap: anywhere; "
+        + _PAPER
+    )
     return f'<td style="{style}">{content}</td>'
 
 
 def side_by_side(asked, colour="entropy"):
-    """Both modes' responses beside each other as HTML, each token coloured by one of COLOURS; ValueError names them."""
+    """Both modes' responses beside each other as HTML, each token coloured by one of COLOURS;
+    ValueError names them.
+    """
     if colour not in COLOURS:
         raise ValueError(f"tokens can be coloured by {' or '.join(COLOURS)}; got {colour!r}")
     table, heads, columns = asked.table(), [], []
@@ -313,11 +343,12 @@ def side_by_side(asked, colour="entropy"):
         heads.append(
             f"<b>{'Normal' if mode.system is None else 'High-entropy'} mode</b>: "
             f"{_written(mode.system) if mode.system else 'no system prompt'}<br>{graded}"
-            f"{(own.bits * own.tokens).sum() / total:.3f} bits and KL {(own.kl * own.tokens).sum() / total:.3f} "
+            f"{(own.bits * own.tokens).sum() / total:.3f} bits and KL "
+            f"{(own.kl * own.tokens).sum() / total:.3f} "
             "nats a token"
         )
         columns.append([_response(asked, row, row.Index, colour) for row in own.itertuples()])
-    rows = [heads, *zip(*columns)]
+    rows = [heads, *zip(*columns, strict=True)]
     decoding = f"temperature {asked.decoding.temperature:g}, seed {asked.seed}"
     if asked.decoding.temperature == 0:
         decoding = (
@@ -328,23 +359,27 @@ def side_by_side(asked, colour="entropy"):
     ignored = "mathjax_ignore tex2jax_ignore"  # no mathematics is to be set in what a model wrote
     return (
         f'<div class="{ignored}" style="{_PAPER}; padding: 8px; line-height: 1.4">'
-        f"<p>Question: <b><bdi>{_written(asked.question)}</bdi></b>{known} ({decoding})</p>{_legend(colour)}"
+        f"<p>Question: <b><bdi>{_written(asked.question)}</bdi></b>{known} "
+        f"({decoding})</p>{_legend(colour)}"
         f'<table style="width: 100%; table-layout: fixed; {_PAPER}">{table}</table></div>'
     )
 
 
-# --- controls -------------------------------------------------------------------------------------------------------
+# --- controls -------------------------------------------------------------------------------------
 def controls(model, tokenizer, asked, colour="entropy"):
-    """Widgets that start from what was asked and ask anew: question, answer, temperature, samples, seed and colour.
+    """Widgets that start from what was asked and ask anew: question, answer, temperature, samples,
+    seed and colour.
 
-    A press of the button draws; the colour changes without drawing. Each draw takes the next seed; a seed
-    put back draws the same again. Where ipywidgets is not installed: a sentence that says so.
+    A press of the button draws; the colour changes without drawing. Each draw takes the next seed;
+    a seed put back draws the same again. Where ipywidgets is not installed: a sentence that says
+    so.
     """
     try:
         import ipywidgets as w
     except ImportError:
         return HTML(
-            "<p>ipywidgets is not installed, so there are no controls here: install it with <code>pip install "
+            "<p>ipywidgets is not installed, so there are no controls here: install it with "
+            "<code>pip install "
             "ipywidgets</code>, or change the notebook's parameters and run it again.</p>"
         )
 

@@ -1,4 +1,5 @@
-"""What the method-study notebooks (00 to 04) show: sources, drawn and scored rollouts, tables and pictures of the method.
+"""What the method-study notebooks (00 to 04) show: sources, drawn and scored rollouts, tables and
+pictures of the method.
 
 Pictures are matplotlib's, token heat maps too: GitHub strips colours from a notebook's HTML.
 """
@@ -18,7 +19,8 @@ from pslib.methods import Scored
 from pslib.rollouts import engine_for, must_finish, render_all, sample
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # told apart by every kind of colour vision
-# variant of eq. 3 -> colour, line; the two that are methods keep their colour, and each line shows through the next
+# variant of eq. 3 -> colour, line; the two that are methods keep their colour, and each line shows
+# through the next
 LINES = {
     "unclipped": ("#999999", "-", 5.5),
     "clip_order": ("#56b4e9", "-", 4.0),
@@ -40,7 +42,8 @@ def source(*things):
 
 
 def check(answer, expected, tolerance=1e-3):
-    """Say whether a reader's answer, a number or a list of numbers, is the library's; AssertionError if it is not.
+    """Say whether a reader's answer, a number or a list of numbers, is the library's;
+    AssertionError if it is not.
 
     An answer that is still `...` is no answer, and is not checked.
     """
@@ -59,7 +62,8 @@ def check(answer, expected, tolerance=1e-3):
 
 
 def draw(model, tokenizer, modes, questions, group_size, decoding, seed):
-    """Sample half of each group in each mode, grade, share and score, as a training step of Policy Split does.
+    """Sample half of each group in each mode, grade, share and score, as a training step of Policy
+    Split does.
 
     modes: the normal and the high-entropy one -> ({mode name: prompts}, Rollouts, Scored).
     """
@@ -98,7 +102,8 @@ def words(tokenizer, rows):
 
 @torch.no_grad()
 def next_token(model, tokenizer, prompts):
-    """The probability of every token of the vocabulary after each prompt, {name: ids}; -> a DataFrame (V, names).
+    """The probability of every token of the vocabulary after each prompt, {name: ids}; -> a
+    DataFrame (V, names).
 
     Indexed by the tokens' texts, the likeliest on the average of all names first.
     """
@@ -117,9 +122,11 @@ def next_token(model, tokenizer, prompts):
 
 
 def terms(rollouts, method, stops):
-    """The rows that a method trains on (eq. 10): a row a response under a training mode, by `train.share`.
+    """The rows that a method trains on (eq. 10): a row a response under a training mode, by
+    `train.share`.
 
-    Columns: drawn in, trained under, response, group (its place in the advantage), and tokens that are learned from.
+    Columns: drawn in, trained under, response, group (its place in the advantage), and tokens that
+    are learned from.
     """
     group_ids, learned = train.share(rollouts, method, stops)
     count = len(rollouts.modes)
@@ -135,11 +142,12 @@ def terms(rollouts, method, stops):
 
 
 def bonus_table(adv, bonus, mask, eta, kappa):
-    """What eq. 3 adds to A, by variant, over the tokens of live groups (a dead group has A = 0, and gets nothing).
+    """What eq. 3 adds to A, by variant, over the tokens of live groups (a dead group has A = 0, and
+    gets nothing).
 
-    Columns: the share of tokens whose bonus the clip cuts; mean and largest size of the bonus, as shares of |A|; and
-    what it comes to in sum, as a share of the sum of |A|.
-    adv A (N,), bonus B (N, T), mask bool (N, T).
+    Columns: the share of tokens whose bonus the clip cuts; mean and largest size of the bonus, as
+    shares of |A|; and what it comes to in sum, as a share of the sum of |A|. adv A (N,), bonus B
+    (N, T), mask bool (N, T).
     """
     live, size = mask & (adv != 0)[:, None], adv.abs()[:, None]
     rows = {}
@@ -157,19 +165,20 @@ def bonus_table(adv, bonus, mask, eta, kappa):
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 def heat_map(rows, values, unit, labels, diverging=False, limit=None, width=116):
-    """Texts with a colour behind every token: rows of tokens' texts, values (N, T), a label a row; -> Figure.
+    """Texts with a colour behind every token: rows of tokens' texts, values (N, T), a label a row;
+    -> Figure.
 
-    A diverging map has white at 0. Values beyond `limit` have its colour (default: the largest value). A row of more than
-    `width` characters goes on in the next line.
+    A diverging map has white at 0. Values beyond `limit` have its colour (default: the largest
+    value). A row of more than `width` characters goes on in the next line.
     """
     placed, line = [], -1  # (line, column, text, value)
     starts = []
-    for words, row in zip(rows, values.tolist()):
+    for words, row in zip(rows, values.tolist(), strict=True):
         line, column = line + 1, 0
         starts.append(line)
-        for text, value in zip(words, row):
+        for text, value in zip(words, row, strict=False):
             text = text.replace("\n", "\\n")
             if column and column + len(text) > width:
                 line, column = line + 1, 0
@@ -187,7 +196,8 @@ def heat_map(rows, values, unit, labels, diverging=False, limit=None, width=116)
     colours = plt.get_cmap("PuOr_r" if diverging else "YlGnBu")
     columns, height = max(column + len(text) for _, column, text, _ in placed), 0.19 * (line + 1)
     with plt.rc_context(STYLE):
-        # sizes in inches, so that a character is as wide as its place; labels stand outside, where `bbox="tight"` finds them
+        # sizes in inches, so that a character is as wide as its place; labels stand outside, where
+        # `bbox="tight"` finds them
         figure = plt.figure(figsize=(CHARACTER * columns, height + 0.5))
         axis = figure.add_axes((0, 0.5 / (height + 0.5), 1, height / (height + 0.5)))
         for at, column, text, value in placed:
@@ -239,13 +249,14 @@ def next_token_marks(table, count=8):
 def clip_curves(size, mean, std, eta, kappa, span=(-2.6, 3.2), marks=()):
     """A~ against the signal b of a token, by variant, for A = size and A = -size; -> Figure.
 
-    The group's b have `mean` and `std` (nats); the upper axis is their z-score B, from span[0] to span[1]. marks: values
-    of B, by sign of A, to be marked on the curves of the paper and of the released code.
+    The group's b have `mean` and `std` (nats); the upper axis is their z-score B, from span[0] to
+    span[1]. marks: values of B, by sign of A, to be marked on the curves of the paper and of the
+    released code.
     """
     grid = torch.linspace(*span, 400, dtype=torch.float64)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.5), layout="constrained")
-        for sign, axis in zip((1, -1), axes):
+        for sign, axis in zip((1, -1), axes, strict=True):
             adv = torch.tensor([sign * size], dtype=torch.float64)
             for variant, (colour, line, thick) in LINES.items():
 
@@ -276,7 +287,9 @@ def clip_curves(size, mean, std, eta, kappa, span=(-2.6, 3.2), marks=()):
 
 
 def clip_on_rollouts(adv, bonus, mask, kappa, eta, etas=None):
-    """The clip on real rollouts: the share of tokens where it binds against eta, and how large the bonus is at one eta."""
+    """The clip on real rollouts: the share of tokens where it binds against eta, and how large the
+    bonus is at one eta.
+    """
     etas = torch.logspace(-2, 0.5, 40).tolist() if etas is None else etas
     tables = {each: bonus_table(adv, bonus, mask, each, kappa) for each in etas}
     live = mask & (adv != 0)[:, None]
@@ -322,7 +335,9 @@ def clip_on_rollouts(adv, bonus, mask, kappa, eta, etas=None):
 
 
 def surrogate_curves(eps=0.2, marks=()):
-    """The loss of a token against its ratio, for A = 1 and A = -1; marks: ratios, by sign of A, to be marked."""
+    """The loss of a token against its ratio, for A = 1 and A = -1; marks: ratios, by sign of A, to
+    be marked.
+    """
     rho = torch.linspace(0.3, 1.8, 301, dtype=torch.float64)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 3.3))
@@ -347,9 +362,11 @@ def surrogate_curves(eps=0.2, marks=()):
 
 
 def moved(before, after, rollouts, labels):
-    """How an update moved each response's log-prob, summed over its tokens, under both modes; -> Figure.
+    """How an update moved each response's log-prob, summed over its tokens, under both modes; ->
+    Figure.
 
-    before, after: {mode: (R, T) nats}. Filled marks are the normal mode, hollow ones the high-entropy mode.
+    before, after: {mode: (R, T) nats}. Filled marks are the normal mode, hollow ones the
+    high-entropy mode.
     """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.4, 0.3 * len(labels) + 0.8))

@@ -1,4 +1,5 @@
-"""A real browser at a real JupyterLab: Chromium without a screen, driven through its DevTools protocol.
+"""A real browser at a real JupyterLab: Chromium without a screen, driven through its DevTools
+protocol.
 
 The websocket client is the one that jupyter_server brings.
 """
@@ -58,7 +59,9 @@ def _running(command, log, **options):
 
 @contextmanager
 def jupyterlab(folder):
-    """The address of a JupyterLab on a free port that serves the notebooks of this project, copied to a folder."""
+    """The address of a JupyterLab on a free port that serves the notebooks of this project, copied
+    to a folder.
+    """
     shutil.copytree(
         runs.ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*")
     )
@@ -104,7 +107,9 @@ class Page:
         self.call("Page.enable")
 
     def call(self, method, **params):
-        """The result of one command of the protocol; exceptions that the page threw meanwhile are kept as complaints."""
+        """The result of one command of the protocol; exceptions that the page threw meanwhile are
+        kept as complaints.
+        """
         number = next(self.count)
         self.socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
@@ -178,7 +183,9 @@ class Page:
 
 @contextmanager
 def chromium(folder, width=1300, height=4000):
-    """A Page of a new Chromium without a screen; its window is tall, so that JupyterLab draws all of a notebook at once."""
+    """A Page of a new Chromium without a screen; its window is tall, so that JupyterLab draws all
+    of a notebook at once.
+    """
     command = [
         CHROMIUM,
         "--headless=new",

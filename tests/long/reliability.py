@@ -1,6 +1,7 @@
 """What the long tests measured: results/reliability.csv, a row for each claim.
 
-Counts of what was tried and what survived, which another machine would give too; how fast something is, is a benchmark's.
+Counts of what was tried and what survived, which another machine would give too; how fast something
+is, is a benchmark's.
 """
 
 import pandas as pd

@@ -1,4 +1,6 @@
-"""Notebooks in JupyterLab in a real browser: 00 run, 50 operated by mouse and keyboard, and every one opened."""
+"""Notebooks in JupyterLab in a real browser: 00 run, 50 operated by mouse and keyboard, and every
+one opened.
+"""
 
 import json
 import time
@@ -32,7 +34,9 @@ def opened(page, address, name):
 
 
 def run_all(page):
-    """Choose Run, Run All Cells in the menu, and wait until no cell is running or waiting; -> whether all were run."""
+    """Choose Run, Run All Cells in the menu, and wait until no cell is running or waiting; ->
+    whether all were run.
+    """
     page.until(
         f"{BOOK}.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'", 180
     )  # a kernel is there
@@ -40,7 +44,8 @@ def run_all(page):
         f"[...{BOOK}.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
     )
     page.click(
-        "[...document.querySelectorAll('.lm-MenuBar-item')].find(e => e.textContent.trim() === 'Run')"
+        "[...document.querySelectorAll('.lm-MenuBar-item')].find(e => e.textContent.trim() === "
+        "'Run')"
     )
     page.click("document.querySelector('.lm-Menu-item[data-command=\"runmenu:run-all\"]')")
     page.until(f"{prompts}.some(text => text.includes('*'))")
@@ -56,7 +61,8 @@ class Controls:
 
     def at(self, label, part):
         return (
-            f"[...document.querySelectorAll('.widget-label')].find(e => e.textContent === '{label}')"
+            "[...document.querySelectorAll('.widget-label')].find(e => e.textContent === "
+            f"'{label}')"
             f"?.closest('.jupyter-widgets').querySelector('{part}')"
         )
 
@@ -72,14 +78,17 @@ class Controls:
         return self.page.js(self.at(label, ".widget-readout") + ".textContent")
 
     def sample(self):
-        """Press the button; -> (what is shown before, what is shown once something there or in the message changed)."""
+        """Press the button; -> (what is shown before, what is shown once something there or in the
+        message changed).
+        """
         before, said = (
             self.shown,
             "[...document.querySelectorAll('.widget-html-content')].at(-2)?.innerText",
         )
         self.page.js(f"window.before = {said}")
         self.page.click(
-            "[...document.querySelectorAll('.jupyter-button')].find(e => e.textContent.trim() === 'Sample')"
+            "[...document.querySelectorAll('.jupyter-button')].find(e => e.textContent.trim() === "
+            "'Sample')"
         )
         settled = (
             f"!document.querySelector('.jupyter-button:disabled') && {said} !== 'sampling ...'"
@@ -129,7 +138,8 @@ def operate(page, address):
     page.call("Input.dispatchKeyEvent", type="keyDown", key="i", code="KeyI", text="i")
     page.call("Input.dispatchKeyEvent", type="keyUp", key="i", code="KeyI")
     page.until(
-        "[...document.querySelectorAll('.widget-html-content')].at(-1).innerText.includes('KL(HE ‖ normal) where')",
+        "[...document.querySelectorAll('.widget-html-content')].at(-1).innerText.includes('KL(HE ‖ "
+        "normal) where')",
         60,
     )
     yield (

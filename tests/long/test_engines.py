@@ -1,6 +1,8 @@
-"""Every engine draws what `generate` of transformers draws, from the weights that the model has now, and a run trains with it.
+"""Every engine draws what `generate` of transformers draws, from the weights that the model has
+now, and a run trains with it.
 
-Where vLLM is not installed its cases are skipped: `make test-vllm` runs this file in an environment of its own.
+Where vLLM is not installed its cases are skipped: `make test-vllm` runs this file in an environment
+of its own.
 """
 
 import copy
@@ -23,7 +25,9 @@ absent = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def wide(tokenizer):
-    """A nano model with heads of 32, the smallest that vLLM knows, whose next token depends on all before it."""
+    """A nano model with heads of 32, the smallest that vLLM knows, whose next token depends on all
+    before it.
+    """
     model = base.build_model("0.6m", tokenizer, 0).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -37,7 +41,9 @@ def wide(tokenizer):
     scope="module", params=["generate", "continuous", pytest.param("vllm", marks=absent)]
 )
 def chosen(request, wide, tokenizer):
-    """The model with an engine chosen, one for all tests: starting vLLM takes longer than they do."""
+    """The model with an engine chosen, one for all tests: starting vLLM takes longer than they
+    do.
+    """
     rollouts.choose(wide, tokenizer, request.param)
     yield wide, rollouts.engine_for(wide, tokenizer)
     wide.rollout_engine = None
@@ -58,7 +64,7 @@ def prompts(tokenizer):
 
 def responses(drawn):
     tokens, lengths = drawn
-    return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist())]
+    return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
 
 
 def moved(model, seed):
@@ -90,7 +96,7 @@ def test_first_tokens_are_drawn_with_the_models_probabilities(chosen, tokenizer,
         tokens, lengths = engine.generate(prompts[:2], 250, Decoding(temperature, 0, 1.0, 1), seeds)
         assert tokens.shape == (500, 1) and (lengths == 1).all()
         for drawn, p in zip(
-            tokens[:, 0].split(250), torch.softmax(logits / temperature, -1)
+            tokens[:, 0].split(250), torch.softmax(logits / temperature, -1), strict=True
         ):  # copies are neighbours
             found = drawn.bincount(minlength=len(p))
             assert ((found - 250 * p).abs() <= 5 * (250 * p * (1 - p)).sqrt() + 2).all()
@@ -189,7 +195,7 @@ def test_log_probs_are_the_trained_models_own_and_vllms_agree(chosen, prompts):
     )
     whole = [
         {"prompt_token_ids": prompt + response}
-        for prompt, response in zip(prompts, responses((tokens, lengths)))
+        for prompt, response in zip(prompts, responses((tokens, lengths)), strict=True)
     ]
     for k, out in enumerate(engine.llm.generate(whole, again, use_tqdm=False)):
         theirs = [

@@ -1,4 +1,6 @@
-"""Files: every damage to a checkpoint is noticed, every write that fails is said, and a disk that is really full."""
+"""Files: every damage to a checkpoint is noticed, every write that fails is said, and a disk that
+is really full.
+"""
 
 import errno
 import os
@@ -123,30 +125,32 @@ def disk(tmp_path):
 
 def test_a_disk_that_is_really_full_is_said_and_with_space_the_run_goes_on(tmp_path, disk):
     begun, tried, failed = time.time(), 0, []
-    with crashes.small_profile(tmp_path, steps=4, save_every=1) as profile:
-        with crashes.base_kept(profile):
-            whole = tmp_path / "whole"
-            chain.train_run(profile, "grpo", crashes.SIZE, crashes.SEED, folder=whole)
-            expected = crashes.outcome(whole)
-            for kilobytes in range(
-                8, 9000, 300
-            ):  # a run needs three checkpoints and a model: from next to nothing to all
-                folder, tried = disk(kilobytes) / "run", tried + 1
-                try:
-                    chain.train_run(profile, "grpo", crashes.SIZE, crashes.SEED, folder=folder)
-                    break  # it fits
-                except OSError as error:
-                    said, kept = str(error), crashes.lost_steps(folder) <= 1
-                disk(32_000)
+    with (
+        crashes.small_profile(tmp_path, steps=4, save_every=1) as profile,
+        crashes.base_kept(profile),
+    ):
+        whole = tmp_path / "whole"
+        chain.train_run(profile, "grpo", crashes.SIZE, crashes.SEED, folder=whole)
+        expected = crashes.outcome(whole)
+        for kilobytes in range(
+            8, 9000, 300
+        ):  # a run needs three checkpoints and a model: from next to nothing to all
+            folder, tried = disk(kilobytes) / "run", tried + 1
+            try:
                 chain.train_run(profile, "grpo", crashes.SIZE, crashes.SEED, folder=folder)
-                if not (
-                    "No space left" in said
-                    and "\n" not in said
-                    and kept
-                    and crashes.outcome(folder) == expected
-                ):
-                    failed.append((kilobytes, said, kept))
-                shutil.rmtree(folder)
+                break  # it fits
+            except OSError as error:
+                said, kept = str(error), crashes.lost_steps(folder) <= 1
+            disk(32_000)
+            chain.train_run(profile, "grpo", crashes.SIZE, crashes.SEED, folder=folder)
+            if not (
+                "No space left" in said
+                and "\n" not in said
+                and kept
+                and crashes.outcome(folder) == expected
+            ):
+                failed.append((kilobytes, said, kept))
+            shutil.rmtree(folder)
     tried -= 1  # the last had space enough
     # the command: exit code 1 and one sentence
     results = disk(1500) / "results"

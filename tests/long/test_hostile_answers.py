@@ -1,5 +1,8 @@
-"""No answer, as response or as reference, runs code, takes over 2 s or 512 MB, or crashes; benign ones are graded as math-verify does."""
+"""No answer, as response or as reference, runs code, takes over 2 s or 512 MB, or crashes; benign
+ones are graded as math-verify does.
+"""
 
+import contextlib
 import logging
 import os
 import resource
@@ -17,7 +20,9 @@ SECONDS, MEGABYTES = 2.0, 512
 
 @pytest.fixture
 def canaries(tmp_path, monkeypatch):
-    """A working folder, an environment and a port in which code that ran would leave a trace; -> (port, what was left)."""
+    """A working folder, an environment and a port in which code that ran would leave a trace; ->
+    (port, what was left).
+    """
     monkeypatch.chdir(tmp_path)
     rewards._stop()
     rewards._equal.cache_clear()
@@ -31,17 +36,17 @@ def canaries(tmp_path, monkeypatch):
                 for name in os.environ
                 if environment.get(name) != os.environ[name] and name != "PYTEST_CURRENT_TEST"
             ]
-            try:
+            with contextlib.suppress(BlockingIOError):
                 found.append(server.accept())
-            except BlockingIOError:
-                pass
             return found
 
         yield server.getsockname()[1], left
 
 
 def _tried(strings):
-    """Grade each string as response and as reference -> (strings, those that took under 2 s and gave 0 or 1, MB of the worst)."""
+    """Grade each string as response and as reference -> (strings, those that took under 2 s and
+    gave 0 or 1, MB of the worst).
+    """
     rewards.grade("\\boxed{1+x}", "x+1")  # starting the process is no answer's doing
     own, survived, slow = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0, []
     for text in strings:
@@ -58,7 +63,8 @@ def _tried(strings):
                 fine = False
                 slow.append((time.perf_counter() - begun, text[:80]))
         survived += fine
-    # The process and all its forks, from the system's own account of them; it ends when its stdin is closed.
+    # The process and all its forks, from the system's own account of them; it ends when its stdin
+    # is closed.
     process = rewards._process
     process.stdin.close()
     _, status, usage = os.wait4(process.pid, 0)
@@ -93,7 +99,8 @@ def test_no_answer_runs_code_or_outgrows_its_limits(claim, strings, canaries):
 
 
 def test_benign_answers_are_graded_as_math_verify_does():
-    # Of these pairs none is graded differently. Where the definitions do differ is in tests/test_rewards.py, with reasons.
+    # Of these pairs none is graded differently. Where the definitions do differ is in
+    # tests/test_rewards.py, with reasons.
     import math_verify
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)

@@ -1,4 +1,6 @@
-"""tests/test_hostile_files.py is quick enough to be run whole; here its artefacts are counted and put on record."""
+"""tests/test_hostile_files.py is quick enough to be run whole; here its artefacts are counted and
+put on record.
+"""
 
 import subprocess
 import sys

@@ -1,9 +1,10 @@
-"""Gradients and invariances in their long form: two hundred cases of each property, every weight tensor of every method."""
+"""Gradients and invariances in their long form: two hundred cases of each property, every weight
+tensor of every method.
+"""
 
 import time
 
 import properties
-import pytest
 import test_gradients
 import test_properties
 from reliability import record
@@ -19,7 +20,7 @@ def counting(trials):
         try:
             trial()
             survived += 1
-        except Exception as error:  # noqa: BLE001 - kept, so that the count is recorded before it is raised
+        except Exception as error:
             failure = failure or error
     return len(trials), survived, time.perf_counter() - begun, failure
 
@@ -79,7 +80,7 @@ def test_properties_hold_in_two_hundred_cases_each(model64, tokenizer, start):  
         before = counts["survived"]
         try:
             properties.prove(check, strategies, CASES, counts)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
             failures.append(error)
         if counts["survived"] - before < CASES:
             failures.append(

@@ -1,8 +1,9 @@
-"""Agreement with two peers on a hundred random batches each, to 1e-6 relative, in float64: TRL 1.16.0 and verl 0.9.1.
+"""Agreement with two peers on a hundred random batches each, to 1e-6 relative, in float64: TRL
+1.16.0 and verl 0.9.1.
 
-The peers' own code is called: TRL's trainer methods on a stand-in for the trainer that holds the settings they read,
-verl's functions as they are. Where a peer defines a quantity differently, the test says so and compares under the
-peer's definition.
+The peers' own code is called: TRL's trainer methods on a stand-in for the trainer that holds the
+settings they read, verl's functions as they are. Where a peer defines a quantity differently, the
+test says so and compares under the peer's definition.
 """
 
 import sys
@@ -26,7 +27,9 @@ PEERS = Path(sys.prefix) / "peers"
 
 
 def draw(seed):
-    """A batch of groups of equal size, as TRL wants them: ids in order, ratios on both sides of the clip, ragged rows."""
+    """A batch of groups of equal size, as TRL wants them: ids in order, ratios on both sides of the
+    clip, ragged rows.
+    """
     generator = properties.random_of(seed)
 
     def some(low, high):
@@ -74,7 +77,7 @@ def agree(claim, peer, check):
         try:
             check(draw(seed))
             survived += 1
-        except Exception as error:  # noqa: BLE001 - raised once the count is recorded
+        except Exception as error:
             failure = failure or error
     record(f"agreement with {claim}", BATCHES, survived, time.perf_counter() - begun)
     if failure:
@@ -89,7 +92,9 @@ def value_and_gradient(of, logp):
 
 
 def dead_groups_apart(ours, theirs, dead):
-    """Ours is exactly 0 in a dead group; theirs is what rounding leaves of r - mean, divided by eps."""
+    """Ours is exactly 0 in a dead group; theirs is what rounding leaves of r - mean, divided by
+    eps.
+    """
     assert (ours[dead] == 0).all() and (theirs[dead].abs() < 1e-9).all()
     close(ours[~dead], theirs[~dead])
 
@@ -98,7 +103,7 @@ def surrogate(batch, logp):
     return losses.clipped_surrogate(logp, batch.old, batch.adv, 0.2, 0.28)
 
 
-# --- TRL ------------------------------------------------------------------------------------------------------------
+# --- TRL ------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def trl():
     """TRL's trainer class and the two functions of its utils that are compared."""
@@ -112,7 +117,9 @@ def trl():
 
 
 def trainer(trl, batch, logp=None, **settings):
-    """What TRL's methods read of `self`: its defaults, and log-probs and entropies that are handed in."""
+    """What TRL's methods read of `self`: its defaults, and log-probs and entropies that are handed
+    in.
+    """
     made = SimpleNamespace(
         accelerator=Accelerator(cpu=True),
         model=SimpleNamespace(training=True, is_gradient_checkpointing=False),
@@ -206,8 +213,9 @@ def test_group_relative_is_trls(trl):
 
 
 def test_clipped_loss_is_trls_in_every_aggregation(trl):
-    # dapo divides by the valid tokens of the whole batch, which is ours; bnpo by those of the micro-batch; dr_grpo by rows
-    # times the longest response allowed; luspo by rows; grpo takes the mean of each row's own mean
+    # dapo divides by the valid tokens of the whole batch, which is ours; bnpo by those of the
+    # micro-batch; dr_grpo by rows times the longest response allowed; luspo by rows; grpo takes the
+    # mean of each row's own mean
     def check(batch):
         rows = len(batch.mask)
         totals = {"dapo": None, "bnpo": None, "dr_grpo": rows * batch.width, "luspo": rows}
@@ -224,7 +232,7 @@ def test_clipped_loss_is_trls_in_every_aggregation(trl):
                 lambda logp: (
                     sum(
                         losses.token_mean(row[None], mask[None])
-                        for row, mask in zip(surrogate(batch, logp), batch.mask)
+                        for row, mask in zip(surrogate(batch, logp), batch.mask, strict=True)
                     )
                     / rows
                 ),
@@ -242,7 +250,8 @@ def test_entropy_and_log_probs_are_trls(trl):
             logp, entropy = logprobs_and_entropy(batch.logits, batch.tokens, temperature)
             close(entropy, trl.entropy(batch.logits / temperature))
             close(logp, trl.logp(batch.logits, batch.tokens, temperature))
-        # the entropy term is a mean over the micro-batch's valid tokens there, over the whole batch's here
+        # the entropy term is a mean over the micro-batch's valid tokens there, over the whole
+        # batch's here
         ours = losses.token_mean(surrogate(batch, batch.logp) - 0.1 * batch.entropy, batch.mask)
         close(ours, trl_loss(trl, batch, _entropy_bonus_enabled=True, entropy_coef=0.1)[0])
 
@@ -250,9 +259,10 @@ def test_entropy_and_log_probs_are_trls(trl):
 
 
 def test_forking_mask_is_trls(trl):
-    # TRL keeps what reaches an interpolated quantile (in float32) of the entropies, so floor(keep (n - 1)) + 1 tokens where
-    # none are equal; ours are round(keep n), at least one. Either way they are the highest: with as many, the same ones.
-    # TRL divides the loss by all valid tokens; ours, as its authors do, by those kept.
+    # TRL keeps what reaches an interpolated quantile (in float32) of the entropies, so floor(keep
+    # (n - 1)) + 1 tokens where none are equal; ours are round(keep n), at least one. Either way
+    # they are the highest: with as many, the same ones. TRL divides the loss by all valid tokens;
+    # ours, as its authors do, by those kept.
     def check(batch):
         valid, total = batch.mask.sum(), batch.mask.sum().item()
         for keep in (0.2, 0.5):
@@ -272,13 +282,14 @@ def test_forking_mask_is_trls(trl):
     agree("TRL: top-entropy mask and its loss", trl, check)
 
 
-# --- verl -----------------------------------------------------------------------------------------------------------
+# --- verl -----------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def verl():
-    """verl's core_algos without its engine: ray, which its import asks for one name of, is stood in for.
+    """verl's core_algos without its engine: ray, which its import asks for one name of, is stood in
+    for.
 
-    verl pins an older transformers, so make test-long puts it and the six small packages that its import needs in a
-    folder of their own, which nothing else looks into.
+    verl pins an older transformers, so make test-long puts it and the six small packages that its
+    import needs in a folder of their own, which nothing else looks into.
     """
     if not (PEERS / "verl").exists():
         return None
@@ -314,7 +325,8 @@ def verl_loss(verl, batch, kind, mode="token-mean", **settings):
 
 
 def test_group_relative_is_verls(verl):
-    # the same mean, ddof 1 and eps; a group of one keeps its reward as its advantage there, and has none here
+    # the same mean, ddof 1 and eps; a group of one keeps its reward as its advantage there, and has
+    # none here
     def check(batch):
         scores = torch.zeros_like(batch.logp)
         scores[:, -1] = batch.rewards  # verl adds up the rewards of a row's tokens
@@ -333,7 +345,8 @@ def test_group_relative_is_verls(verl):
 
 
 def test_clipped_loss_is_verls_in_every_aggregation(verl):
-    # verl clips once more where A < 0, at a ratio of 3: out of the way here at 1e9, and shown to be all that differs
+    # verl clips once more where A < 0, at a ratio of 3: out of the way here at 1e9, and shown to be
+    # all that differs
     def check(batch):
         rows, out_of_the_way = len(batch.mask), {"clip_ratio_c": 1e9}
         totals = {
@@ -355,7 +368,7 @@ def test_clipped_loss_is_verls_in_every_aggregation(verl):
                 lambda logp: (
                     sum(
                         losses.token_mean(row[None], mask[None])
-                        for row, mask in zip(surrogate(batch, logp), batch.mask)
+                        for row, mask in zip(surrogate(batch, logp), batch.mask, strict=True)
                     )
                     / rows
                 ),
@@ -392,8 +405,9 @@ def test_entropy_and_log_probs_are_verls(verl):
 
 
 def test_clip_cov_is_verls(verl):
-    # Both draw among the candidates with torch.randperm, verl from the global generator: seeded alike, they drop the same
-    # tokens. One clip below and above, since ours asks PPO's one eps whether a token is stopped already.
+    # Both draw among the candidates with torch.randperm, verl from the global generator: seeded
+    # alike, they drop the same tokens. One clip below and above, since ours asks PPO's one eps
+    # whether a token is stopped already.
     dropped = []
 
     def check(batch):

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from pslib import chain, checkpoint, runs
 
-# --- SIGKILL --------------------------------------------------------------------------------------------------------
+# --- SIGKILL --------------------------------------------------------------------------------------
 METHODS = ("policy_split", "clip_cov", "entropy_regularization")
 
 
@@ -63,7 +63,7 @@ def test_200_kills_lose_at_most_a_save_interval_each_and_end_in_the_same_weights
     )
 
 
-# --- SIGTERM, Ctrl-C ------------------------------------------------------------------------------------------------
+# --- SIGTERM, Ctrl-C ------------------------------------------------------------------------------
 PROFILE = """
 model: nano
 sizes: ["0.2m"]
@@ -71,9 +71,13 @@ methods: [original, entropy_regularization]
 seeds: [1]
 he_prompt: high_entropy_short
 base: {world: rare, steps: 2, batch_size: 16}
-train: {steps: 24, questions: 16, group_size: 8, pool: 64, learning_rate: 3.0e-4, max_new_tokens: 24, save_every: 1000}
+train:
+  {steps: 24, questions: 16, group_size: 8, pool: 64, learning_rate: 3.0e-4, max_new_tokens: 24,
+   save_every: 1000}
 evaluate: {questions: 4, samples: 2, temperature: 1.0, top_k: 0, top_p: 1.0, max_new_tokens: 24}
-"""  # 24 steps of half a second, saved at the end alone; the entropy term moves weights although no answer is right
+# 24 steps of half a second, saved at the end alone; the entropy term moves weights although no
+# answer is right
+"""
 NOTEBOOK = [
     "notebook",
     "06_train",
@@ -128,7 +132,9 @@ def steps_taken(run):
 
 
 def stopped(checkout, results, arguments, number, after):
-    """Start a command, signal it once its run has taken so many steps -> (exit code, words, seconds, steps by then)."""
+    """Start a command, signal it once its run has taken so many steps -> (exit code, words,
+    seconds, steps by then).
+    """
     run, job = results / "local" / "stops" / "runs" / RUN, command(checkout, results, *arguments)
     while steps_taken(run) < after:
         assert job.poll() is None, job.communicate()
@@ -206,7 +212,8 @@ def test_a_chain_whose_command_is_killed_outright_ends_too(checkout, tmp_path):
         time.sleep(0.1)
     step, _ = checkpoint.load_newest(tmp_path / "local" / "stops" / "runs" / RUN / "checkpoints")
     record(
-        "Stop request: the command of a chain killed outright (SIGKILL) leaves no process and a checkpoint",
+        "Stop request: the command of a chain killed outright (SIGKILL) leaves no process and a "
+        "checkpoint",
         1,
         int(not living(tmp_path) and step >= steps),
         time.time() - since,
@@ -236,9 +243,11 @@ def test_a_search_for_settings_that_is_asked_to_stop_begins_no_further_trial(
     assert all(checkpoint.load_newest(trial / "checkpoints") for trial in trials.iterdir())
 
 
-# --- two at once ----------------------------------------------------------------------------------------------------
+# --- two at once ----------------------------------------------------------------------------------
 def contender(folder, ready, go, done):
-    """Wait for the starting gun, then try to own a folder: say on `done` how it went, and keep what was won."""
+    """Wait for the starting gun, then try to own a folder: say on `done` how it went, and keep what
+    was won.
+    """
     os.write(ready, b".")
     os.read(go, 1)
     try:
@@ -252,7 +261,9 @@ def contender(folder, ready, go, done):
 
 
 def race(folder, log):
-    """Two processes ask for one folder at once; the winner is killed while it has it -> whether all went as it must."""
+    """Two processes ask for one folder at once; the winner is killed while it has it -> whether all
+    went as it must.
+    """
     (ready, ready_end), (go, go_end), (done, done_end) = os.pipe(), os.pipe(), os.pipe()
     pids = [
         crashes.start(lambda: contender(folder, ready_end, go, done_end), log) for _ in range(2)
@@ -275,7 +286,8 @@ def race(folder, log):
 
 def test_of_two_processes_one_works_the_other_says_who_and_a_dead_owners_folder_is_free(tmp_path):
     begun = time.time()
-    # each race begins with the lock and the name that the winner of the race before it left when it was killed
+    # each race begins with the lock and the name that the winner of the race before it left when it
+    # was killed
     good = sum(race(tmp_path / "run", tmp_path / "log") for _ in range(50))
     record(
         "Two at once: races for a folder whose last owner was killed", 50, good, time.time() - begun

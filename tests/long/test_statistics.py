@@ -1,4 +1,6 @@
-"""What the docstrings of `pslib.stats` say of its intervals and tests, by simulation: coverage and false positives."""
+"""What the docstrings of `pslib.stats` say of its intervals and tests, by simulation: coverage and
+false positives.
+"""
 
 import numpy as np
 import pandas as pd
@@ -29,7 +31,9 @@ def test_how_often_an_interval_over_seeds_holds_the_true_mean(seeds, draw, boots
 
 
 def drawn(rng, seeds, questions, by_seed, by_question, samples=8):
-    """Two methods that are equally good over all seeds and questions, which move each by itself -> their tables."""
+    """Two methods that are equally good over all seeds and questions, which move each by itself ->
+    their tables.
+    """
     ease, tables = rng.normal(1, 1.5, questions), []
     for _ in range(2):
         logits = (

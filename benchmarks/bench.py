@@ -27,8 +27,10 @@ import pandas as pd
 import torch
 from transformers import TrainerCallback
 
-from pslib import base, methods, modes, nano, policy, rewards, rollouts, runs, tasks, train
+from pslib import methods, modes, policy, rewards, rollouts, tasks, train
 from pslib.evidence import figures
+from pslib.lab import runs
+from pslib.nano import base, worlds
 
 PAIRS, WARM_UP = 7, 2
 GROUP, NEW = 8, 64
@@ -83,7 +85,7 @@ COLUMNS = [
 @cache
 def tokenizer():
     """The nano tokenizer, with a stop token that no nano model can draw."""
-    examples = nano.corpus(nano.WORLDS["rare"], 2000, seed=0)
+    examples = worlds.corpus(worlds.WORLDS["rare"], 2000, seed=0)
     made = base.build_tokenizer([text for example in examples for text in example if text])
     made.add_special_tokens({"eos_token": "<|never|>"})
     return made
@@ -473,8 +475,8 @@ def grading():
     """Grading a nano answer that is right or wrong, as a training step does, one by one."""
     draw, taken = random.Random(0), []
     for _ in range(2000):
-        question = nano.draw_sum(draw, 7)
-        text = nano.respond(question, draw.choice(nano.DERIVATIONS), draw)
+        question = worlds.draw_sum(draw, 7)
+        text = worlds.respond(question, draw.choice(worlds.DERIVATIONS), draw)
         reference = draw.choice((question.answer, "17", "40"))
         taken.append(seconds(lambda text=text, reference=reference: rewards.grade(text, reference)))
     return figure_row(

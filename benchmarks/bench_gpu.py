@@ -20,7 +20,8 @@ import transformers
 from bench import batch_of, graded, questions, tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from pslib import checkpoint, methods, modes, policy, rollouts, runs, train
+from pslib import methods, modes, policy, rollouts, train
+from pslib.lab import checkpoint, runs
 
 TINY = "--tiny" in sys.argv
 DEVICE = "cpu" if TINY else "cuda"

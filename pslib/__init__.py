@@ -5,9 +5,13 @@ walks through them.
     -> losses -> update
 
 The method is in `methods` (a table), the loop in `train`, the mathematics in `advantages` and
-`losses`. Three shelves stand
-beside it: `evidence` (results to tables, figures, verdicts), `study` (what the teaching notebooks
-show), `scale` (the method's way to larger models).
+`losses`. The same method on TRL's trainer is `trl`. Around these rooms stand five shelves:
+
+    nano      the laptop world: texts and worlds, the base model, fast decoding
+    tasks     questions: the nano world's suites, the paper's data sets
+    lab       profiles, run folders, checkpoints, the chain's steps, export
+    evidence  evaluation, probes, statistics; tables, figures, claims and their verdicts
+    study     the worked example, lessons, departures, explorer
 
 Shape letters, the same everywhere:
 

@@ -195,7 +195,7 @@ class Watch:
 
     def done(self):
         """(cost done, cost in all), in training steps of GRPO."""
-        from pslib import runs
+        from pslib.lab import runs
 
         p, done, total = self.profile, 0.0, 0.0
         for size in p.sizes:
@@ -219,7 +219,7 @@ class Watch:
         return done, total
 
     def _base_share(self, size):
-        from pslib import runs
+        from pslib.lab import runs
 
         if (
             self.profile.model != "nano"
@@ -267,7 +267,7 @@ def reproduce(name, cores):
 
     name: the profile's, or the absolute path of its file.
     """
-    from pslib import chain, runs
+    from pslib.lab import chain, runs
 
     profile = runs.load_profile(name)
     with runs.owned(profile.folder):
@@ -395,8 +395,8 @@ def compare(profile):
     """Print this machine's averages beside the committed ones and the paper's."""
     import pandas as pd
 
-    from pslib import runs
     from pslib.evidence import tables
+    from pslib.lab import runs
 
     committed = runs.ROOT / "results" / profile.name / "tables" / "table1_general.csv"
     ours = pd.read_csv(profile.folder / "tables" / "table1_general.csv")
@@ -423,7 +423,7 @@ def train(profile, method, size, seed):
     of this world; else in our loop.
     """
     if size in profile.launch:
-        from pslib.scale import launched
+        from pslib.lab import launched
 
         launched.train_run(profile, method, size, seed)
     elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -433,7 +433,7 @@ def train(profile, method, size, seed):
             "several"
         )
     else:
-        from pslib import chain
+        from pslib.lab import chain
 
         chain.train_run(profile, method, size, seed)
 
@@ -461,7 +461,8 @@ def publish(profile):
     import nbformat
     import pandas as pd
 
-    from pslib import evaluate, runs
+    from pslib.evidence import evaluate
+    from pslib.lab import runs
 
     for size in profile.sizes if profile.model == "nano" and profile.base.shared else ():
         _publish_base(
@@ -614,20 +615,18 @@ def main(argv=None):
         elif args.command == "notebook":
             notebook(args.name, args.out, parameters)
         elif args.command == "export":
-            from pslib import runs
-            from pslib.scale import export
+            from pslib.lab import export, runs
 
             export.export(
                 runs.load_profile(args.profile), args.method, args.size, args.seed, args.out
             )
             print(f"written to {args.out}; its README.md says how to use it")
         elif args.command == "train":
-            from pslib import runs
+            from pslib.lab import runs
 
             train(runs.load_profile(args.profile), args.method, args.size, args.seed)
         elif args.command == "plan":
-            from pslib import runs
-            from pslib.scale import plan
+            from pslib.lab import plan, runs
 
             print(
                 plan.report(
@@ -640,18 +639,18 @@ def main(argv=None):
                 )
             )
         elif args.command == "figures":
-            from pslib import runs
             from pslib.evidence import artefacts
+            from pslib.lab import runs
 
             mine = runs.load_profile(args.profile) if args.profile else None
             for profile, folder in [(mine, mine.folder)] if mine else artefacts.committed():
                 print(f"{folder}: {', '.join(artefacts.write_all(profile, folder))}", flush=True)
         elif args.command == "tune":
-            from pslib import tuning
+            from pslib.lab import tuning
 
             print(tuning.tune(args.profile, os.cpu_count()).to_markdown(index=False))
         else:
-            from pslib import runs
+            from pslib.lab import runs
 
             {"compare": compare, "publish": publish}[args.command](runs.load_profile(args.profile))
     except KeyboardInterrupt as stop:

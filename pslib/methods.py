@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from pslib import advantages, losses, ranges
+from pslib import advantages, losses
+from pslib.lab import ranges
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import threading
 from functools import lru_cache
 
 if __name__ != "__main__":  # the process that compares answers needs no more than this file
-    from pslib import dress
+    from pslib.lab import dress
 
 LONGEST_ANSWER = 200  # characters; a longer one is wrong, unread
 CPU_SECONDS, SECONDS, BYTES = (

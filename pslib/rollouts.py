@@ -17,7 +17,9 @@ from typing import ClassVar
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from pslib import decode, modes, ranges, rewards
+from pslib import modes, rewards
+from pslib.lab import ranges
+from pslib.nano import decode
 from pslib.policy import stop_ids, unwrapped
 
 

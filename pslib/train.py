@@ -35,10 +35,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from pslib import advantages, checkpoint, losses, ranges, tasks
-from pslib import micro_batches as micro
+from pslib import advantages, losses, tasks
 from pslib import policy as scoring
-from pslib.measures import BITS, bonus_shares, measure  # noqa: F401 - BITS for notebooks
+from pslib.lab import checkpoint, ranges
+from pslib.lab import micro_batches as micro
+from pslib.lab.measures import BITS, bonus_shares, measure  # noqa: F401 - BITS for notebooks
+from pslib.lab.stopping import stop_requests
 from pslib.methods import Scored
 from pslib.modes import rendered
 from pslib.policy import Policy, stop_ids
@@ -54,7 +56,6 @@ from pslib.rollouts import (
     share,
     unfinished,
 )
-from pslib.stopping import stop_requests
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ import torch
 import trl
 from torch.nn.utils.rnn import pad_sequence
 
-from pslib import losses, measures, methods, modes, rewards
+from pslib import losses, methods, modes, rewards
+from pslib.lab import measures
 from pslib.rollouts import Rollouts
 
 # TRL's options that would change the loss of a method, and what each must be.

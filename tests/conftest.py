@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers.models.qwen3 import modeling_qwen3
 
-from pslib import base, modes, nano
+from pslib import modes
+from pslib.nano import base, worlds
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")
@@ -27,7 +28,7 @@ TINY = (16, 2, 32, 4, 2, 8)
 @pytest.fixture(scope="session")
 def tokenizer():
     """A byte-pair tokenizer of 200 tokens, learned from a little of the nano corpus."""
-    examples = nano.corpus(nano.WORLDS["rare"], 150, seed=0)
+    examples = worlds.corpus(worlds.WORLDS["rare"], 150, seed=0)
     return base.build_tokenizer(
         [text for example in examples for text in example if text], vocab_size=200
     )

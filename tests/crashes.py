@@ -23,7 +23,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from pslib import chain, checkpoint, records, rewards, runs
+from pslib import rewards
+from pslib.lab import chain, checkpoint, records, runs
 
 SIZE, SEED = "0.2m", 1
 

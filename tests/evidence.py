@@ -7,7 +7,9 @@ differences do not vary but by what `spread` adds to the run at hand.
 
 import pandas as pd
 
-from pslib import evaluate, runs, tasks
+from pslib import tasks
+from pslib.evidence import evaluate
+from pslib.lab import runs
 
 SEEDS = (1, 2, 3)
 JITTER = {1: -2.0, 2: 0.0, 3: 2.0}

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pslib import checkpoint, losses, methods, rewards, train
+from pslib import losses, methods, rewards, train
+from pslib.lab import checkpoint
 
 
 # --- damaged files --------------------------------------------------------------------------------

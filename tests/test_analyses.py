@@ -7,8 +7,8 @@ import evidence
 import pandas as pd
 import pytest
 
-from pslib import evaluate, runs
-from pslib.evidence import analyses, artefacts, figures, tables
+from pslib.evidence import analyses, artefacts, evaluate, figures, tables
+from pslib.lab import runs
 
 
 @pytest.fixture(scope="module")

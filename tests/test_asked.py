@@ -9,7 +9,10 @@ import pytest
 import torch
 import yaml
 
-from pslib import base, chain, evaluate, measures, methods, modes, nano, policy, probe, runs, train
+from pslib import methods, modes, policy, train
+from pslib.evidence import evaluate, probe
+from pslib.lab import chain, measures, runs
+from pslib.nano import base, worlds
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def test_sums_are_those_of_an_evaluation_with_the_same_draws(tour, asked):
     assert torch.allclose(
         torch.tensor(none.bits.values), torch.tensor(by.bits.sum().values), rtol=1e-5
     )
-    assert (none[[*list(nano.DERIVATIONS), "other"]].sum(axis=1) == 4).all()
+    assert (none[[*list(worlds.DERIVATIONS), "other"]].sum(axis=1) == 4).all()
 
 
 def test_the_kinds_of_tokens_make_up_all_tokens_and_all_entropy(asked):
@@ -175,6 +178,6 @@ def test_base_model_and_seed_vary_together_and_each_base_model_has_its_own_neutr
     assert profile.unit("0.2m.b6", 6) == ("0.2m", 6) and profile.table_sizes == ["0.2m"]
     tokenizer = chain.make_base(profile, "0.2m.b5")[1]
     texts = [profile.modes_of(size, tokenizer)[1].system for size in profile.sizes]
-    assert texts[0] != texts[1] and [nano.lean(text) for text in texts] == [0, 0]
+    assert texts[0] != texts[1] and [worlds.lean(text) for text in texts] == [0, 0]
     wanted = len(tokenizer(modes.he_mode("high_entropy").system)["input_ids"])
     assert len(tokenizer(texts[0])["input_ids"]) == wanted

@@ -6,7 +6,7 @@ import sys
 import pandas as pd
 import pytest
 
-from pslib import runs
+from pslib.lab import runs
 
 sys.path.insert(0, str(runs.ROOT / "benchmarks"))
 import bench

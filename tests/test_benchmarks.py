@@ -9,7 +9,8 @@ import datasets
 import pandas as pd
 import pytest
 
-from pslib import benchmarks, modes, rewards, tasks
+from pslib import modes, rewards, tasks
+from pslib.tasks import benchmarks
 
 LETTERS = ascii_uppercase[:10]
 # data set -> (file, rows): all columns that the hub's have are here, those that are read and a few

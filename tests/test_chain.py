@@ -16,8 +16,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from pslib import base, chain, records, runs, tasks, train
+from pslib import tasks, train
 from pslib.evidence import artefacts, tables
+from pslib.lab import chain, records, runs
+from pslib.nano import base
 
 
 @pytest.fixture(scope="module")

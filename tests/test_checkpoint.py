@@ -14,7 +14,7 @@ import faults
 import pytest
 import torch
 
-from pslib import checkpoint
+from pslib.lab import checkpoint
 
 
 def tensors(step):

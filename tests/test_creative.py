@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pandas as pd
 import pytest
 
-from pslib import creative
-from pslib.creative import JudgeError, JudgeSettings, div_bleu, div_ngram, judge, scores
+from pslib.evidence import creative
+from pslib.evidence.creative import JudgeError, JudgeSettings, div_bleu, div_ngram, judge, scores
 
 GOOD = {
     "creativity": 7,

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pslib import decode
+from pslib.nano import decode
 
 NO_STOP = torch.tensor([-1])
 LOGITS = torch.tensor(

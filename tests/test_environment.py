@@ -20,7 +20,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from pslib import __main__ as cli
-from pslib import runs
+from pslib.lab import runs
 
 ODD = "it's a {folder}"
 
@@ -208,9 +208,10 @@ def test_the_reason_of_a_chain_that_cannot_begin_is_snakemakes_own(tmp_path):
 WITHOUT_CHECKOUT = """
 import contextlib, io, json, os, sys
 from pslib import __main__ as cli
-from pslib import modes, runs
+from pslib import modes
+from pslib.lab import runs
 from pslib.evidence import verdicts
-from pslib.scale import export, plan
+from pslib.lab import export, plan
 
 said = {}
 export_one = ["export", "smoke", "grpo", "0.2m", "1", "--out", "exported"]

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from pslib import evaluate, modes, rewards
-from pslib.evaluate import Settings
+from pslib import modes, rewards
+from pslib.evidence import evaluate
+from pslib.evidence.evaluate import Settings
 from pslib.rollouts import unfinished
 
 STOPS = [1, *range(20, 60)]  # so many that responses end at different lengths
@@ -97,7 +98,7 @@ def test_entropy_is_that_of_temperature_one_whatever_the_sampling(model, tokeniz
 def test_correct_and_derivation_are_those_of_the_text(model, tokenizer, he, questions, monkeypatch):
     monkeypatch.setattr(rewards, "grade", lambda text, answer: float(answer == "36"))
     monkeypatch.setattr(
-        evaluate.nano, "derivation_of", lambda question, text: f"{question} -> {text}"
+        evaluate.worlds, "derivation_of", lambda question, text: f"{question} -> {text}"
     )
     table, rollouts, _ = evaluate.evaluate(model, tokenizer, he, questions, SETTINGS, generator())
     assert table.correct.tolist() == [0, 0, 0, 0, 1, 1]

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pslib import modes, policy
-from pslib.evaluate import BITS
+from pslib.evidence.evaluate import BITS
 from pslib.rollouts import GenerateEngine, engine_for
 from pslib.study import explore
 

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from pslib import __main__ as cli
-from pslib import chain, checkpoint, modes, policy, runs
+from pslib import modes, policy
+from pslib.lab import chain, checkpoint, runs
 
 
 class Payload:

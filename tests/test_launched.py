@@ -14,9 +14,8 @@ from test_benchmarks import put_all
 from test_paper import TEMPLATE
 from torchrun import torchrun
 
-from pslib import chain, runs
 from pslib.evidence import analyses, artefacts, tables
-from pslib.scale import launched
+from pslib.lab import chain, launched, runs
 
 
 @pytest.fixture(scope="module")

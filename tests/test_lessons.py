@@ -11,7 +11,8 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 
-from pslib import advantages, losses, methods, modes, policy, records, runs, train
+from pslib import advantages, losses, methods, modes, policy, train
+from pslib.lab import records, runs
 from pslib.rollouts import Decoding
 from pslib.study import example, lessons
 

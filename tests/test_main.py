@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from pslib import __main__ as cli
-from pslib import runs
+from pslib.lab import runs
 
 
 def _said(capsys):
@@ -95,9 +95,8 @@ def test_a_command_that_is_killed_takes_its_chain_with_it(tmp_path):
     ],
 )
 def test_commands_take_the_path_of_a_profile(command, rest, tmp_path, monkeypatch):
-    from pslib import chain
     from pslib.evidence import artefacts
-    from pslib.scale import export, plan
+    from pslib.lab import chain, export, plan
 
     given, seen = (runs.PROFILES / "smoke.yaml").read_text().replace("seeds: [1]", "seeds: [4]"), []
     (tmp_path / "mine.yaml").write_text(given)
@@ -123,7 +122,7 @@ def test_commands_take_the_path_of_a_profile(command, rest, tmp_path, monkeypatc
 def test_steps_that_run_elsewhere_are_given_a_profiles_whole_path(tmp_path, monkeypatch):
     import papermill
 
-    from pslib import tuning
+    from pslib.lab import tuning
 
     seen = []
     monkeypatch.chdir(tmp_path)
@@ -166,7 +165,7 @@ def test_a_machine_on_which_nothing_can_be_written_is_told_what_to_do(monkeypatc
 def test_a_profile_whose_results_are_in_use_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))
     code = (
-        "import sys; from pslib import runs\n"
+        "import sys; from pslib.lab import runs\n"
         "with runs.owned(runs.load_profile('smoke').folder):\n print('mine', flush=True); "
         "sys.stdin.read()"
     )

@@ -21,21 +21,9 @@ import yaml
 from test_benchmarks import put_all
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pslib import (
-    __main__,
-    chain,
-    evaluate,
-    methods,
-    modes,
-    policy,
-    records,
-    rewards,
-    runs,
-    tasks,
-    train,
-)
-from pslib.evidence import artefacts, tables
-from pslib.scale import export
+from pslib import __main__, methods, modes, policy, rewards, tasks, train
+from pslib.evidence import artefacts, evaluate, tables
+from pslib.lab import chain, export, records, runs
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from pslib import policy, runs, train
-from pslib.scale import plan
+from pslib import policy, train
+from pslib.lab import plan, runs
 
 SETTINGS = train.Settings(
     steps=1,

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pslib import nano, probe, runs
-from pslib.evidence import predictions
+from pslib.evidence import predictions, probe
+from pslib.lab import runs
+from pslib.nano import worlds
 
 
 def write(root, profile, method, size, seed, bits):
@@ -24,7 +25,7 @@ def write(root, profile, method, size, seed, bits):
                     "tokens": tokens,
                     "bits": value * tokens,
                     "kl": 0.01 * tokens,
-                    **{name: 2 for name in nano.DERIVATIONS},
+                    **{name: 2 for name in worlds.DERIVATIONS},
                     "other": 0,
                     **{
                         f"{what}_{kind}": 1.0 for kind in probe.KINDS for what in ("bits", "tokens")

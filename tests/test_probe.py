@@ -8,7 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pslib import evaluate, modes, nano, probe, rewards, runs, tasks
+from pslib import modes, rewards, tasks
+from pslib.evidence import evaluate, probe
+from pslib.lab import runs
+from pslib.nano import worlds
 
 SETTINGS = evaluate.Settings(
     questions=3, samples=2, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=8
@@ -60,7 +63,7 @@ def test_every_prompt_is_asked_and_the_normal_mode_is_no_distance_from_itself(
     ).set_index("prompt")
     assert list(table.index) == ["none", "trained", "high_entropy_short"]
     assert table.kl_from_normal["none"] == 0 != table.kl_from_normal["trained"]
-    shares = table[[f"share_{d}" for d in (*nano.DERIVATIONS, "other")]].sum(axis=1)
+    shares = table[[f"share_{d}" for d in (*worlds.DERIVATIONS, "other")]].sum(axis=1)
     assert shares.tolist() == pytest.approx([1, 1, 1])
 
 
@@ -108,18 +111,18 @@ def test_the_unseen_prompts_are_there(tokenizer):
 
 
 def test_stories_are_scored_by_prompt_and_kept(model, tokenizer, both, monkeypatch):
-    prompts = nano.story_prompts()[:2]
-    monkeypatch.setattr(nano, "story_prompts", lambda: prompts)
+    prompts = worlds.story_prompts()[:2]
+    monkeypatch.setattr(worlds, "story_prompts", lambda: prompts)
     scores, texts = probe.stories(
-        model, tokenizer, both, SETTINGS, nano.story_prompts(), 3, generator()
+        model, tokenizer, both, SETTINGS, worlds.story_prompts(), 3, generator()
     )
     assert len(scores) == 4 and len(texts) == 12 and list(texts["sample"][:3]) == [0, 1, 2]
     own = texts[(texts["mode"] == "he") & (texts.prompt == prompts[1])].story.tolist()
     row = scores[(scores["mode"] == "he") & (scores.prompt == prompts[1])].iloc[0]
-    assert row.told == sum(map(nano.is_story, own)) / 3 and nano.is_story(
-        nano.story(prompts[0], random.Random(0))
+    assert row.told == sum(map(worlds.is_story, own)) / 3 and worlds.is_story(
+        worlds.story(prompts[0], random.Random(0))
     )
-    assert not nano.is_story("Well, halves: 7+8=15. \\boxed{15}")
+    assert not worlds.is_story("Well, halves: 7+8=15. \\boxed{15}")
     assert row.div_2gram == pytest.approx(
         probe.creative.div_ngram(own)
     ) and row.div_bleu4 == pytest.approx(probe.creative.div_bleu(own))
@@ -132,7 +135,7 @@ def test_the_bonus_of_each_token_is_that_of_the_equations(model, tokenizer, both
     assert (
         len(table) > 20
         and set(table["mode"]) == {"normal", "he"}
-        and set(table.kind) <= {*nano.KINDS, "wording", "end"}
+        and set(table.kind) <= {*worlds.KINDS, "wording", "end"}
     )
     bound = table.advantage.abs() / 2
     assert (table.paper - 0.03 * table.bonus.clip(-bound, bound)).abs().max() < 1e-5
@@ -156,7 +159,7 @@ def test_the_bonus_is_of_the_policy_at_the_temperature_that_it_was_drawn_with(
 
 
 def test_characters_are_of_the_plan_the_sums_the_box_or_the_wording():
-    kinds = nano.kinds_of("Well, halves: 7+8=15. In all 15 \\boxed{15}")
+    kinds = worlds.kinds_of("Well, halves: 7+8=15. In all 15 \\boxed{15}")
     text = "Well, halves: 7+8=15. In all 15 \\boxed{15}"
     assert {text[k] for k, kind in enumerate(kinds) if kind == "sum"} == set("7+8=15")
     assert "".join(c for c, kind in zip(text, kinds, strict=True) if kind == "plan") == "halves:"

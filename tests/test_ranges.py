@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from pslib import __main__ as cli
-from pslib import creative, evaluate, methods, ranges, rollouts, runs, train
+from pslib import methods, rollouts, train
+from pslib.evidence import creative, evaluate
+from pslib.lab import ranges, runs
 
 TRAIN = {
     "steps": 3,

@@ -5,9 +5,9 @@ import re
 import pandas as pd
 import pytest
 
-from pslib import runs
 from pslib.evidence import tables
 from pslib.evidence.verdicts import by_form
+from pslib.lab import runs
 
 TEXT = (runs.ROOT / "README.md").read_text(encoding="utf-8")
 QUICK = runs.ROOT / "results" / "quick"

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from pslib import __main__ as cli
-from pslib import base, chain, modes, records, rewards, runs
+from pslib import modes, rewards
 from pslib.evidence import artefacts, tables
-from pslib.scale import export
+from pslib.lab import chain, export, records, runs
+from pslib.nano import base
 
 SIZE = "0.2m"
 
@@ -259,8 +260,8 @@ def test_a_base_model_whose_files_changed_is_refused(profile):
 
 
 def test_a_base_model_of_a_world_that_was_changed_is_refused(profile, monkeypatch):
-    world = base.nano.WORLDS["rare"]
-    monkeypatch.setitem(base.nano.WORLDS, "rare", replace(world, story=0.5, neutral=0.1))
+    world = base.worlds.WORLDS["rare"]
+    monkeypatch.setitem(base.worlds.WORLDS, "rare", replace(world, story=0.5, neutral=0.1))
     refused(lambda: chain.make_base(profile, SIZE), runs.base_folder(profile, SIZE), "the world")
 
 

@@ -16,7 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pslib import nano, rewards, runs, tasks
+from pslib import rewards, tasks
+from pslib.lab import runs
+from pslib.nano import worlds
 
 CASES = Path(__file__).parent / "cases" / "grading.csv"
 
@@ -404,7 +406,7 @@ def test_nano_answers_start_no_process(monkeypatch):
         "{15",
         "nought",
     ):
-        rewards.grade(f"\\boxed{{{text}}}", nano.Sum((7, 8)).answer)
+        rewards.grade(f"\\boxed{{{text}}}", worlds.Sum((7, 8)).answer)
     rewards.grade("\\boxed{B}", "C")
     rewards.grade("\\boxed{3}", "none")
 

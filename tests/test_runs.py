@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pslib import base, checkpoint, runs
+from pslib.lab import checkpoint, runs
+from pslib.nano import base
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick", "nano", "split", "paper"])
@@ -31,7 +32,7 @@ def test_quick_and_nano_hold_every_row_of_table_1_and_both_variants():
 
 
 def test_no_profile_reports_the_tuning_seed():
-    from pslib import tuning
+    from pslib.lab import tuning
 
     for name in ("smoke", "quick", "nano"):
         assert not set(tuning.SEEDS) & set(runs.load_profile(name).seeds)
@@ -178,7 +179,7 @@ def test_a_run_id_cannot_lead_out_of_its_folder(parts):
 
 def test_a_folder_in_use_by_another_process_is_refused_and_a_dead_owners_is_free(tmp_path):
     code = (
-        "import sys, time; from pslib import runs\n"
+        "import sys, time; from pslib.lab import runs\n"
         "with runs.owned(sys.argv[1]):\n print('mine', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen(

@@ -7,7 +7,8 @@ import torch
 from scipy.stats import chisquare
 from transformers import GenerationConfig
 
-from pslib import decode, modes, policy, rollouts
+from pslib import modes, policy, rollouts
+from pslib.nano import decode
 
 DRAWS = 2000
 # What checkpoints set, each of which changes what `generate` draws

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pslib import modes, runs
-from pslib.scale import smollm2
+from pslib import modes
+from pslib.lab import runs, smollm2
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from pslib import runs
+from pslib.lab import runs
 
 
 def jobs_of(profile, folder):

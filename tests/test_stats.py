@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from pslib import stats
+from pslib.evidence import stats
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 
-from pslib import evaluate, strength
+from pslib.evidence import evaluate
+from pslib.nano import strength
 from pslib.study import signed_response
 
 SYNTHETIC = ["x=-1", "x=-0.5", "x=0", "x=0.5", "x=1"]

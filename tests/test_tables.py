@@ -7,8 +7,9 @@ import math
 import pandas as pd
 import pytest
 
-from pslib import evaluate, runs, stats, tasks
-from pslib.evidence import tables
+from pslib import tasks
+from pslib.evidence import evaluate, stats, tables
+from pslib.lab import runs
 
 
 @pytest.fixture

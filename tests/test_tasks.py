@@ -7,7 +7,8 @@ from itertools import islice
 
 import pytest
 
-from pslib import nano, tasks
+from pslib import tasks
+from pslib.nano import worlds
 
 
 def numbers_of(row):
@@ -44,7 +45,7 @@ def test_no_sum_is_in_two_splits_or_twice_in_one():
     seen = {}
     for split in ("train", "tuning", "test"):
         rows = [row for suite in tasks.SUITES for row in tasks.load(suite, 40, split)]
-        assert {nano.split_of(numbers_of(row)) for row in rows} == {split}
+        assert {worlds.split_of(numbers_of(row)) for row in rows} == {split}
         seen[split] = {numbers_of(row) for row in rows}
     assert (
         not seen["train"] & seen["test"]
@@ -57,9 +58,15 @@ def test_no_sum_is_in_two_splits_or_twice_in_one():
 
 def test_a_sum_that_is_drawn_again_is_passed_over(monkeypatch):
     drawn = iter(
-        [nano.Sum((1, 2)), nano.Sum((1, 2)), nano.Sum((2, 1)), nano.Sum((1, 2)), nano.Sum((3, 4))]
+        [
+            worlds.Sum((1, 2)),
+            worlds.Sum((1, 2)),
+            worlds.Sum((2, 1)),
+            worlds.Sum((1, 2)),
+            worlds.Sum((3, 4)),
+        ]
     )
-    monkeypatch.setattr(nano, "draw_sum", lambda *args: next(drawn))
+    monkeypatch.setattr(worlds, "draw_sum", lambda *args: next(drawn))
     assert list(tasks.load("like", 3)["question"]) == ["1+2", "2+1", "3+4"]
 
 
@@ -126,5 +133,6 @@ def test_where_there_are_fewer_sums_than_wanted_all_are_given():
 
 def test_a_sum_in_words_is_not_taken_for_one_of_the_nano_worlds_derivations():
     assert (
-        nano.derivation_of("What is 3 + 5? Put it in \\boxed{}", "3 + 5 = 8, \\boxed{8}") == "other"
+        worlds.derivation_of("What is 3 + 5? Put it in \\boxed{}", "3 + 5 = 8, \\boxed{8}")
+        == "other"
     )

@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import LowRank, Wrapped, laid_out
 
-from pslib import advantages, checkpoint, methods, modes, rewards, train
+from pslib import advantages, methods, modes, rewards, train
+from pslib.lab import checkpoint
 from pslib.policy import Policy
 from pslib.train import Settings
 

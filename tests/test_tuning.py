@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from pslib import methods, tasks, tuning
+from pslib import methods, tasks
+from pslib.lab import tuning
 
 
 def test_of_the_trials_within_a_point_of_the_best_the_one_with_most_entropy_is_chosen():

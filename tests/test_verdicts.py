@@ -8,8 +8,7 @@ import evidence
 import pandas as pd
 import pytest
 
-from pslib import stats
-from pslib.evidence import verdicts
+from pslib.evidence import stats, verdicts
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pslib import evaluate, modes, probe
+from pslib import modes
+from pslib.evidence import evaluate, probe
 from pslib.study import your_model
 
 QUESTIONS = [{"question": "7+8", "right": "15"}, {"question": "9+1+2", "right": "12"}]

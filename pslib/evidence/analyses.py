@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pslib import evaluate, nano, records, runs
-from pslib.stats import mean_interval
+from pslib.evidence import evaluate
+from pslib.evidence.stats import mean_interval
+from pslib.lab import records, runs
+from pslib.nano import worlds
 
 TRIES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -254,13 +256,13 @@ def derivations(profile, folder=None):
             "suite",
             "mode",
             "accuracy",
-            *nano.DERIVATIONS,
+            *worlds.DERIVATIONS,
             "other",
         ]
     )
 
 
-SHARES = [f"share_{derivation}" for derivation in (*nano.DERIVATIONS, "other")]
+SHARES = [f"share_{derivation}" for derivation in (*worlds.DERIVATIONS, "other")]
 
 
 def behaviour(profile, folder=None):

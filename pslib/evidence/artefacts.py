@@ -8,8 +8,9 @@ without training.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pslib import checkpoint, nano, records, runs
 from pslib.evidence import analyses, figures, tables, verdicts
+from pslib.lab import checkpoint, records, runs
+from pslib.nano import worlds
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ ARTEFACTS = {
         {
             "derivations": (
                 _over_seeds(
-                    analyses.derivations, [*_RUN, "mode", "suite"], ["accuracy", *nano.DERIVATIONS]
+                    analyses.derivations,
+                    [*_RUN, "mode", "suite"],
+                    ["accuracy", *worlds.DERIVATIONS],
                 ),
                 tables.shown,
             )

@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from pslib import checkpoint, records, runs
 from pslib.evidence import analyses, tables, verdicts
+from pslib.lab import checkpoint, records, runs
 
 # A notebook's backend shows figures because it makes pyplot interactive when it is loaded, which is
 # at the first figure unless it is here: then inside a rc_context, whose end would undo it, and no

@@ -13,8 +13,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from pslib import nano, probe, records, runs, stats
-from pslib.evidence import analyses
+from pslib.evidence import analyses, probe, stats
+from pslib.lab import records, runs
+from pslib.nano import worlds
 
 MEASURES = {"entropy_bits": "bits", "accuracy": "points", "kl": "nats"}
 
@@ -44,7 +45,7 @@ def asked(profile, folder=None):
         entropy_bits=total.bits / total.tokens,
         kl=total.kl / total.tokens,
     )
-    for derivation in (*nano.DERIVATIONS, "other"):
+    for derivation in (*worlds.DERIVATIONS, "other"):
         out[f"share_{derivation}"] = total[derivation] / total.samples
     for kind in probe.KINDS:
         for what in ("bits", "tokens"):
@@ -94,7 +95,7 @@ def distance(profile, method, prompt, root):
     Total variation of the shares of derivations, 0 (alike) to 1; a Series by base model.
     """
     total = None
-    for derivation in (*nano.DERIVATIONS, "other"):
+    for derivation in (*worlds.DERIVATIONS, "other"):
         own = (
             measured(
                 f"{profile}/{method}@{prompt} - {profile}/{method}@none",

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from pslib import creative, evaluate, methods, records, runs, stats, tasks
-from pslib.evidence import analyses
-from pslib.stats import mean_interval
+from pslib import methods, tasks
+from pslib.evidence import analyses, creative, evaluate, stats
+from pslib.evidence.stats import mean_interval
+from pslib.lab import records, runs
 
 ROLES = {
     "like": "math500",

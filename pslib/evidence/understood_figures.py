@@ -6,8 +6,7 @@ everywhere.
 
 import matplotlib.pyplot as plt
 
-from pslib import probe, stats
-from pslib.evidence import predictions
+from pslib.evidence import predictions, probe, stats
 from pslib.evidence.figures import STYLE
 
 WORLDS = {

@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pslib import runs, stats
-from pslib.evidence import analyses, tables
+from pslib.evidence import analyses, stats, tables
+from pslib.lab import runs
 
 # the share of a mode's responses to story prompts that must be stories, if their diversity is to
 # mean anything

@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from pslib import advantages, methods, modes, rewards, runs
+from pslib import advantages, methods, modes, rewards
 from pslib.evidence import tables
+from pslib.lab import runs
 from pslib.study import explore, lessons
 
 CLIPPED = ("paper", "clip_order", "doubled", "released")  # the variants with a clip

@@ -17,8 +17,11 @@ import pandas as pd
 import torch
 from IPython.display import HTML
 
-from pslib import evaluate, nano, policy, runs
-from pslib.evaluate import BITS
+from pslib import policy
+from pslib.evidence import evaluate
+from pslib.evidence.evaluate import BITS
+from pslib.lab import runs
+from pslib.nano import worlds
 from pslib.rollouts import Decoding, Rollouts, engine_for, must_finish, render_all, sample
 
 # What a token's colour can say: the heading, where one colour ends and the next begins, and a
@@ -74,7 +77,7 @@ class Asked:
                 "sample": [k % self.samples for k in range(len(r.modes))],
                 "correct": r.rewards.tolist() if self.answer else [None] * len(r.modes),
                 "derivation": [
-                    nano.derivation_of(self.question, t) if _total(self.question) else ""
+                    worlds.derivation_of(self.question, t) if _total(self.question) else ""
                     for t in r.texts
                 ],
                 "tokens": r.lengths.tolist(),

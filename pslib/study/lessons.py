@@ -13,7 +13,8 @@ import torch
 from IPython.display import Markdown
 from matplotlib.patches import Rectangle
 
-from pslib import advantages, evaluate, losses, train
+from pslib import advantages, losses, train
+from pslib.evidence import evaluate
 from pslib.evidence.figures import COLOURS, STYLE
 from pslib.methods import Scored
 from pslib.rollouts import engine_for, must_finish, render_all, sample

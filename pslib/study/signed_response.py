@@ -4,8 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from pslib import nano, runs, strength
 from pslib.evidence.figures import STYLE
+from pslib.lab import runs
+from pslib.nano import strength, worlds
 
 GREY, BLUE = "#7f7f7f", "#1f77b4"
 # The prompts in the order of the figure, and their labels
@@ -50,10 +51,10 @@ def figure(found):
     """Left: entropy under each prompt minus the normal mode's. Right: entropy over x.
 
     A dot or a thin line is a base model; a bar or a thick line is their mean. Shown are the control
-    and the strength that `nano.WORLDS` has, or the largest measured where that one is missing.
+    and the strength that `worlds.WORLDS` has, or the largest measured where that one is missing.
     """
     measured = sorted(set(found.strength))
-    chosen = nano.WORLDS[strength.WORLD].strength
+    chosen = worlds.WORLDS[strength.WORLD].strength
     if chosen not in measured:
         chosen = measured[-1]
     with plt.rc_context(STYLE):

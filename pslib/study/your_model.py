@@ -3,8 +3,9 @@
 import pandas as pd
 import torch
 
-from pslib import evaluate, modes, probe
-from pslib.stats import mean_interval
+from pslib import modes
+from pslib.evidence import evaluate, probe
+from pslib.evidence.stats import mean_interval
 
 # Row of the table -> prompt of prompts.yaml
 ASKED = {

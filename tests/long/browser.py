@@ -20,7 +20,7 @@ from pathlib import Path
 
 import websocket
 
-from pslib import runs
+from pslib.lab import runs
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),

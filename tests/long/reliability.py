@@ -6,7 +6,7 @@ is, is a benchmark's.
 
 import pandas as pd
 
-from pslib import checkpoint, runs
+from pslib.lab import checkpoint, runs
 
 COLUMNS = ["claim", "tried", "survived", "seconds"]
 

@@ -9,7 +9,7 @@ import pytest
 from browser import CHROMIUM, chromium, jupyterlab
 from reliability import record
 
-from pslib import runs
+from pslib.lab import runs
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium or Chrome on this machine's PATH to open notebooks in"

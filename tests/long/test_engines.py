@@ -13,7 +13,9 @@ import pytest
 import torch
 from test_rollouts import TOGETHER, bent, fit
 
-from pslib import base, evaluate, methods, modes, policy, rewards, rollouts, tasks, train
+from pslib import methods, modes, policy, rewards, rollouts, tasks, train
+from pslib.evidence import evaluate
+from pslib.nano import base
 from pslib.rollouts import Decoding, GenerateEngine
 
 GREEDY, ONE = Decoding(0.0, 0, 1.0, 24), Decoding(1.0, 0, 1.0, 1)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from reliability import record
 
-from pslib import chain, checkpoint, runs
+from pslib.lab import chain, checkpoint, runs
 
 
 def test_1000_damages_to_a_checkpoint_are_noticed_and_the_one_before_it_is_used(model, tmp_path):

@@ -17,7 +17,7 @@ import torch
 from reliability import record
 from safetensors.torch import load_file
 
-from pslib import chain, checkpoint, runs
+from pslib.lab import chain, checkpoint, runs
 
 # --- SIGKILL --------------------------------------------------------------------------------------
 METHODS = ("policy_split", "clip_cov", "entropy_regularization")

@@ -1,12 +1,12 @@
-"""What the docstrings of `pslib.stats` say of its intervals and tests, by simulation: coverage and
-false positives.
+"""What the docstrings of `pslib.evidence.stats` say of its intervals and tests, by simulation:
+coverage and false positives.
 """
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pslib import stats
+from pslib.evidence import stats
 
 
 @pytest.mark.parametrize(

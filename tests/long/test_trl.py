@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 from torchrun import torchrun
 from trl_steps import HE, TRAINED, OurSteps, distance, split_up, trainer
 
-from pslib import evaluate, methods, modes, policy, runs
+from pslib import methods, modes, policy
+from pslib.evidence import evaluate
+from pslib.lab import runs
 
 STEPS = 10
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from datasets import Dataset
 
-from pslib import nano
+from pslib.nano import worlds
 
 # suite -> (role in the paper, numbers to add, options offered)
 SUITES = {
@@ -39,7 +39,7 @@ def load(suite, count, split="test", seed=0, terms=(), wording=""):
     for _ in range(1000 * count):  # of few terms there are few sums
         if len(rows) == count:
             break
-        question = nano.draw_sum(rng, rng.choice(terms or own), rng.choice(options), split)
+        question = worlds.draw_sum(rng, rng.choice(terms or own), rng.choice(options), split)
         if question.numbers not in seen:
             seen.add(question.numbers)
             text = wording.replace("{sum}", question.words) if wording else question.text

@@ -18,7 +18,10 @@ import pandas as pd
 import torch
 import yaml
 
-from pslib import checkpoint, evaluate, methods, modes, nano, runs, train
+from pslib import methods, modes, train
+from pslib.evidence import evaluate
+from pslib.lab import checkpoint, runs
+from pslib.nano import worlds
 from pslib.policy import stop_ids
 
 # Settings that are no more, with the value that meant nothing: a record may hold that value.
@@ -137,7 +140,7 @@ def base_record(profile, size):
     """The record of a nano base model: what the profile says of its training, and the hash of its
     world's definition.
     """
-    world = nano.WORLDS[profile.base.world]
+    world = worlds.WORLDS[profile.base.world]
     return {
         "size": size,
         **of_base(profile),

@@ -17,7 +17,8 @@ from multiprocessing import active_children, get_context
 import pandas as pd
 import torch
 
-from pslib import chain, checkpoint, evaluate, runs
+from pslib.evidence import evaluate
+from pslib.lab import chain, checkpoint, runs
 
 SEEDS = (1000, 1001)  # no profile reports them
 TOLERANCE = 1.0  # points of accuracy

@@ -11,7 +11,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from pslib import modes, nano
+from pslib import modes
+from pslib.nano import worlds
 
 # name -> (hidden, layers, feed-forward, heads, key-value heads, head dimension)
 SIZES = {
@@ -85,7 +86,7 @@ def world_tokenizer(world, size, seed):
 
     It is learned from the corpus at strength 0: worlds that differ in strength alone share it.
     """
-    examples = nano.corpus(replace(world, strength=0.0), min(size, 4000), seed)
+    examples = worlds.corpus(replace(world, strength=0.0), min(size, 4000), seed)
     # As a real one, it knows the words of the mode prompts; the model never sees them put together.
     words = [text for example in examples for text in example if text]
     return build_tokenizer(words + 20 * list(modes.prompts()["modes"].values()))
@@ -102,7 +103,7 @@ def neutral_prompt(tokenizer, seed):
         return len(tokenizer(text)["input_ids"])
 
     wanted = count(modes.prompts()["modes"]["high_entropy"])
-    return nano.plain_prompt(random.Random(f"neutral/{seed}"), wanted, count)
+    return worlds.plain_prompt(random.Random(f"neutral/{seed}"), wanted, count)
 
 
 def build_model(size, tokenizer, seed):
@@ -208,8 +209,8 @@ def train(name, world, steps, batch_size=64, lr=5e-3, matrix_lr=6e-3, seed=0, re
     """
     size, which = parse(name)
     seed += which
-    world = nano.WORLDS[world] if isinstance(world, str) else world
-    examples = nano.corpus(world, steps * batch_size, seed)
+    world = worlds.WORLDS[world] if isinstance(world, str) else world
+    examples = worlds.corpus(world, steps * batch_size, seed)
     tokenizer = world_tokenizer(world, len(examples), seed)
     model = build_model(size, tokenizer, seed).train()
     pair, schedules = optimisers(model, steps, lr, matrix_lr)

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU
 
-from pslib import ranges
+from pslib.lab import ranges
 
 RUBRICS = {
     "creativity": "how inventive the ideas are, and what is made of them",

@@ -12,7 +12,9 @@ import pandas as pd
 import yaml
 from transformers import AutoTokenizer
 
-from pslib import chain, checkpoint, evaluate, modes, runs
+from pslib import modes
+from pslib.evidence import evaluate
+from pslib.lab import chain, checkpoint, runs
 
 
 def _quoted(prompts):

@@ -12,9 +12,12 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from pslib import advantages, creative, evaluate, modes, nano, runs
+from pslib import advantages, modes
+from pslib.evidence import creative, evaluate
+from pslib.evidence.stats import mean_interval
+from pslib.lab import runs
+from pslib.nano import worlds
 from pslib.rollouts import engine_for, must_finish, render_all, sample
-from pslib.stats import mean_interval
 
 # Under which names the prompts are asked: the trained one is the profile's, those of these that it
 # is not were never trained.
@@ -54,7 +57,7 @@ def ask(model, tokenizer, texts, settings, questions):
     A row a prompt and question: samples, correct (how many), tokens and bits (sums over the
     responses; bits is the entropy at every token), kl (the sum of log p - log p without a prompt
     over sampled tokens, in nats), how many responses follow each derivation, and tokens_<kind> and
-    bits_<kind> for the kinds of tokens that make up a response (see nano.kinds_of). texts: {name:
+    bits_<kind> for the kinds of tokens that make up a response (see worlds.kinds_of). texts: {name:
     system prompt}.
     """
     settings, rows, questions = (
@@ -93,9 +96,9 @@ def ask(model, tokenizer, texts, settings, questions):
                 part[f"bits_{kind}"] += bit
             parts.append(part)
         table = pd.concat([table, pd.DataFrame(parts)], axis=1)
-        for derivation in (*nano.DERIVATIONS, "other"):
+        for derivation in (*worlds.DERIVATIONS, "other"):
             table[derivation] = (table.derivation == derivation).astype(int)
-        summed = ["correct", "tokens", "bits", "kl", *nano.DERIVATIONS, "other", *_OF_KINDS]
+        summed = ["correct", "tokens", "bits", "kl", *worlds.DERIVATIONS, "other", *_OF_KINDS]
         by = (
             table.assign(samples=1)
             .groupby("question_id", sort=False)[["samples", *summed]]
@@ -107,17 +110,17 @@ def ask(model, tokenizer, texts, settings, questions):
     return pd.concat(rows, ignore_index=True)
 
 
-KINDS = (*nano.KINDS, "wording", "end")
+KINDS = (*worlds.KINDS, "wording", "end")
 _OF_KINDS = [f"{what}_{kind}" for kind in KINDS for what in ("tokens", "bits")]
 
 
 def token_kinds(response, pieces):
-    """What each token of a response belongs to: a kind of nano.kinds_of, or "end" where it is no
+    """What each token of a response belongs to: a kind of worlds.kinds_of, or "end" where it is no
     text of the response.
 
     A token belongs where its first character other than a space stands.
     """
-    kinds, at, out = nano.kinds_of(response), 0, []
+    kinds, at, out = worlds.kinds_of(response), 0, []
     for piece in pieces:
         text = (
             piece if response.startswith(piece, at) else piece.lstrip()
@@ -188,7 +191,7 @@ def under_prompts(model, tokenizer, both, settings, questions, generator, more=(
                 "tokens": table.tokens.mean(),
                 "kl_from_normal": kl,
                 "kl_ci": half,
-                **{f"share_{d}": shares.get(d, 0.0) for d in (*nano.DERIVATIONS, "other")},
+                **{f"share_{d}": shares.get(d, 0.0) for d in (*worlds.DERIVATIONS, "other")},
             }
         )
     return pd.DataFrame(rows)
@@ -203,7 +206,7 @@ def stories(model, tokenizer, both, settings, prompts, samples, generator):
     entropy_bits, tokens. Texts: mode, prompt, sample, story.
     """
     asked = [{"id": prompt, "question": prompt, "answer": ""} for prompt in prompts]
-    told_by = nano.is_story if prompts == nano.story_prompts() else lambda text: math.nan
+    told_by = worlds.is_story if prompts == worlds.story_prompts() else lambda text: math.nan
     settings, scores, texts = replace(settings, samples=samples), [], []
     for mode in both:
         table, rollouts, _ = evaluate.evaluate(
@@ -240,7 +243,7 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
     released form; -> DataFrame.
 
     A row a token of the live groups of some questions, half of each group drawn in each mode: kind
-    (see nano.kinds_of, or "end"), mode that drew it, advantage (A), bonus (B, eq. 4), paper and
+    (see worlds.kinds_of, or "end"), mode that drew it, advantage (A), bonus (B, eq. 4), paper and
     released (what each adds to A).
     """
     questions = list(questions)
@@ -281,7 +284,7 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
     }
     rows = []
     for r in (a != 0).nonzero().squeeze(1).tolist():
-        kinds, at = nano.kinds_of(drawn.texts[r]), 0
+        kinds, at = worlds.kinds_of(drawn.texts[r]), 0
         for t in range(int(drawn.lengths[r])):
             piece = tokenizer.decode(drawn.tokens[r, t].item(), skip_special_tokens=True)
             at += len(piece) - len(piece.lstrip())

@@ -16,20 +16,10 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
-from pslib import (
-    base,
-    checkpoint,
-    evaluate,
-    modes,
-    nano,
-    policy,
-    probe,
-    records,
-    rollouts,
-    runs,
-    tasks,
-    train,
-)
+from pslib import modes, policy, rollouts, tasks, train
+from pslib.evidence import evaluate, probe
+from pslib.lab import checkpoint, records, runs
+from pslib.nano import base, worlds
 
 # One thread a run: on a small model a second one gains nothing, and waits for milliseconds at every
 # product as soon as anything else uses its core. The chain fills the other cores with other runs.
@@ -185,7 +175,7 @@ def measure_base(profile, size):
             }
         )
     default = answered(modes.NORMAL)
-    for derivation in nano.DERIVATIONS:
+    for derivation in worlds.DERIVATIONS:
         used = default[default.derivation == derivation]
         rows.append(
             {
@@ -195,7 +185,7 @@ def measure_base(profile, size):
                 "accuracy": used.correct.mean(),
             }
         )
-        mode = modes.Mode("he", nano.NAMED_PROMPTS[derivation][0])
+        mode = modes.Mode("he", worlds.NAMED_PROMPTS[derivation][0])
         kl, table = moved(mode)
         used = table[table.derivation == derivation]
         rows.append(

@@ -12,7 +12,7 @@ any figure was seen.
    training. The dip is the accuracy before training minus the lowest after 2, 4, 6, 8 and 10 steps,
    averaged over GRPO, the released form and the pilot base models.
 
-`python -m pslib.pilot` writes results/local/understood/matched_eta.csv and warmup.csv.
+`python -m pslib.nano.pilot` writes results/local/understood/matched_eta.csv and warmup.csv.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +22,10 @@ from multiprocessing import get_context
 import pandas as pd
 import torch
 
-from pslib import base, checkpoint, evaluate, modes, probe, runs, tasks, train
+from pslib import modes, tasks, train
+from pslib.evidence import evaluate, probe
+from pslib.lab import checkpoint, runs
+from pslib.nano import base
 
 PROFILE, SEEDS, QUESTIONS, WARMUP = "understood", (0, 1, 2), 64, 10
 STEPS = (0, 2, 4, 6, 8, 10)

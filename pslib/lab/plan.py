@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pslib import runs
+from pslib.lab import runs
 
 GB = 1e9
 

@@ -15,7 +15,8 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from pslib import chain, checkpoint, records, runs, tasks
+from pslib import tasks
+from pslib.lab import chain, checkpoint, records, runs
 from pslib.trl import PolicySplitConfig, PolicySplitTrainer, exact_answer
 
 # Our columns by TRL's names; those that the trainer logs under our own names are kept as they are.

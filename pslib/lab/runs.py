@@ -15,22 +15,14 @@ import filelock
 import torch
 import yaml
 
-from pslib import (
-    base,
-    benchmarks,
-    checkpoint,
-    evaluate,
-    methods,
-    modes,
-    nano,
-    ranges,
-    rollouts,
-    tasks,
-    train,
-)
+from pslib import methods, modes, rollouts, tasks, train
+from pslib.evidence import evaluate
+from pslib.lab import checkpoint, ranges
+from pslib.nano import base, worlds
+from pslib.tasks import benchmarks
 
-ROOT = Path(__file__).resolve().parents[1]
-PROFILES = Path(__file__).parent / "profiles"
+ROOT = Path(__file__).resolve().parents[2]
+PROFILES = Path(__file__).parents[1] / "profiles"
 # as he_prompt: not the same text for all, but each nano base model's own, which means nothing
 NEUTRAL = "neutral"
 BASE_MODELS = "base models"  # see Profile.replicates
@@ -191,7 +183,7 @@ class Profile:
         """The story prompts: the paper's, or for nano models, which know few words, the nano
         world's.
         """
-        return nano.story_prompts() if self.model == "nano" else modes.prompts()["stories"]
+        return worlds.story_prompts() if self.model == "nano" else modes.prompts()["stories"]
 
     @property
     def folder(self):
@@ -361,9 +353,9 @@ def load_profile(name):
             "goes, like "
             f"Qwen/Qwen3-{{size}}; got {profile.model!r}"
         )
-    if profile.model == "nano" and profile.base.world not in nano.WORLDS:
+    if profile.model == "nano" and profile.base.world not in worlds.WORLDS:
         raise ValueError(
-            f"no nano world is called {profile.base.world!r}; there are {', '.join(nano.WORLDS)}"
+            f"no nano world is called {profile.base.world!r}; there are {', '.join(worlds.WORLDS)}"
         )
     for seed in profile.seeds if profile.seeds != ["base"] or profile.model != "nano" else ():
         if type(seed) is not int:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 import torch
 
-from pslib import nano, ranges
+from pslib.lab import ranges
+from pslib.nano import worlds
 from pslib.policy import Policy, pack, stop_ids
 from pslib.rollouts import Decoding, engine_for, exact, must_finish, render_all, sample, unfinished
 
@@ -154,7 +155,7 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite="", rew
             **graded,
             "tokens": rollouts.lengths.tolist(),
             "derivation": [
-                nano.derivation_of(rows[g]["question"], text)
+                worlds.derivation_of(rows[g]["question"], text)
                 for g, text in zip(groups, rollouts.texts, strict=True)
             ],
             "unfinished": unfinished(rollouts, stop_ids(model, tokenizer)).int().tolist(),
@@ -255,6 +256,6 @@ def derivations(table):
     each derivation's share.
     """
     shares = pd.crosstab([table.suite, table["mode"]], table.derivation, normalize="index")
-    shares = shares.reindex(columns=[*nano.DERIVATIONS, "other"], fill_value=0.0).round(5)
+    shares = shares.reindex(columns=[*worlds.DERIVATIONS, "other"], fill_value=0.0).round(5)
     shares.insert(0, "accuracy", table.groupby(["suite", "mode"]).correct.mean().round(5))
     return shares.rename_axis(columns=None).reset_index()

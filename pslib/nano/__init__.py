@@ -1,0 +1,1 @@
+"""The laptop world: texts and worlds, the base model, fast decoding."""

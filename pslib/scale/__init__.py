@@ -1,1 +1,0 @@
-"""Beyond the nano world: a pretrained model, the paper's sizes, a trained model for others."""

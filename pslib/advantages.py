@@ -1,46 +1,42 @@
-"""Advantages: group-relative (eq. 2), the high-entropy mode's (eq. 3 to 6), and the two baselines'
-that shape them.
+"""Advantages: eq. 2 to 6, and those of the two baselines that shape them.
 
 Pure functions of tensors. Equation numbers are those of Policy Split (arXiv 2604.11510v1).
 """
 
 import torch
+from beartype import beartype
+from jaxtyping import Bool, Float, Int, jaxtyped
+from torch import Tensor
 
-
-def _same_shape(**tensors):
-    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    if len(set(shapes.values())) != 1:
-        raise ValueError(f"these must have one shape; got {shapes}")
+checked = jaxtyped(typechecker=beartype)  # shapes, at every call
 
 
 def _group_sums(values, group_ids):
-    """Sums of values (N,) over groups, as (number of groups,), and each row's group position
-    (N,).
-    """
+    """Sums of values (N,) over groups, a sum a group, and each row's group position (N,)."""
     _, where = torch.unique(group_ids, return_inverse=True)
     sums = values.new_zeros(int(where.max()) + 1).index_add_(0, where, values)
     return sums, where
 
 
 def _all_equal(low, high, where):
-    """Whether each group holds one value alone, from every row's lowest and highest (N,): exact,
-    where a std is not.
-    """
+    """Whether a group holds one value alone, by its rows' extremes (N,): exact; a std is not."""
     groups = int(where.max()) + 1
     lowest = low.new_full((groups,), torch.inf).scatter_reduce_(0, where, low, "amin")
     highest = high.new_full((groups,), -torch.inf).scatter_reduce_(0, where, high, "amax")
     return highest <= lowest
 
 
-def group_relative(rewards, group_ids, eps=1e-6):
+@checked
+def group_relative(
+    rewards: Float[Tensor, " N"], group_ids: Int[Tensor, " N"], eps=1e-6
+) -> Float[Tensor, " N"]:
     """GRPO's advantage: each reward's z-score within its question's group.
 
     A_i = (r_i - mean r) / (std r + eps), std with ddof 1 (eq. 2)
 
-    rewards (N,) float, group_ids (N,) int -> (N,). A dead group, one whose rewards are all equal,
-    and a group of one give exactly 0: rounding alone could leave 0.06, of rewards such as 0.7.
+    A dead group, one whose rewards are all equal, and a group of one give exactly 0: rounding alone
+    could leave 0.06, of rewards such as 0.7.
     """
-    _same_shape(rewards=rewards, group_ids=group_ids)
     count, where = _group_sums(torch.ones_like(rewards), group_ids)
     mean = _group_sums(rewards, group_ids)[0] / count
     centred = rewards - mean[where]
@@ -50,42 +46,42 @@ def group_relative(rewards, group_ids, eps=1e-6):
     )
 
 
-def exploration_signal(logp_he, logp_normal, alpha=0.5):
-    """How much a token is worth to exploration: surprising to the high-entropy mode, and far from
-    the normal one.
+@checked
+def exploration_signal(
+    logp_he: Float[Tensor, "N T"], logp_normal: Float[Tensor, "N T"], alpha=0.5
+) -> Float[Tensor, "N T"]:
+    """A token's worth to exploration: surprise to the high-entropy mode, distance from the normal.
 
     b_t = -alpha log pi_HE(o_t) - (1 - alpha) log pi(o_t) (eq. 6), the sampled-token form, up to
     scale, of beta1 H(pi_HE) + beta2 KL(pi_HE || pi) (eq. 5)
 
-    logp_he, logp_normal (N, T) in nats -> (N, T) in nats, at least 0.
+    All in nats; the signal is at least 0.
     """
-    _same_shape(logp_he=logp_he, logp_normal=logp_normal)
     return -alpha * logp_he - (1 - alpha) * logp_normal
 
 
-def standardize_in_group(signal, mask, group_ids, eps=1e-6):
+@checked
+def standardize_in_group(
+    signal: Float[Tensor, "N T"],
+    mask: Bool[Tensor, "N T"],
+    group_ids: Int[Tensor, " N"],
+    eps=1e-6,
+) -> Float[Tensor, "N T"]:
     """The signal's z-score over all tokens of all responses to a question.
 
     B = (b - mean b) / (std b + eps), pooled over the group's valid tokens, std with ddof 1 (eq. 4)
 
-    signal (N, T), mask bool (N, T), group_ids (N,) -> (N, T); 0 where masked, and in a group of
-    equal signals.
+    B is 0 where masked, and in a group of equal signals.
     """
-    _same_shape(signal=signal, mask=mask)
     signal = torch.where(mask, signal, 0.0)
     count, where = _group_sums(mask.sum(1).to(signal.dtype), group_ids)
     mean = _group_sums(signal.sum(1), group_ids)[0] / count.clamp(min=1)
     centred = torch.where(mask, signal - mean[where, None], 0.0)
     variance = _group_sums((centred**2).sum(1), group_ids)[0] / (count - 1).clamp(min=1)
-    low, high = (
-        signal.masked_fill(~mask, torch.inf).amin(1),
-        signal.masked_fill(~mask, -torch.inf).amax(1),
-    )
-    return torch.where(
-        _all_equal(low, high, where)[where, None],
-        0.0,
-        centred / (variance.sqrt()[where, None] + eps),
-    )
+    low = signal.masked_fill(~mask, torch.inf).amin(1)
+    high = signal.masked_fill(~mask, -torch.inf).amax(1)
+    scaled = centred / (variance.sqrt()[where, None] + eps)
+    return torch.where(_all_equal(low, high, where)[where, None], 0.0, scaled)
 
 
 # What is added to A, by variant; bound is |A|/kappa.
@@ -98,9 +94,15 @@ VARIANTS = {
 }
 
 
-def high_entropy(adv, bonus, eta, kappa, variant="paper"):
-    """The high-entropy mode's advantage: the reward's, tilted towards exploration, within bounds
-    that keep its side.
+@checked
+def high_entropy(
+    adv: Float[Tensor, " N"],
+    bonus: Float[Tensor, "N T"],
+    eta,
+    kappa,
+    variant="paper",
+) -> Float[Tensor, "N T"]:
+    """The high-entropy mode's advantage: A tilted towards exploration, within bounds.
 
     variant "paper":    A + eta clip(B, -|A|/kappa, |A|/kappa) (eq. 3)
     variant "released": A + 2 clip(eta B, -|A|/kappa, |A|/kappa), what the authors' code computes.
@@ -108,14 +110,10 @@ def high_entropy(adv, bonus, eta, kappa, variant="paper"):
     one tensor, so the bonus is added twice ("doubled"). Its default kappa of 0 means "unclipped",
     A + eta B.
 
-    adv A (N,), bonus B (N, T) -> (N, T), detached. Unless unclipped, a dead group's A = 0 leaves no
+    adv is A, bonus is B; the result is detached. Unless unclipped, a dead group's A = 0 leaves no
     bonus, and the sign of A cannot flip while eta <= kappa ("paper"), 2 eta <= kappa ("doubled") or
-    kappa >= 2 ("released").
+    kappa >= 2 ("released"). ValueError for eta < 0, kappa < 1 or an unknown variant.
     """
-    if adv.ndim != 1 or bonus.ndim != 2 or len(adv) != len(bonus):
-        raise ValueError(
-            f"adv must be (N,) and bonus (N, T); got {tuple(adv.shape)} and {tuple(bonus.shape)}"
-        )
     if eta < 0 or kappa < 1:
         raise ValueError(f"eq. 3 needs eta >= 0 and kappa >= 1; got eta={eta}, kappa={kappa}")
     adv, bonus = adv.detach()[:, None], bonus.detach()
@@ -125,30 +123,38 @@ def high_entropy(adv, bonus, eta, kappa, variant="paper"):
     return adv + VARIANTS[variant](bonus, eta, bound)
 
 
-def entropy_advantage(adv, entropy, alpha=0.4, kappa=2.0):
-    """Cheng et al. 2025 (arXiv 2506.14758): every token's advantage raised by its entropy, up to a
-    share of it.
+@checked
+def entropy_advantage(
+    adv: Float[Tensor, "N T"],
+    entropy: Float[Tensor, "N T"],
+    alpha=0.4,
+    kappa=2.0,
+) -> Float[Tensor, "N T"]:
+    """Every token's advantage raised by its entropy, up to a share (Cheng et al. 2025, 2506.14758).
 
     A + min(alpha H, |A| / kappa), H detached and over the full vocabulary
 
-    adv (N, T), entropy (N, T) in nats -> (N, T). It shrinks |A| where A < 0.
+    entropy in nats. It shrinks |A| where A < 0.
     """
-    _same_shape(adv=adv, entropy=entropy)
     return adv + torch.minimum(alpha * entropy.detach(), adv.abs() / kappa)
 
 
-def entropy_driven(adv, entropy, mask, group_ids, floor=1e-3):
-    """EDGE-GRPO (Zhang et al. 2025, arXiv 2507.21848), sequence level: confident responses weigh
-    more.
+@checked
+def entropy_driven(
+    adv: Float[Tensor, " N"],
+    entropy: Float[Tensor, "N T"],
+    mask: Bool[Tensor, "N T"],
+    group_ids: Int[Tensor, " N"],
+    floor=1e-3,
+) -> Float[Tensor, " N"]:
+    """Confident responses weigh more: EDGE-GRPO (Zhang et al. 2025, arXiv 2507.21848).
 
     A_i / P'_i with P'_i = P_i / mean of P over the group, and P_i the mean entropy of the
     response's tokens, detached
 
-    adv (N,), entropy (N, T) in nats, mask bool (N, T), group_ids (N,) -> (N,). `floor`, in nats, is
-    added to every P_i, so that a response of no entropy does not get an infinite weight.
+    entropy in nats. `floor`, in nats, is added to every P_i, so that a response of no entropy does
+    not get an infinite weight.
     """
-    _same_shape(entropy=entropy, mask=mask)
-    _same_shape(adv=adv, group_ids=group_ids)
     entropy = torch.where(mask, entropy.detach(), 0.0)
     mean = entropy.sum(1) / mask.sum(1).clamp(min=1) + floor
     total, where = _group_sums(mean, group_ids)

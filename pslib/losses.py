@@ -5,6 +5,11 @@ coef H. Equation numbers are those of Policy Split.
 """
 
 import torch
+from beartype import beartype
+from jaxtyping import Bool, Float, jaxtyped
+from torch import Tensor
+
+checked = jaxtyped(typechecker=beartype)  # shapes, at every call
 
 
 def _ratio(logp, old_logp):
@@ -19,51 +24,54 @@ def _ratio(logp, old_logp):
     return torch.where(overflows, torch.finfo(ratio.dtype).max, ratio)
 
 
-def clipped_surrogate(logp, old_logp, adv, eps_low=0.2, eps_high=0.2):
+@checked
+def clipped_surrogate(
+    logp: Float[Tensor, "N T"],
+    old_logp: Float[Tensor, "N T"],
+    adv: Float[Tensor, "N T"],
+    eps_low=0.2,
+    eps_high=0.2,
+) -> Float[Tensor, "N T"]:
     """PPO's pessimistic surrogate, per token, to be minimised.
 
     -min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A), rho = exp(logp - old_logp) (eq. 7, 8)
 
-    logp, old_logp, adv (N, T) -> (N, T). Both log-probs must be taken under the prompt of the mode
-    that is trained. Where rho or rho A overflows, as at padding, the loss is finite and has no
-    gradient: a mask applied later would not stop NaN gradients.
+    Both log-probs must be taken under the prompt of the mode that is trained. Where rho or rho A
+    overflows, as at padding, the loss is finite and has no gradient: a mask applied later would not
+    stop NaN gradients.
     """
-    if not logp.shape == old_logp.shape == adv.shape:
-        raise ValueError(
-            f"logp, old_logp and adv must have one shape; got "
-            f"{tuple(logp.shape)}, {tuple(old_logp.shape)}, {tuple(adv.shape)}"
-        )
     ratio = _ratio(logp, old_logp)
     per_token = -torch.minimum(ratio * adv, ratio.clamp(1 - eps_low, 1 + eps_high) * adv)
     return per_token.clamp(max=torch.finfo(per_token.dtype).max)
 
 
-def token_mean(per_token, mask, total=None):
-    """The sum over unmasked tokens divided by `total`, the number of valid tokens of the whole
-    batch.
+@checked
+def token_mean(
+    per_token: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], total=None
+) -> Float[Tensor, ""]:
+    """The sum over unmasked tokens divided by `total`, the whole batch's number of valid tokens.
 
     (1 / total) sum_{i,t} mask_it x_it
 
-    per_token, mask bool (N, T) -> (). With `total` given, the parts of a split batch add up to the
+    With `total` given, the parts of a split batch add up to the
     loss of the whole, whatever the split; without, the mask's own count is used.
     """
-    if per_token.shape != mask.shape:
-        raise ValueError(f"per_token is {tuple(per_token.shape)} but mask is {tuple(mask.shape)}")
     total = mask.sum().clamp(min=1) if total is None else total
     return torch.where(mask, per_token, 0.0).sum() / total
 
 
-def forking_mask(entropy, mask, keep=0.2):
+@checked
+def forking_mask(
+    entropy: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], keep=0.2
+) -> Bool[Tensor, "N T"]:
     """The forking tokens: the `keep` share of valid tokens with the highest entropy in the batch.
 
     {(i, t): H_it >= the (1 - keep) quantile of H} (Wang et al. 2025, arXiv 2506.01939, eq. 6)
 
-    entropy (N, T), mask bool (N, T) -> bool (N, T), True = train on it. Exactly round(keep * valid)
+    True = train on it. Exactly round(keep * valid)
     tokens, at least one, the earlier ones first among equals. The loss is divided by the number of
     kept tokens.
     """
-    if entropy.shape != mask.shape:
-        raise ValueError(f"entropy is {tuple(entropy.shape)} but mask is {tuple(mask.shape)}")
     chosen = torch.zeros_like(mask)
     valid = mask.flatten().nonzero().squeeze(1)
     if len(valid):
@@ -73,24 +81,26 @@ def forking_mask(entropy, mask, keep=0.2):
     return chosen
 
 
+@checked
 def clip_cov_mask(
-    logp, old_logp, adv, mask, ratio=2e-4, lower=1.0, upper=5.0, generator=None, eps=0.2
-):
-    """Clip-Cov (Cui et al. 2025, arXiv 2505.22617): leave out a few tokens whose log-prob and
-    advantage rise together.
+    logp: Float[Tensor, "N T"],
+    old_logp: Float[Tensor, "N T"],
+    adv: Float[Tensor, "N T"],
+    mask: Bool[Tensor, "N T"],
+    ratio=2e-4,
+    lower=1.0,
+    upper=5.0,
+    generator=None,
+    eps=0.2,
+) -> Bool[Tensor, "N T"]:
+    """Leave out a few tokens whose log-prob and advantage rise together (Cui et al., 2505.22617).
 
     cov_it = (A_it - mean A)(logp_it - mean logp), means over the valid tokens. Candidates have
     lower < cov < upper and are not clipped by PPO already; max(1, floor(ratio * valid)) of them, or
     all if fewer, are drawn at random.
 
-    logp, old_logp, adv, mask (N, T) -> bool (N, T), True = keep. Dropped tokens stay in the loss's
-    denominator.
+    True = keep. Dropped tokens stay in the loss's denominator.
     """
-    if not logp.shape == old_logp.shape == adv.shape == mask.shape:
-        raise ValueError(
-            f"logp, old_logp, adv and mask must have one shape; got {tuple(logp.shape)}, "
-            f"{tuple(old_logp.shape)}, {tuple(adv.shape)}, {tuple(mask.shape)}"
-        )
     keep = mask.clone()
     if not mask.any():
         return keep

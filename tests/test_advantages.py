@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 from pslib import advantages
 
@@ -71,7 +72,7 @@ def test_a_group_of_one_gives_zero():
 
 
 def test_group_relative_names_the_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"'rewards': \(3,\), 'group_ids': \(2,\)"):
+    with pytest.raises(TypeCheckError, match=r"'group_ids'.*\n.*i64\[2\]"):
         advantages.group_relative(torch.zeros(3), torch.tensor([0, 0]))
 
 
@@ -91,7 +92,7 @@ def test_exploration_signal_weighs_both_modes_equally_unless_told():
 
 
 def test_exploration_signal_names_the_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"'logp_he': \(2, 3\), 'logp_normal': \(2, 4\)"):
+    with pytest.raises(TypeCheckError, match=r"'logp_normal'.*\n.*f32\[2,4\]"):
         advantages.exploration_signal(torch.zeros(2, 3), torch.zeros(2, 4))
 
 
@@ -133,7 +134,7 @@ def test_standardize_in_group_keeps_dtype_and_names_the_shapes_that_do_not_fit()
         torch.ones(1, 2), torch.ones(1, 2).bool(), torch.tensor([0])
     )
     assert out.dtype == torch.float32
-    with pytest.raises(ValueError, match=r"'signal': \(1, 2\), 'mask': \(1, 3\)"):
+    with pytest.raises(TypeCheckError, match=r"'mask'.*\n.*bool\[1,3\]"):
         advantages.standardize_in_group(
             torch.ones(1, 2), torch.ones(1, 3).bool(), torch.tensor([0])
         )
@@ -175,15 +176,15 @@ def test_high_entropy_is_detached_from_both_its_inputs():
     [
         (
             lambda: advantages.high_entropy(torch.ones(2, 1), torch.ones(2, 1), 0.1, 2.0),
-            r"got \(2, 1\) and \(2, 1\)",
+            r"'adv'.*\n.*f32\[2,1\]",
         ),
         (
             lambda: advantages.high_entropy(torch.ones(2), torch.ones(2), 0.1, 2.0),
-            r"got \(2,\) and \(2,\)",
+            r"'bonus'.*\n.*f32\[2\]",
         ),
         (
             lambda: advantages.high_entropy(torch.ones(2), torch.ones(3, 1), 0.1, 2.0),
-            r"got \(2,\) and \(3, 1\)",
+            r"'bonus'.*\n.*f32\[3,1\]",
         ),
         (lambda: advantages.high_entropy(torch.ones(1), torch.ones(1, 1), -0.1, 2.0), "eta=-0.1"),
         (lambda: advantages.high_entropy(torch.ones(1), torch.ones(1, 1), 0.1, 0.5), "kappa=0.5"),
@@ -194,7 +195,7 @@ def test_high_entropy_is_detached_from_both_its_inputs():
     ],
 )
 def test_high_entropy_names_what_is_wrong(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeCheckError), match=message):
         call()
 
 
@@ -219,7 +220,7 @@ def test_entropy_advantage_does_not_differentiate_the_entropy():
 
 
 def test_entropy_advantage_names_the_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"'adv': \(1, 2\), 'entropy': \(1, 3\)"):
+    with pytest.raises(TypeCheckError, match=r"'entropy'.*\n.*f32\[1,3\]"):
         advantages.entropy_advantage(torch.ones(1, 2), torch.ones(1, 3))
 
 
@@ -256,13 +257,13 @@ def test_entropy_driven_does_not_differentiate_the_entropy():
 @pytest.mark.parametrize(
     "shapes, message",
     [
-        (((2,), (2, 3), (2, 4), (2,)), r"'entropy': \(2, 3\), 'mask': \(2, 4\)"),
-        (((2,), (2, 3), (2, 3), (3,)), r"'adv': \(2,\), 'group_ids': \(3,\)"),
+        (((2,), (2, 3), (2, 4), (2,)), r"'mask'.*\n.*bool\[2,4\]"),
+        (((2,), (2, 3), (2, 3), (3,)), r"'group_ids'.*\n.*i64\[3\]"),
     ],
 )
 def test_entropy_driven_names_the_shapes_that_do_not_fit(shapes, message):
     adv, entropy, mask, groups = map(torch.ones, shapes)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(TypeCheckError, match=message):
         advantages.entropy_driven(adv, entropy, mask.bool(), groups.long())
 
 

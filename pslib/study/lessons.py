@@ -345,9 +345,9 @@ def surrogate_curves(eps=0.2, marks=()):
         for sign, colour, name in ((1, BLUE, "A = 1"), (-1, ORANGE, "A = -1")):
 
             def loss(ratio):
-                return losses.clipped_surrogate(
-                    ratio.log(), torch.zeros_like(ratio), torch.full_like(ratio, sign), eps, eps
-                )
+                log_ratio = ratio.log()[None]
+                adv = torch.full_like(log_ratio, sign)
+                return losses.clipped_surrogate(log_ratio, 0 * log_ratio, adv, eps, eps)[0]
 
             axis.plot(rho, loss(rho), color=colour, label=name)
             if marks:

@@ -677,7 +677,7 @@ def test_without_sharing_a_mode_learns_from_its_own_responses_in_groups_of_its_o
     )  # rows are the responses under normal, then under HE
     assert torch.equal(seen["mask"], rollouts.mask.repeat(2, 1) & own[:, None])
     for first in range(0, 8, 2):  # each pair that one mode drew to one question
-        a = advantages.group_relative(rollouts.rewards[first : first + 2], torch.zeros(2))
+        a = advantages.group_relative(rollouts.rewards[first : first + 2], torch.zeros(2).long())
         torch.testing.assert_close(seen["adv"][first : first + 2, 0], a)
     assert not torch.equal(
         advantages.group_relative(rollouts.rewards, rollouts.group_ids), seen["adv"][:8, 0]

@@ -39,15 +39,14 @@ FIGURES = 500  # in which constants that are no fractions must agree
 _OPENS = re.compile(r"\\boxed\s{0,9}\{")
 # What a box that waits for its answer holds: spaces, dots, fonts around nothing.
 _EMPTY = re.compile(
-    r"(?:[\s$~{}_?…]|\.{2,}|\\[ ,;:!]|\\(?:q?quad|[lc]?dots|(?:text|math)[a-z]*)(?![A-Za-z]))*"
+    r"(?:[\s$~{}_?…]|\.{2,}|\\[ ,;:!]|\\(?:q?quad|[lc]?dots|square|Box|(?:text|math)[a-z]*)"
+    r"(?![A-Za-z]))*"
 )
 _INTEGER = re.compile(r"[+-]?\d{1,40}", re.ASCII)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z0-9 ]*|[A-Za-z]{2,}(?:[ '-]+[A-Za-z]{2,})+")
 # What equals only itself: a letter (I is i to math-verify, and A is A^T) and infinity (which is
 # infinity + 1).
 _ALONE = re.compile(r"[A-Za-z]|[+-]?\\infty")
-# A mixed number before something else: 3 1/2 pi is not three halves of pi.
-_MIXED = re.compile(r"\d\s*\\[dt]?frac")
 # What math-verify may read. It would not see these, each of which makes a difference:
 _READABLE = re.compile(
     r"(?!.*\\(?:i*int|oint|sum|prod|lim|gcd|lcm)(?![A-Za-z]))"  # work that is left to do
@@ -114,37 +113,43 @@ def _right(given, answer, worked_out):
     wanted, number = dress.value(answer), dress.value(given)
     if wanted is not None and number is not None:
         return wanted.same(number)
-    if wanted is not None:
-        return worked_out and _worth(answer, given)
+    if wanted is not None and not worked_out:
+        return False
     if letter := dress.LETTER.fullmatch(answer):
         return dress.choice(given) == letter[1]
     if dress.squeezed(given) == dress.squeezed(answer):
         return True
-    if dress.squeezed(answer) in ("\\infty", "-\\infty") and not worked_out:
-        return False  # of 2\infty, too, something is left to be worked out
-    if (not worked_out and (_ALONE.fullmatch(given) or _ALONE.fullmatch(answer))) or _MIXED.search(
-        given
-    ):
+    if _ALONE.fullmatch(given) or _ALONE.fullmatch(answer):
         return False
     if _WORDS.fullmatch(answer) and (_WORDS.fullmatch(given) or number is not None):
         return given.lower() == answer.lower()  # yes and Yes; a lone letter was compared above
-    before, unit = dress.without_unit(given)
-    if before and unit != "%" and not re.search(r"\\(?:text|math)", given):
-        given = before  # units in \text{} math-verify knows itself
     return _worth(answer, given)
 
 
 def _worth(answer, given):
     """Whether math-verify may read two answers and finds them equal."""
+    (rest, units), (asked, theirs) = (
+        dress.without_units(side, dress.letters(other))
+        for side, other in ((given, answer), (answer, given))
+    )
+    if dress.units_differ(units, theirs):
+        return False
+    given = rest
+    if "?" not in theirs:
+        answer = asked
     for unseen in (dress.words, dress.name):  # x \text{ is odd}, f(2) =
         if unseen(given) and unseen(answer) and unseen(given) != unseen(answer):
             return False
+    if not dress.words_that_change(given) <= dress.words(answer):
+        return False  # \pi\text{ million} is not \pi
     if "=" in answer and "=" not in given and not dress.names_one(answer):
         return False  # 5 is not x+y=5
     ours, theirs = dress.letters(given), dress.letters(answer)
     if ours != theirs and {x.lower() for x in ours} == {x.lower() for x in theirs}:
         return False  # \pi r^2 is not \pi R^2
-    answer, given = (dress.primed(side.replace("{,}", "")) for side in (answer, given))
+    answer, given = (
+        dress.primed(dress.improper(side.replace("{,}", ""))) for side in (answer, given)
+    )
     readable = _READABLE.fullmatch(given) and _READABLE.fullmatch(answer)
     return bool(readable) and _equal(answer, given)
 
@@ -262,10 +267,16 @@ def _confine():
 
 
 def _make_exact():
-    """Let math-verify compare numbers exactly; it rounds, so that 0.3333333 is 1/3 to it."""
+    """Let math-verify compare exactly what it is given.
+
+    By itself it rounds, so that 0.3333333 is 1/3, and takes last letters for units, so that
+    \\pi r^2 h is \\pi r^2.
+    """
+    from latex2sympy2_extended import math_normalization
     from math_verify import grader
     from sympy import Float, MatrixBase, Rational, nan, oo, zoo
 
+    math_normalization.units_regex = re.compile("(?!)()")  # nothing: units are off already
     numeric, symbolic = grader.sympy_numeric_eq, grader.sympy_symbolic_eq
 
     def exact(side):

@@ -600,7 +600,12 @@ def test_right_answers_are_paid_in_whatever_dress_and_wrong_ones_in_none(kind):
     ("3!", "6", 1.0), ("\\frac{10!}{9!}", "10", 1.0),
     ("2^{10}", "1025", 0.0), ("0.333", "1/3", 0.0),
     ("\\sqrt{2}", "1.414213562373095", 0.0), ("2516_9", "2516", 0.0),
-    ("-\\infty^{\\infty}", "42", 0.0), ("2\\infty", "\\infty", 1.0),
+    ("-\\infty^{\\infty}", "42", 0.0), ("2\\infty", "\\infty", 0.0),
+    ("\\infty+1", "\\infty", 0.0), ("\\infty", "\\infty+1", 0.0), ("-\\infty", "-\\infty", 1.0),
+    ("A", "A^T", 0.0), ("I", "i", 0.0), ("E", "e", 0.0), ("n", "n", 1.0),
+    ("2^{10}\\text{ cm}^2", "1024\\text{ cm}", 0.0), ("2^{10} cm", "1024", 1.0),
+    ("5\\text{ million}", "5", 0.0), ("7\\frac{8}{1}", "56", 1.0), ("7\\frac{8}{1}", "15", 0.0),
+    ("3\\frac{1}{2}+1", "4.5", 1.0), ("3\\frac{1}{2}+1", "2.5", 0.0),
     ("2^{-2000}", "0", 0.0), ("\\int_0^1 2x dx", "1", 0.0), ("\\text{13}", "13", 1.0),
     ("1024", "1024", 1.0),
 ])  # fmt: skip
@@ -624,7 +629,9 @@ def test_where_the_model_thinks_first_an_answer_without_the_end_of_it_is_not_pai
     "'", "(", "[", "{1", "a ", "-", "\\text{a", "1,", "1 ", "1.", "\\frac{1}",
     "\\,", "* ", "**a", "_a", "sqrt(", "per ",
     "cm ", "f(", "x =", "infinity ", "C. ", "or A ", "10^", "\\prime ", "^{\\circ}", "\\$",
-    "(a)", "a+", "\\bar{1}", "f'(x)+",
+    "(a)", "a+", "\\bar{1}", "f'(x)+", "\\frac", "\\frac{a}", "\\pi", "_\\text{a}", "_{\\text{a",
+    "\\text{answer: ", "\\text{:}", "\\text{m^{-1}", "m\\cdot ", "m^{2}", "a/", "1\\frac{1}{2}",
+    "\\\\", "Option C: ", "\\square", "1 and ",
 ])  # fmt: skip
 def test_no_pattern_goes_astray_in_a_text_that_repeats_itself(piece, monkeypatch):
     # One that tried all ways to cut such a text would not end.

@@ -108,8 +108,12 @@ _SWITCH = (
     r"|Large|LARGE|huge|Huge"
 )
 _NO_LETTER_BEFORE, _NO_LETTER_AFTER = r"(?<![A-Za-z\\])", r"(?![A-Za-z])"
+# What needs no braces to be the top or bottom of a fraction.
+_SHORT = rf"\d|\\(?:{'|'.join(_GREEK.values())}){_NO_LETTER_AFTER}"
 # What a root written as a word reaches over: (...), {...}, a number or a name.
 _UNDER = r"\s*(?:\(((?:[^()]|\([^()]*\))*)\)|\{([^{}]*)\}|(\d+|\\?[A-Za-z]+))"
+# What is said before an answer.
+_SAID = "(?i:(?:the )?(?:final |correct |right )?(?:answer|option|choice))"
 # (what may stand anywhere in an answer, what is left of it), in this order until nothing changes
 _REPLACED = [
     (re.compile(pattern, re.ASCII), left)
@@ -118,7 +122,7 @@ _REPLACED = [
         (r",\s*\\!\s*(?=\d{3})", "{,}"),
         (r"(?<=\d)(?:\\[,;: ]|~|\{\\,\})(?=\d{3}(?!\d))", "{,}"),
         # spaces
-        (r"(?<!\\)\\!|\\+\s*$", ""),
+        (r"(?<!\\)\\!|\\+\s*$|^(?:\\\\)+(?![A-Za-z])", ""),
         (r"(?<!\\)\\[,;:> ]|~", " "),
         (r"\\(?:q?quad|enspace|thinspace|hfill|newline)" + _NO_LETTER_AFTER, " "),
         (r"\\hspace\*?\{[^{}]*\}", " "),
@@ -127,18 +131,23 @@ _REPLACED = [
         (r"\\color\s*\{[^{}]*\}|\\textcolor\s*\{[^{}]*\}\s*(?=\{)", ""),
         (rf"\\(?:left|right|[bB]igg?[lrm]?){_NO_LETTER_AFTER}(?!\s*\.)\s*", ""),
         (r"(?<![\w)}])\*\*([^*]+)\*\*(?![\w({])", r"\1"),
-        # \dfrac 5 9: one spelling of fractions
+        # \dfrac 5 9 and \frac\pi2: one spelling of fractions
         (r"\\(?:[dtc]|nice|s)frac" + _NO_LETTER_AFTER, r"\\frac"),
-        (r"\\frac\s+(?=[\d{])", r"\\frac"),
-        (r"(\\frac(?:\d|\{[^{}]*\}))\s+(?=[\d{])", r"\1"),
+        (r"\\frac\s+(?=\{)", r"\\frac"),
+        (rf"\\frac(?:\s*({_SHORT})|\s+([A-Za-z]))", r"\\frac{\1\2}"),
+        (r"(\\frac\{[^{}]*\})\s+(?=\{)", r"\1"),
+        (rf"(\\frac\{{[^{{}}]*\}})\s*({_SHORT}|[A-Za-z])", r"\1{\2}"),
         (r"(?<![_^])(\{[+-]?\d{1,3}),(?=\d{3}\})", r"\1"),
-        # a font around a number, a constant or a letter in brackets; braces around a number
+        # a font around a number, a constant, a letter in brackets, an index; braces around one
         (_FONT + r"\s*\{\s*([+-]?[\d.,]*\d)\s*\}", r"{\1}"),
         (_FONT + r"\s*\{\s*([+-]?)\s*((?:\\infty|infinity|\\pi|pi)\s*)\}", r"\1\2 "),
         (r"(?<!\d)" + _FONT + r"\s+(?=[+-]?\d)", ""),
         (r"([(\[])\s*" + _FONT + r"\s*\{\s*([A-Z])\s*\}\s*(?=[)\]])", r"\1\2"),
+        (rf"_\s*\{{\s*{_FONT}\s*(\{{[^{{}}]*\}})\s*\}}|_\s*{_FONT}\s*(\{{[^{{}}]*\}})", r"_\1\2"),
         (r"(^|[=\s(+$\-{])\{([+-]?[\d.,]*\d)\}(?![\d{])", r"\1\2"),
-        # the answer is
+        # a font around what is said first, a colon in a font, the answer is
+        (rf"^{_FONT}\s*\{{\s*({_SAID}[^{{}}\\]*(?:\bis|[:.)]))\s*\}}\s*", r"\1 "),
+        (_FONT + r"\s*\{\s*:\s*\}\s*", ": "),
         (r"^(?i:(?:the )?(?:final |correct |right )?answer(?: is|:| is:)\s+)", ""),
         # infinity, pi and roots in words
         (_NO_LETTER_BEFORE + r"(?:positive|plus)\s+infinity", r"\\infty "),
@@ -203,7 +212,8 @@ def _closed(text, start, closing):
 
 
 # --- a name before an answer, a unit after it -----------------------------------------------------
-# f(x) =, x_{1} =, m+n =, \angle ABC =: names. Other left sides stay: they may be the question.
+# f(x) =, x_{1} =, m+n =, a/b =, \angle ABC =: names.
+# Other left sides stay: they may be the question.
 _ONE_NAME = (
     r"(?!\\?(?:gcd|lcm|log|ln|exp|sin|cos|tan|max|min|det|sqrt|binom)\s*[({\\\d])"
     r"(?:m?\\(?:angle|triangle)\s*)?"
@@ -212,7 +222,10 @@ _ONE_NAME = (
     r"(?:'|\s*_\s*(?:\{[^{}]*\}|\w)|\s*\^\s*\{(?:\s*\\prime)+\s*\}|\s*\^\s*\\prime|\^\{-1\})*"
     r"(?:\s*\((?:[^()]|\([^()]*\))*\))?"
 )
-_NAME = re.compile(rf"(?P<name>{_ONE_NAME}(?:\s*[+-]\s*{_ONE_NAME})*)\s*:?=(?!=)\s*", re.ASCII)
+_RATIO = r"\\frac\{[A-Za-z]+\}\{[A-Za-z]+\}"
+_NAME = re.compile(
+    rf"(?P<name>(?:{_RATIO}|{_ONE_NAME})(?:\s*[+\-/]\s*{_ONE_NAME})*)\s*:?=(?!=)\s*", re.ASCII
+)
 # Units that may follow a number as plain words, spellings of one and the same joined by slashes.
 _UNITS = [
     "mm/millimeter/millimetre",
@@ -280,8 +293,8 @@ _UNITS = [
     "euro/EUR",
     "unit",
     "way",
-    "sq",
-    "cu",
+    "sq/square",
+    "cu/cubic",
     "per",
     "old",
     "T",
@@ -289,6 +302,11 @@ _UNITS = [
 ]
 _MEANS = {spelling: unit.split("/")[0] for unit in _UNITS for spelling in unit.split("/")}
 _LETTER_UNITS = "".join(unit for unit in _MEANS if len(unit) == 1)
+# Units that stand for several others.
+_DERIVED = {"N", "J", "kJ", "W", "kW", "V", "Pa", "kPa", "atm", "ohm", "mph", "kph"}
+# /s^{2}: a word of a unit and its power; a unit of one letter at the end, with its power.
+_FACTOR = re.compile(r"(/)?\s*([A-Za-z]+)\.?\s*\$?(?:\^\s*\{?\s*(-?\d))?", re.ASCII)
+_LONE = re.compile(r"(?<![A-Za-z])([A-Za-z])(?:\s*\^[\s{}\d-]*)?$", re.ASCII)
 # A longer word is a unit too, and in \text{} any word. Not these: they change a number, or leave it
 # open.
 _NO_UNIT = re.compile(
@@ -305,7 +323,8 @@ _UNIT = re.compile(
     r"(?P<percent>\\?%|(?:\\text\s*\{)?\s*(?:\\?%|per\s?cent)\s*\}?)|\\?\$"
     r"|(?P<degree>\^\s*\{?\s*\\circ\s*\}?\s*[CF]?|\\degree(?:\s*[CF])?)"
     rf"|(?:\\cdot|/|\*)?\s*{_FONT}\s*\{{"
-    rf"(?P<text>[^{{}}\\\d]*(?:\^\d|\$\^\d\$)?[^{{}}\\\d]*)\}}{_POWER}"
+    rf"(?P<text>[^{{}}\\\d]*(?:(?:\^\d|\$\^\d\$|\^\{{-?\d\}}|\\cdot)[^{{}}\\\d]*)*)\}}"
+    rf"(?P<power>{_POWER})"
     rf"|(?:(?<=[\s\d\}}])|/\s*|\\cdot\s*)(?P<short>{_WORD})(?:e?s)?\.?{_POWER}"
     rf"|(?:(?<=\s)|(?<=[A-Za-z])/)(?P<letter>[{_LETTER_UNITS}]){_POWER}"
     r"|(?<=\s)(?P<long>(?=[a-z]*[aeiouy])[a-z]{4,})"
@@ -338,24 +357,72 @@ def without_name(text):
 def without_unit(text):
     """(what stands before the last unit of a bare answer, the unit); ("", "") without one.
 
-    A unit is "%", or what _MEANS knows it as with its power, or "?" where that does not know it.
+    A unit is "%", or what _MEANS knows it as with its power (cm2; m s-1), or "?" where that does
+    not know it.
     """
     unit = _UNIT.search(text)
     if not unit:
         return "", ""
     word = (unit["text"] or unit["short"] or unit["letter"] or unit["long"] or "").strip()
-    letter = len(word) == 1 and word.isalpha() and word not in _LETTER_UNITS
-    if letter or _NO_UNIT.search(word):
-        return "", ""
-    singular = (word, word.removesuffix("s"), word.removesuffix("es"))
-    known = next((_MEANS[one] for one in singular if one in _MEANS), None)
     if unit["percent"]:
         known = "%"
     elif unit["degree"]:
         known = _MEANS[unit["degree"][-1]] if unit["degree"][-1] in "CF" else "degree"
-    elif known:
-        known += re.sub(r"[^\d-]", "", unit[0].rpartition("^")[2]) if "^" in unit[0] else ""
-    return bare(text[: unit.start()]), known or "?"
+    elif unit["text"]:
+        known = _factors(word.replace("\\cdot", " ") + unit["power"])
+    else:
+        known = _factors(word + "".join(re.findall(r"\^.*", unit[0])))
+    if not known or _NO_UNIT.search(word):
+        return "", ""
+    return bare(text[: unit.start()]), known
+
+
+def _factors(text):
+    """What the words of a unit and their powers mean, in order of the alphabet; "" for no unit.
+
+    Words alone, as degrees Celsius, mean "?" where they are more than one.
+    """
+    found, known = _FACTOR.findall(text), []
+    for per, word, power in found:
+        if len(word) == 1 and word not in _LETTER_UNITS:
+            return ""  # a variable
+        singular = (word, word.removesuffix("s"), word.removesuffix("es"))
+        meaning = next((_MEANS[one] for one in singular if one in _MEANS), "?")
+        exponent = int(power or 1) * (-1 if per else 1)
+        known.append(meaning if exponent == 1 else f"{meaning}{exponent}")
+    joined = len(found) == 1 or re.search(r"[/^]", text)
+    return " ".join(sorted(known)) if joined and "?" not in "".join(known) else "?"
+
+
+def without_units(text, variables):
+    """(a bare answer that is no number without its units, the units, the last one first).
+
+    Words in a font that are no known unit stay. So does a lone letter that is a variable: one of
+    `variables`, a set, or behind other letters, as in \\pi r^2 h.
+    """
+    rest, units, lone = text, (), None
+    for _ in range(LAYERS):
+        before, unit = without_unit(rest)
+        if not before or unit == "%" or (unit == "?" and rest.endswith("}")):
+            break
+        if letter := _LONE.search(rest):
+            if letter[1] in variables:
+                break
+            lone = letter
+        rest, units = before, (*units, unit)
+    return (text, ()) if lone and letters(rest) else (rest, units)
+
+
+def units_differ(mine, theirs):
+    """Whether each of two answers has one unit and these are not the same, as far as is known.
+
+    Several factors may be what another unit stands for: kg m s-2 and N are not known to differ.
+    """
+    both = {*mine, *theirs}
+    if not len(mine) == len(theirs) == 1 or both & {"?", "%"}:
+        return False
+    derived = any(" " in unit for unit in both) and both & _DERIVED
+    return mine != theirs and not derived
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -371,16 +438,22 @@ _SCIENTIFIC = re.compile(
     r"|(?P<figures>[+-]?[\d.]+)[eE](?P<exponent>[+-]?\d{1,3})",
     re.ASCII,
 )
-# 1/2, (1)/(2), 1 \over 2, \frac{1}{2}, \frac12, and mixed numbers: one of them after a whole number
+# 1/2, (1)/(2), 1 \over 2, \frac{1}{2}, and mixed numbers: one of them after a whole number
 _WHOLE = r"[+-]?\s?\d{1,40}"
+_PART = rf"\{{\s*(?:{_WHOLE}|\({_WHOLE}\))\s*\}}"
 _FRACTION = re.compile(
-    r"(?P<sign>[+-]?)\s*(?:(?P<whole>\d{1,40})(?:\s+(?=\d)|\s*(?=\\frac)))?(?:"
-    rf"\\frac(?:\{{\s*(?P<top>{_WHOLE})\s*\}}|(?P<top_digit>\d))"
-    rf"(?:\{{\s*(?P<bottom>{_WHOLE})\s*\}}|(?P<bottom_digit>\d))"
+    r"(?P<sign>[+-]?)\s*"
+    r"(?:(?P<whole>\d{1,40})(?:\s+(?:and\s+)?(?=\d)|\s*(?:and\s*)?(?=\\frac)))?"
+    rf"(?:\\frac(?P<top>{_PART})(?P<bottom>{_PART})"
     rf"|(?P<left>\d{{1,40}}|\({_WHOLE}\))\s*(?:/|\\over(?![A-Za-z]))\s*"
     rf"(?P<right>{_WHOLE}|\({_WHOLE}\)))",
     re.ASCII,
 )
+# A mixed number within something else: 3 1/2 pi is not three halves of pi, but x^2 1/2 is x^2/2.
+_MIXED = re.compile(
+    r"(?:(?<![\w^.\]])|(?<=\\cdot)|(?<=\\times))(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", re.ASCII
+)
+_OPTION = re.compile(r"(?i:option|choice)\s*(?:\([A-Z]\)|[A-Z])\s*:\s*")
 _MONEY = re.compile(r"\\?\$\s*")
 _BRACKETS = (("(", ")"), ("[", "]"), ("\\{", "\\}"))
 
@@ -403,13 +476,28 @@ def _number(text):
         power = found["braced"] or found["bracketed"] or found["open"] or found["exponent"]
         return None if front is None else front * Fraction(10) ** int(power.replace(" ", ""))
     if found := _FRACTION.fullmatch(text):
-        top = _integer(found["top"] or found["top_digit"] or found["left"])
-        bottom = _integer(found["bottom"] or found["bottom_digit"] or found["right"])
+        top = _integer(found["top"] or found["left"])
+        bottom = _integer(found["bottom"] or found["right"])
         if bottom == 0 or (found["whole"] and not 0 <= top < bottom):
             return None  # 7\frac{8}{1} is a product
         value = int(found["whole"] or 0) + Fraction(top, bottom)
         return -value if found["sign"] == "-" else value
     return None
+
+
+def improper(text):
+    """A bare answer in which mixed numbers are fractions: 3\\frac{1}{2} is \\frac{7}{2}.
+
+    A whole number before a fraction that is no part of one is a product, and written as such.
+    """
+
+    def one(found):
+        whole, top, bottom = (int(part) for part in found.groups())
+        if top < bottom:
+            return f"\\frac{{{whole * bottom + top}}}{{{bottom}}}"
+        return f"{whole}\\cdot\\frac{{{top}}}{{{bottom}}}"
+
+    return _MIXED.sub(one, text)
 
 
 def _unbracketed(text):
@@ -423,7 +511,7 @@ def _unbracketed(text):
 
 
 def _integer(text):
-    return int(re.sub(r"[() ]", "", text))
+    return int(re.sub(r"[(){} ]", "", text))
 
 
 @dataclass(frozen=True)
@@ -435,10 +523,9 @@ class Value:
 
     def same(self, other):
         """Whether two values are equal; one percent sign more may mean the hundredth."""
-        mine, theirs = self.units, other.units
-        if len(mine) == len(theirs) == 1 and mine != theirs and not {"?", "%"} & {*mine, *theirs}:
+        if units_differ(self.units, other.units):
             return False  # 5 cm and 5 m
-        scale = ("%" in theirs) - ("%" in mine)
+        scale = ("%" in other.units) - ("%" in self.units)
         return self.number in (other.number, other.number / Fraction(100) ** scale)
 
 
@@ -446,7 +533,8 @@ class Value:
 def value(text):
     """The Value of a number in a bare answer; None for what is no number.
 
-    A number may wear a sign, a currency, units, and brackets around it alone, also in each other.
+    A number may wear a sign, a currency, units, the name of an option (Option C:), and brackets
+    around it alone, also in each other.
     """
     negative, signed, units = False, False, ()
     for _ in range(LAYERS):
@@ -462,6 +550,8 @@ def value(text):
             text = text[1:].lstrip()
         elif money := _MONEY.match(text):
             text = bare(text[money.end() :])
+        elif option := _OPTION.match(text):
+            text = bare(text[option.end() :])
         elif inside := _unbracketed(text):
             text = bare(inside)
         else:
@@ -518,6 +608,11 @@ def words(text):
     """The words in fonts in a bare answer, but for those between the parts of a list; a set."""
     inside = " ".join(_IN_FONT.findall(text)).lower()
     return set(re.findall("[a-z]+", inside)) - {"or", "and"}
+
+
+def words_that_change(text):
+    """Those of the words in fonts that change a number or leave it open, as million; a set."""
+    return {word for word in words(text) if _NO_UNIT.fullmatch(word)}
 
 
 def letters(text):

@@ -284,20 +284,18 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
     }
     rows = []
     for r in (a != 0).nonzero().squeeze(1).tolist():
-        kinds, at = worlds.kinds_of(drawn.texts[r]), 0
-        for t in range(int(drawn.lengths[r])):
-            piece = tokenizer.decode(drawn.tokens[r, t].item(), skip_special_tokens=True)
-            at += len(piece) - len(piece.lstrip())
+        tokens = drawn.tokens[r, : int(drawn.lengths[r])].tolist()
+        kinds = token_kinds(drawn.texts[r], [tokenizer.decode([token]) for token in tokens])
+        for t, kind in enumerate(kinds):
             rows.append(
                 {
-                    "kind": kinds[at] if piece and at < len(kinds) else "end",
+                    "kind": kind,
                     "mode": drawn.modes[r],
                     "advantage": float(a[r]),
                     "bonus": float(b[r, t]),
                     **{name: float(extra[r, t]) for name, extra in added.items()},
                 }
             )
-            at += len(piece.lstrip())
     return pd.DataFrame(rows, columns=["kind", "mode", "advantage", "bonus", *added])
 
 

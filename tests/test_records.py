@@ -185,11 +185,19 @@ def test_a_curve_that_was_lost_or_shortened_is_not_gone_on_with(profile, stopped
     assert len(pd.read_csv(path)) == keep
 
 
-def test_a_table_refuses_a_run_whose_curve_lacks_steps(profile):
+def test_a_table_refuses_a_run_whose_curve_lacks_steps_and_reads_it_once(profile, monkeypatch):
     path = runs.run_folder(profile, "grpo", SIZE, 1) / "metrics.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    seen, missing = [], records.rows_missing
+
+    def spy(read, steps):
+        seen.append(read)
+        return missing(read, steps)
+
+    monkeypatch.setattr(records, "rows_missing", spy)
     with pytest.raises(ValueError, match="metrics.csv lacks some of the run's first 3 steps"):
         tables.table1(profile)
+    assert seen.count(path) == 1
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,6 @@ _WORDS = {
     "stops": "tokens that end a response",
     "prompts": "prompt text",
     "model": "trained model",
-    "corpus": "corpus of the base model",
 }
 
 
@@ -267,11 +266,14 @@ def whole_curve(folder, steps):
     it has not.
     """
     if rows_missing(folder / "metrics.csv", steps):
-        raise ValueError(
-            f"{folder / 'metrics.csv'} lacks some of the run's first {steps} steps; bring the file "
-            "back, or remove "
-            "the run and train it again"
-        )
+        raise _lacking(folder / "metrics.csv", steps)
+
+
+def _lacking(path, steps):
+    return ValueError(
+        f"{path} lacks some of the run's first {steps} steps; bring the file back, or remove the "
+        "run and train it again"
+    )
 
 
 def rows_missing(path, steps):
@@ -339,7 +341,7 @@ def _check_training(profile, own, trained, which):
     if (own / "manifest.json").exists() and (
         not metrics.exists() or _rows_missing_once(metrics, metrics.stat().st_mtime_ns, steps)
     ):
-        whole_curve(own, steps)
+        raise _lacking(metrics, steps)
 
 
 def _refuse(path, differing):

@@ -65,6 +65,14 @@ def test_the_chain_of_a_file_is_that_of_the_file_and_its_results_are_under_its_n
     assert "seed 4" in jobs["train", "grpo", "0.2m"][1]
 
 
+@pytest.mark.parametrize("name", ["understood_400", "smoke"])
+def test_the_seeds_of_each_size_are_those_of_the_profile(name, tmp_path):
+    jobs, profile = jobs_of(name, tmp_path), runs.load_profile(name)
+    for size in profile.sizes:
+        _, command = jobs["evaluate", profile.methods[0], size]
+        assert f"-p seeds {'_'.join(map(str, profile.seeds_of(size)))} " in command
+
+
 def test_nano_profiles_run_notebooks_and_ask_for_little(tmp_path):
     jobs = jobs_of("smoke", tmp_path)
     assert {rule for rule, _, _ in jobs} == {"base_model", "train", "evaluate", "table1", "figures"}

@@ -47,7 +47,9 @@ def test_the_carried_model_loads():
 # --- sources and exercises ------------------------------------------------------------------------
 def test_source_is_that_of_the_file():
     shown = lessons.source(losses.token_mean, losses.forking_mask).data
-    assert shown.startswith("`pslib.losses`\n```python\n@checked\ndef token_mean") and shown.endswith("```")
+    assert shown.startswith(
+        "`pslib.losses`\n```python\n@checked\ndef token_mean"
+    ) and shown.endswith("```")
     assert all(
         inspect.getsource(each) in shown for each in (losses.token_mean, losses.forking_mask)
     )

@@ -588,6 +588,14 @@ def main(argv=None):
         "from this machine's of a profile",
     )
     six.add_argument("profile", nargs="?")
+    seven = commands.add_parser(
+        "trace",
+        help="what is behind a difference of two methods: runs, paired differences, interval, "
+        "commits",
+    )
+    for name in ("profile", "method", "baseline"):
+        seven.add_argument(name)
+    seven.add_argument("measure", help="points, longer or bits, as in the table worlds")
     for name, help_text in (
         ("compare", "show table 1: this machine's, the committed and the paper's"),
         ("tune", "try every method's settings on tuning questions and seeds; writes tuning.csv"),
@@ -645,6 +653,14 @@ def main(argv=None):
             mine = runs.load_profile(args.profile) if args.profile else None
             for profile, folder in [(mine, mine.folder)] if mine else artefacts.committed():
                 print(f"{folder}: {', '.join(artefacts.write_all(profile, folder))}", flush=True)
+        elif args.command == "trace":
+            from pslib.evidence import trace
+            from pslib.lab import runs
+
+            own = runs.load_profile(args.profile)
+            carried = own.results("committed")
+            folder = carried if (carried / "runs").exists() else own.folder
+            print(trace.report(own, args.method, args.baseline, args.measure, folder))
         elif args.command == "tune":
             from pslib.lab import tuning
 

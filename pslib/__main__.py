@@ -568,20 +568,6 @@ def main(argv=None):
     for name in ("profile", "method", "size"):
         four.add_argument(name)
     four.add_argument("seed", type=int)
-    five = commands.add_parser(
-        "plan", help="what training takes at the paper's sizes: memory and time, by arithmetic"
-    )
-    five.add_argument("profile")
-    for name, default, what in (
-        ("gpu", "h100", "h100 or h200"),
-        ("tokens", 6000, "of a response, on average"),
-        ("prompt", 512, "tokens"),
-        ("mfu", 0.3, "share of the peak in training"),
-        ("bandwidth-share", 0.5, "of the peak, in sampling"),
-    ):
-        five.add_argument(
-            f"--{name}", type=type(default), default=default, help=f"{what} (default: {default})"
-        )
     six = commands.add_parser(
         "figures",
         help="make every table and figure again, without training: from the committed results, or "
@@ -633,19 +619,6 @@ def main(argv=None):
             from pslib.lab import runs
 
             train(runs.load_profile(args.profile), args.method, args.size, args.seed)
-        elif args.command == "plan":
-            from pslib.lab import plan, runs
-
-            print(
-                plan.report(
-                    runs.load_profile(args.profile),
-                    args.gpu,
-                    args.tokens,
-                    args.prompt,
-                    args.mfu,
-                    args.bandwidth_share,
-                )
-            )
         elif args.command == "figures":
             from pslib.evidence import artefacts
             from pslib.lab import runs

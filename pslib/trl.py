@@ -18,9 +18,9 @@ What TRL does differently from `pslib.train`:
   above `gradient_accumulation_steps`, or `num_iterations` above 1), the ratio is taken to the
   log-probs before the first update, each under the prompt that is trained.
 - With vLLM, a response also has a weight for how far vLLM's log-probs are from the model's.
-- A chat template that asks for today's date gets it.
+- A chat template that asks for the date gets today's.
 - With two training modes a micro-batch holds twice `per_device_train_batch_size` rows.
-- Weight decay spares norms, and the learning rate falls linearly, unless the settings change that.
+- Weight decay spares norms, and the learning rate falls linearly, unless settings say otherwise.
 - `train(resume_from_checkpoint=True)` is TRL's. A checkpoint holds no responses: where one set
   serves several updates, a run that was stopped between them goes on with new responses.
 - `eval_dataset` is evaluated in the normal mode.
@@ -138,8 +138,7 @@ class PolicySplitTrainer(trl.GRPOTrainer):
         return [names[row % size * len(names) // size] for row in range(rows)]
 
     def _generate_single_turn(self, prompt_ids, images, fields, num_generations, **named):
-        # A vLLM server reads every num_generations-th prompt and draws that many responses to it,
-        # but only one mode's part of a group has one prompt. (A tool call asks for 1 response.)
+        # A vLLM server draws num_generations responses to a prompt; a mode has part of a group's.
         if self.model.training and num_generations == self.num_generations:
             num_generations //= len(self.method.sampling)
         return super()._generate_single_turn(prompt_ids, images, fields, num_generations, **named)
@@ -147,9 +146,8 @@ class PolicySplitTrainer(trl.GRPOTrainer):
     def _calculate_rewards(self, inputs, *given):
         if (self.args.chat_template_kwargs or {}).get("enable_thinking"):
             inputs = [{"thinking": True, **row} for row in inputs]  # a column, for `exact_answer`
-        self._rewards = super()._calculate_rewards(
-            inputs, *given
-        )  # (R, functions), of all processes
+        # (R, functions), of all processes
+        self._rewards = super()._calculate_rewards(inputs, *given)
         return self._rewards
 
     def _generate_and_score_completions(self, inputs):
@@ -190,8 +188,7 @@ class PolicySplitTrainer(trl.GRPOTrainer):
     def _weigh(self, logp, entropy, mask):
         """Advantages (N, T) and kept tokens, bool (N, T), of this process; the loss's denominator.
 
-        logp and entropy in nats and mask, all (N, T), are of this process's rows. They are gathered
-        first, so masks and loss do not depend on the number of processes.
+        All (N, T), in nats; gathered first, so that the number of processes changes nothing.
         """
         training, c, width = self.method.training, self.method.coefficients, mask.shape[1]
         logp, entropy, mask = map(self._gather, (logp, entropy, mask))
@@ -230,11 +227,8 @@ class PolicySplitTrainer(trl.GRPOTrainer):
         names, mask = self._sampling_modes(rows), scored.mask
         drawn = Rollouts([], scored.group_ids, names, mask, lengths, [], scored.rewards)
         by_mode = {name: slice(k * rows, (k + 1) * rows) for k, name in enumerate(self.modes)}
-        bonuses, others = (
-            measures.bonus_shares(scored, adv, by_mode),
-            self.reward_funcs != [exact_answer],
-        )
-        for name, value in (measures.measure(drawn, scored, True, others) | bonuses).items():
+        logged = measures.measure(drawn, scored, True, self.reward_funcs != [exact_answer])
+        for name, value in (logged | measures.bonus_shares(scored, adv, by_mode)).items():
             if name != "reward":  # TRL logs it. (_log_metric would log a value one step late.)
                 self._metrics["train"][name].append(value)
 

@@ -12,6 +12,7 @@ import yaml
 from pslib import methods, modes, policy, train
 from pslib.evidence import evaluate, probe
 from pslib.lab import chain, measures, runs
+from pslib.lab.settings import Training
 from pslib.nano import base, worlds
 
 
@@ -111,7 +112,7 @@ def test_each_token_belongs_where_its_first_letter_stands(pieces, kinds):
 
 
 def test_the_learning_rate_grows_over_the_warmup(model, tokenizer, he, questions):
-    settings = train.Settings(
+    settings = Training(
         steps=4, questions=3, group_size=2, pool=3, learning_rate=0.3, max_new_tokens=4, warmup=3
     )
     state, rates = (

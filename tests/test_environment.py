@@ -211,12 +211,12 @@ from pslib import __main__ as cli
 from pslib import modes
 from pslib.lab import runs
 from pslib.evidence import verdicts
-from pslib.lab import export, plan
+from pslib.lab import export
 
 said = {}
 export_one = ["export", "smoke", "grpo", "0.2m", "1", "--out", "exported"]
 for command in (["reproduce", "smoke"], ["notebook", "06_train"], ["figures"], ["compare", "smoke"],
-                ["publish", "smoke"], ["plan", "paper"], ["train", "smoke", "grpo", "0.2m", "1"],
+                ["publish", "smoke"], ["train", "smoke", "grpo", "0.2m", "1"],
                 ["tune", "smoke"], ["trace", "smoke", "grpo", "original", "bits"], export_one):
     with contextlib.redirect_stderr(io.StringIO()) as text:
         assert cli.main(command) == 1

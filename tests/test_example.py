@@ -6,7 +6,7 @@ import four_rollouts as four
 import pytest
 import torch
 
-from pslib import methods, rewards, train
+from pslib import methods, rewards, rollouts
 from pslib.study import example
 
 
@@ -43,6 +43,6 @@ def test_padding_is_finite_and_changes_no_ratio():
     ],
 )
 def test_sharing_makes_of_it_what_was_counted_by_hand(name, counted, groups):
-    group_ids, learned = train.share(example.ROLLOUTS, methods.get(name), [example.END])
+    group_ids, learned = rollouts.share(example.ROLLOUTS, methods.get(name), [example.END])
     assert learned.sum(1).tolist() == counted and group_ids.tolist() == groups
     assert not learned[torch.cat([~example.ROLLOUTS.mask] * (len(learned) // 4))].any()

@@ -83,6 +83,7 @@ def test_two_processes_leave_a_run_that_is_evaluated_and_shown_like_any_other(mi
         "live_groups",
         "response_tokens",
         "unfinished",
+        "beyond_bounds",
         "kl_he_from_normal",
         *modes,
     ):

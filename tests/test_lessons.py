@@ -12,7 +12,8 @@ import torch
 from matplotlib.collections import PathCollection
 
 from pslib import advantages, losses, methods, modes, policy, train
-from pslib.lab import records, runs
+from pslib.lab import measures, records, runs
+from pslib.lab.settings import Training
 from pslib.rollouts import Decoding
 from pslib.study import example, lessons
 
@@ -84,7 +85,7 @@ def test_check_leaves_an_open_exercise_open(capsys):
 # --- rollouts -------------------------------------------------------------------------------------
 def test_draw_gives_what_a_step_draws_and_learns_from(model, tokenizer, he, questions, monkeypatch):
     monkeypatch.setattr("pslib.rewards.grade", lambda text, answer: float(sum(map(ord, text)) % 2))
-    settings = train.Settings(
+    settings = Training(
         steps=1,
         questions=3,
         group_size=4,
@@ -109,7 +110,7 @@ def test_draw_gives_what_a_step_draws_and_learns_from(model, tokenizer, he, ques
         metrics["loss"], abs=1e-5
     )
     own = [mode == "he" for mode in drawn.modes]
-    bits = train.BITS * scored.entropy["he"][own][drawn.mask[own]].mean()
+    bits = measures.BITS * scored.entropy["he"][own][drawn.mask[own]].mean()
     assert metrics["entropy_bits_he"] == pytest.approx(float(bits), abs=1e-5)
 
 

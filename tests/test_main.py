@@ -89,14 +89,13 @@ def test_a_command_that_is_killed_takes_its_chain_with_it(tmp_path):
         ("compare", []),
         ("publish", []),
         ("figures", []),
-        ("plan", []),
         ("train", ["grpo", "0.2m", "4"]),
         ("export", ["grpo", "0.2m", "4", "--out", "there"]),
     ],
 )
 def test_commands_take_the_path_of_a_profile(command, rest, tmp_path, monkeypatch):
     from pslib.evidence import artefacts
-    from pslib.lab import chain, export, plan
+    from pslib.lab import chain, export
 
     given, seen = (runs.PROFILES / "smoke.yaml").read_text().replace("seeds: [1]", "seeds: [4]"), []
     (tmp_path / "mine.yaml").write_text(given)
@@ -110,7 +109,6 @@ def test_commands_take_the_path_of_a_profile(command, rest, tmp_path, monkeypatc
         (cli, "compare"),
         (cli, "publish"),
         (artefacts, "write_all"),
-        (plan, "report"),
         (chain, "train_run"),
         (export, "export"),
     ):

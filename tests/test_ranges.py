@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from pslib import __main__ as cli
-from pslib import methods, rollouts, train
+from pslib import methods, rollouts
 from pslib.evidence import creative, evaluate
 from pslib.lab import ranges, runs
+from pslib.lab.settings import Training
 
 TRAIN = {
     "steps": 3,
@@ -33,7 +34,7 @@ DECODING = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 6}
 @pytest.mark.parametrize(
     "cls, given, name, value",
     [
-        (train.Settings, TRAIN, name, value)
+        (Training, TRAIN, name, value)
         for name, values in {
             "steps": [0],
             "questions": [0],
@@ -99,7 +100,7 @@ def test_a_setting_outside_its_range_is_named_with_the_range(cls, given, name, v
 
 
 CLASSES = {
-    train.Settings: TRAIN,
+    Training: TRAIN,
     evaluate.Settings: EVALUATE,
     evaluate.Probe: {},
     runs.BaseSettings: {"world": "rare", "steps": 5},

@@ -15,14 +15,14 @@ import torch
 from conftest import LowRank, Wrapped, laid_out
 
 from pslib import advantages, methods, modes, rewards, train
-from pslib.lab import checkpoint
+from pslib.lab import checkpoint, checks
+from pslib.lab.settings import Training
 from pslib.policy import Policy
-from pslib.train import Settings
 
 TRAINED = [name for name, method in methods.METHODS.items() if method.training]
 # No weight decay and hardly any clipping of the gradient, so that all that moves a weight is the
 # loss.
-SETTINGS = Settings(
+SETTINGS = Training(
     steps=5,
     questions=2,
     group_size=4,
@@ -595,7 +595,7 @@ def check(model, tokenizer, he):
     def make(
         words=tokenizer, method="policy_split", both=(modes.NORMAL, he), questions=(), **changes
     ):
-        train.check(
+        checks.check_training(
             model,
             words,
             methods.get(method),

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from pslib import methods, modes, policy, rewards, train
+from pslib.lab.settings import Training
 from pslib.trl import PolicySplitConfig, PolicySplitTrainer
 
 HE = modes.Mode("he", "Think of something new.")
@@ -51,7 +52,7 @@ class OurSteps:
     """Some steps of our loop: what each drew, and its gradient. Where `frozen`, no weight moves."""
 
     def __init__(self, model, tokenizer, name, steps=1, frozen=True, he=HE, method=None, **changes):
-        settings = train.Settings(
+        settings = Training(
             steps=steps,
             questions=QUESTIONS,
             group_size=GROUP,

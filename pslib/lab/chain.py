@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from pslib import modes, policy, rollouts, tasks, train
 from pslib.evidence import evaluate, probe
-from pslib.lab import checkpoint, records, runs
+from pslib.lab import checkpoint, checks, records, runs
 from pslib.nano import base, worlds
 
 # One thread a run: on a small model a second one gains nothing, and waits for milliseconds at every
@@ -318,7 +318,7 @@ def prepare(profile, method, size, seed, split, folder):
     }
     if profile.model != "nano":
         inputs |= {"base": _source(profile, size, model), "data": questions.info.description}
-    train.check(model, tokenizer, recipe, both, profile.train, questions)
+    checks.check_training(model, tokenizer, recipe, both, profile.train, questions)
     rollouts.check_room(
         model, tokenizer, both, [], profile.evaluate.max_new_tokens
     )  # which comes after hours of training

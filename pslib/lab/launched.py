@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from pslib import tasks
-from pslib.lab import chain, checkpoint, records, runs
+from pslib.lab import chain, checkpoint, measures, records, runs
 from pslib.trl import PolicySplitConfig, PolicySplitTrainer, exact_answer
 
 # Our columns by TRL's names; those that the trainer logs under our own names are kept as they are.
@@ -41,13 +41,10 @@ OWN = (
 class Metrics(TrainerCallback):
     """Writes metrics.csv, a row a step, before the step's checkpoint."""
 
-    def __init__(self, folder, steps):
-        self.path, self.rows, self.progress, self.steps = (
-            folder / "metrics.csv",
-            [],
-            chain.Progress(folder.name),
-            steps,
-        )
+    def __init__(self, folder, settings, sampling):
+        self.path, self.rows = folder / "metrics.csv", []
+        self.settings, self.sampling = settings, sampling
+        self.progress = chain.Progress(folder.name)
         if self.path.exists():
             self.rows = pd.read_csv(self.path).to_dict("records")
 
@@ -60,15 +57,17 @@ class Metrics(TrainerCallback):
         }
         row |= {name: value for name, value in logs.items() if name.startswith(OWN)}
         row |= {f"seconds_{part}": math.nan for part in ("sample", "score", "update")}
-        self.rows[state.global_step - 1 :] = [row]
+        earlier = self.rows[: state.global_step - 1]
+        before = earlier[-1]["beyond_bounds"] if earlier else 0
+        beyond = measures.is_beyond(row, self.sampling, self.settings)
+        row["beyond_bounds"] = before + 1 if beyond else 0
+        self.rows = [*earlier, row]
         checkpoint.write(self.path, pd.DataFrame(self.rows).round(6).to_csv(index=False))
-        self.progress(state.global_step, self.steps, f", reward {row['reward']:.2f}")
+        self.progress(state.global_step, self.settings.steps, f", reward {row['reward']:.2f}")
 
 
 def config(profile, method, size, seed, folder, processes):
-    """The profile's settings as TRL's; ValueError where the processes cannot share a step's groups
-    evenly.
-    """
+    """The profile's settings as TRL's; ValueError where processes cannot share groups evenly."""
     settings, recipe = profile.train, profile.method(method)
     if settings.questions % processes:
         raise ValueError(
@@ -126,9 +125,7 @@ def config(profile, method, size, seed, folder, processes):
 
 
 def asked(questions, profile, seed):
-    """The questions of all steps, in the order in which our own loop takes them, as TRL reads
-    them.
-    """
+    """The questions of all steps, in our own loop's order, as TRL reads them."""
     settings = profile.train
     rows = [
         row
@@ -148,18 +145,14 @@ def asked(questions, profile, seed):
 
 
 def train_run(profile, method, size, seed):
-    """Train one run to its end in all processes of this world; the main one owns the folder and
-    writes.
+    """Train one run to its end in all processes of this world; the main one owns its folder.
 
     All must see one file system. A run that is done is left as it is; one that was stopped goes on
     from its last checkpoint.
     """
     world = PartialState(cpu=not torch.cuda.is_available())
-    main, folder, begun = (
-        world.is_main_process,
-        runs.run_folder(profile, method, size, seed),
-        time.time(),
-    )
+    main, begun = world.is_main_process, time.time()
+    folder = runs.run_folder(profile, method, size, seed)
     args = config(profile, method, size, seed, folder, world.num_processes)
     with runs.owned(folder) if main else nullcontext():
         world.wait_for_everyone()  # none goes on before the folder is the main one's
@@ -175,7 +168,7 @@ def train_run(profile, method, size, seed):
             args,
             asked(prepared.questions, profile, seed),
             processing_class=prepared.tokenizer,
-            callbacks=[Metrics(folder, profile.train.steps)],
+            callbacks=[Metrics(folder, profile.train, profile.method(method).sampling)],
         )
         if main:
             records.begin(folder / "params.yaml", prepared.settings)

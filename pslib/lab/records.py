@@ -18,9 +18,10 @@ import pandas as pd
 import torch
 import yaml
 
-from pslib import methods, modes, train
+from pslib import methods, modes
 from pslib.evidence import evaluate
 from pslib.lab import checkpoint, runs
+from pslib.lab.settings import Training
 from pslib.nano import worlds
 from pslib.policy import stop_ids
 
@@ -181,7 +182,7 @@ def _defaults(method):
     return _flat(
         {
             **_defaults_of(runs.Profile),
-            "train": _defaults_of(train.Settings),
+            "train": _defaults_of(Training),
             "model": "nano",
             "evaluate": _defaults_of(evaluate.Settings),
             "base": _defaults_of(runs.BaseSettings),

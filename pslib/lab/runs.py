@@ -15,9 +15,10 @@ import filelock
 import torch
 import yaml
 
-from pslib import methods, modes, rollouts, tasks, train
+from pslib import methods, modes, rollouts, tasks
 from pslib.evidence import evaluate
 from pslib.lab import checkpoint, ranges
+from pslib.lab.settings import Training
 from pslib.nano import base, worlds
 from pslib.tasks import benchmarks
 
@@ -60,7 +61,7 @@ class Profile:
     methods: list
     seeds: list
     he_prompt: str  # which prompt of prompts.yaml makes the high-entropy mode
-    train: train.Settings
+    train: Training
     evaluate: evaluate.Settings
     base: BaseSettings = None  # the nano model's
     # suite -> {data set: where it is}, see benchmarks; empty: the nano world's

@@ -13,11 +13,11 @@ import torch
 from IPython.display import Markdown
 from matplotlib.patches import Rectangle
 
-from pslib import advantages, losses, train
+from pslib import advantages, losses
 from pslib.evidence import evaluate
 from pslib.evidence.figures import COLOURS, STYLE
 from pslib.methods import Scored
-from pslib.rollouts import engine_for, must_finish, render_all, sample
+from pslib.rollouts import engine_for, must_finish, render_all, sample, share
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # told apart by every kind of colour vision
 # variant of eq. 3 -> colour, line; the two that are methods keep their colour, and each line shows
@@ -124,12 +124,12 @@ def next_token(model, tokenizer, prompts):
 
 def terms(rollouts, method, stops):
     """The rows that a method trains on (eq. 10): a row a response under a training mode, by
-    `train.share`.
+    `rollouts.share`.
 
     Columns: drawn in, trained under, response, group (its place in the advantage), and tokens that
     are learned from.
     """
-    group_ids, learned = train.share(rollouts, method, stops)
+    group_ids, learned = share(rollouts, method, stops)
     count = len(rollouts.modes)
     return pd.DataFrame(
         {

@@ -15,6 +15,7 @@ from test_rollouts import TOGETHER, bent, fit
 
 from pslib import methods, modes, policy, rewards, rollouts, tasks, train
 from pslib.evidence import evaluate
+from pslib.lab.settings import Training
 from pslib.nano import base
 from pslib.rollouts import Decoding, GenerateEngine
 
@@ -154,7 +155,7 @@ def test_a_run_trains_with_it_and_the_next_draw_is_from_the_updated_weights(
     monkeypatch.setattr(rewards, "grade", lambda text, answer: float(len(text) % 2))
     model, engine = chosen
     before = copy.deepcopy(model.state_dict())
-    settings = train.Settings(
+    settings = Training(
         steps=2,
         questions=3,
         group_size=4,

@@ -1,0 +1,58 @@
+"""Checks before training: what would fail later is refused first, in one sentence."""
+
+import torch
+
+from pslib import policy
+from pslib.modes import rendered
+from pslib.rollouts import check_room
+
+
+def check_training(model, tokenizer, method, modes, settings, questions=()):
+    """Refuse what a method cannot train, before anything is computed or written.
+
+    It needs a prompt of its own for each of the method's modes, weights that require a gradient, a
+    model that `Policy` scores and that fits the tokenizer, and for every question's response room
+    in the context. ValueError in one sentence.
+    """
+    if not method.training:
+        raise ValueError(f"{method.label} is not trained; evaluate the base model instead")
+    named = {mode.name: mode for mode in modes}
+    needed = dict.fromkeys((*method.sampling, *method.training))
+    if not needed.keys() <= named.keys():
+        raise ValueError(
+            f"{method.label} needs the modes {', '.join(needed)}; got {', '.join(named)}"
+        )
+    if settings.group_size % len(method.sampling):
+        raise ValueError(
+            f"group_size {settings.group_size} cannot be split evenly over the modes "
+            f"{', '.join(method.sampling)}; "
+            f"choose a multiple of {len(method.sampling)}"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "no weight of the model requires a gradient, so there is nothing to train; set "
+            "requires_grad where it is to learn"
+        )
+    used = [named[name] for name in needed]
+    rendered(tokenizer, used)
+    policy.check(model, tokenizer)
+    check_room(model, tokenizer, used, questions, settings.max_new_tokens)
+
+
+def require_finite(what, values, rollouts, where, rows=None):
+    """FloatingPointError that names the questions, unless all values are finite.
+
+    values: one number, or some for each of the rows of a step; rows: their numbers (default: all).
+    A step's rows are the responses, once for each training mode.
+    """
+    bad, ids = ~torch.isfinite(values), rollouts.question_ids
+    if not bad.any():
+        return
+    if bad.ndim:
+        rows = range(len(bad)) if rows is None else rows
+        some = bad.reshape(len(bad), -1).any(1)
+        ids = [ids[row % len(ids)] for row, is_bad in zip(rows, some, strict=True) if is_bad]
+    raise FloatingPointError(
+        f"{what} not finite at {where}; no weight was changed. Lower the learning rate, or look at "
+        f"the questions {', '.join(dict.fromkeys(ids))}"
+    )

@@ -266,7 +266,7 @@ def test_a_wheel_without_a_checkout_has_its_data_and_says_what_it_lacks(tmp_path
     file, profiles, said = json.loads(done.stdout.splitlines()[-1])
     assert Path(file).is_relative_to(target) and {"smoke", "quick", "paper"} <= set(profiles)
     assert all(text.startswith("pslib: ") and text.count("\n") == 1 for text in said.values())
-    for command in ("reproduce", "notebook", "figures", "compare", "publish", "plan", "trace"):
+    for command in ("reproduce", "notebook", "figures", "compare", "publish", "trace"):
         assert f"`{command}` needs the notebooks and results of a checkout" in said[command]
     for command in ("train", "tune", "export"):
         assert f"`{command}` must be told where results are" in said[command]

@@ -1,35 +1,34 @@
 """Runs: profiles, the folder of a run, its manifest, and who owns it."""
 
-import dataclasses
+import json
 import os
 import platform
 import re
 import resource
 import subprocess
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated, Literal
 
 import filelock
 import torch
 import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pslib import methods, modes, rollouts, tasks
 from pslib.evidence import evaluate
-from pslib.lab import checkpoint, ranges
+from pslib.lab import checkpoint, origins, ranges
+from pslib.lab.origins import NEUTRAL
+from pslib.lab.place import ROOT, results_root
 from pslib.lab.settings import Training
-from pslib.nano import base, worlds
 from pslib.tasks import benchmarks
 
-ROOT = Path(__file__).resolve().parents[2]
 PROFILES = Path(__file__).parents[1] / "profiles"
-# as he_prompt: not the same text for all, but each nano base model's own, which means nothing
-NEUTRAL = "neutral"
 BASE_MODELS = "base models"  # see Profile.replicates
-TOUR = (
-    ROOT / "results" / "tour" / "model"
-)  # a small trained model that the checkout carries; see the README there
+# a small trained model that the checkout carries; see the README there
+TOUR = ROOT / "results" / "tour" / "model"
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,22 @@ class BaseSettings:
         ranges.check(vars(self), allowed, "base model")
 
 
+# How many numbers the sums of a suite have
+Terms = Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+
+
 @dataclass(frozen=True)
 class Profile:
     """One YAML file: which models, methods and seeds, and how they are trained and evaluated."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
     name: str
     # "nano", or a folder or hub id of a causal language model, in which {size} stands for one of
     # sizes
     model: str
-    sizes: list  # nano sizes; for another model, what stands for {size}, or one name for it
-    methods: list
+    sizes: list[str]  # nano sizes; for another model, what stands for {size}, or one name for it
+    methods: list[str]
     seeds: list
     he_prompt: str  # which prompt of prompts.yaml makes the high-entropy mode
     train: Training
@@ -66,35 +71,38 @@ class Profile:
     base: BaseSettings = None  # the nano model's
     # suite -> {data set: where it is}, see benchmarks; empty: the nano world's
     data: dict = field(default_factory=dict)
-    wording: str = (
-        ""  # how the nano world's sums are put to a model that reads words, see tasks.load
-    )
-    # suite -> list of how many numbers its sums have, where that is not its own
-    terms: dict = field(default_factory=dict)
-    engine: str = "auto"  # which of rollouts.ENGINES draws responses
+    # how the nano world's sums are put to a model that reads words, see tasks.load
+    wording: str = ""
+    # suite -> how many numbers its sums have, where that is not its own
+    terms: dict[Literal[tuple(tasks.SUITES)], Terms] = field(default_factory=dict)
+    engine: Literal[tuple(rollouts.ENGINES)] = "auto"  # which draws responses
     enable_thinking: bool = None  # see modes.Mode.thinking
     # method -> coefficients that differ from the paper's
-    coefficients: dict = field(default_factory=dict)
+    coefficients: dict[str, dict] = field(default_factory=dict)
     probe: evaluate.Probe = field(default_factory=evaluate.Probe)
     ablation_size: str = ""  # the size at which the variants run; empty: at every size
     # name -> {of: method, then its coefficients}: rows of the ablation table
-    variants: dict = field(default_factory=dict)
+    variants: dict[str, dict] = field(default_factory=dict)
     # size -> the file of notebooks/accelerate whose processes train it
-    launch: dict = field(default_factory=dict)
+    launch: dict[str, str | int] = field(default_factory=dict)
     # rule -> what it asks of a cluster, see notebooks/Snakefile
-    resources: dict = field(default_factory=dict)
+    resources: dict[str, dict] = field(default_factory=dict)
 
     def method(self, name):
         """A method with this profile's coefficients, or one of its variants, whose coefficients are
         all given there.
         """
-        if name in self.variants:
-            given = dict(self.variants[name])
-            of = methods.get(given.pop("of", name))
-            return of.having(
-                ", ".join([of.label, *(f"{key} {value}" for key, value in given.items())]), **given
-            )
-        return methods.get(name, **self.coefficients.get(name, {}))
+        if name not in self.variants:
+            return methods.get(name, **self.coefficients.get(name, {}))
+        given = dict(self.variants[name])
+        of = methods.get(given.pop("of", name))
+        label = ", ".join([of.label, *(f"{key} {value}" for key, value in given.items())])
+        return of.having(label, **given)
+
+    @property
+    def origin(self):
+        """Where the profile's base models come from, and what they can do."""
+        return (origins.Nano if self.model == origins.NANO else origins.Pretrained)(self)
 
     @property
     def grid(self):
@@ -107,7 +115,7 @@ class Profile:
         """The seeds with which a size is trained; where `seeds` is [base], the seed of its base
         model: both then vary together.
         """
-        return self.seeds if self.seeds != ["base"] else [base.parse(size)[1]]
+        return self.seeds if self.seeds != ["base"] else [self.origin.parse(size)[1]]
 
     @property
     def ablation_sizes(self):
@@ -123,14 +131,9 @@ class Profile:
         """The (size, seed) under which a run stands in tables: base models of one size with a run
         each count as its seeds.
         """
-        if self.model != "nano" or len(self.seeds) > 1:
-            return size, seed
-        kind, which = base.parse(size)
-        return (
-            (kind, which)
-            if sum(base.parse(other)[0] == kind for other in self.sizes) > 1
-            else (size, seed)
-        )
+        kind, which = self.origin.parse(size)
+        alike = sum(self.origin.parse(other)[0] == kind for other in self.sizes)
+        return (kind, which) if alike > 1 and len(self.seeds) == 1 else (size, seed)
 
     def replicates(self, method=""):
         """What the runs behind one row of a table differ in, in words: all that an interval over
@@ -154,10 +157,8 @@ class Profile:
         """The normal and the high-entropy mode; see `modes_of` for a prompt that every base model
         has for itself.
         """
-        return tuple(
-            replace(mode, thinking=self.enable_thinking)
-            for mode in (modes.NORMAL, modes.he_mode(self.he_prompt))
-        )
+        both = modes.NORMAL, modes.he_mode(self.he_prompt)
+        return tuple(replace(mode, thinking=self.enable_thinking) for mode in both)
 
     def modes_of(self, size, tokenizer):
         """The two modes of the runs of a size, whose base model has this tokenizer."""
@@ -166,10 +167,8 @@ class Profile:
         return modes.NORMAL, modes.Mode("he", self.neutral_prompt(size, tokenizer))
 
     def neutral_prompt(self, size, tokenizer):
-        """A nano base model's own prompt without meaning, as long as the paper's: see
-        base.neutral_prompt.
-        """
-        return base.neutral_prompt(tokenizer, self.base.seed + base.parse(size)[1])
+        """A base model's own prompt without meaning, as long as the paper's."""
+        return self.origin.neutral_prompts(size, tokenizer)[NEUTRAL]
 
     def questions(self, suite, count, split="test"):
         """Up to `count` questions of a suite, of the profile's data sets or the nano world's."""
@@ -181,10 +180,8 @@ class Profile:
 
     @property
     def stories(self):
-        """The story prompts: the paper's, or for nano models, which know few words, the nano
-        world's.
-        """
-        return worlds.story_prompts() if self.model == "nano" else modes.prompts()["stories"]
+        """The story prompts: the paper's, or those of a world of few words."""
+        return self.origin.stories
 
     @property
     def folder(self):
@@ -201,50 +198,42 @@ class Profile:
         return folders[which]
 
 
-def results_root():
-    """The results folder: of this checkout, or PSLIB_RESULTS where that is set."""
-    return Path(os.environ.get("PSLIB_RESULTS") or ROOT / "results").absolute()
-
-
 # What a step may ask of a cluster in numbers; see notebooks/Snakefile.
 RESOURCES = {
     **dict.fromkeys(("threads", "mem_mb", "runtime", "nodes", "tasks"), ranges.COUNT),
     **dict.fromkeys(("gpu", "tasks_per_gpu"), ranges.COUNT_OR_NONE),
 }
-_TYPES = {
-    int: (int,),
-    float: (int, float),
-    str: (str,),
-    list: (list,),
-    dict: (dict,),
-    bool: (bool,),
-}
 
 
 def build(cls, given, where):
     """A dataclass from a mapping; ValueError in one sentence names an unknown, missing or mistyped
-    key.
+    setting.
     """
-    if not isinstance(given, dict):
-        raise ValueError(f"{where} must be a mapping; got {given!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(set(given) - set(fields))
-    if unknown:
-        raise ValueError(f"{where} has no setting {unknown[0]!r}; it has {', '.join(fields)}")
-    values = {}
-    for name, f in fields.items():
-        if name not in given:
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-                raise ValueError(f"{where} lacks the setting {name!r}")
-        elif dataclasses.is_dataclass(f.type):
-            values[name] = build(f.type, given[name], f"{where}, section {name}")
-        elif isinstance(given[name], bool) != (f.type is bool) or not isinstance(
-            given[name], _TYPES[f.type]
-        ):
-            raise ValueError(f"{where}: {name} must be {f.type.__name__}; got {given[name]!r}")
-        else:
-            values[name] = f.type(given[name])
-    return cls(**values)
+    try:
+        # By way of JSON, in which pydantic takes a mapping for a dataclass and still no text for a
+        # number.
+        return TypeAdapter(cls).validate_json(json.dumps(given, default=str))
+    except ValidationError as error:
+        # a misspelt setting is both unknown and missing: what is unknown says more
+        faults = sorted(error.errors(), key=lambda fault: "unexpected" not in fault["type"])
+        raise ValueError(_sentence(faults[0], cls, where)) from None
+
+
+def _sentence(fault, cls, where):
+    """What pydantic found wrong, as one sentence."""
+    *sections, name = fault["loc"] or [""]
+    for section in sections:
+        cls = next((f.type for f in fields(cls) if f.name == section), cls)
+        where += f", section {section}"
+    if fault["type"] == "missing":
+        return f"{where} lacks the setting {name!r}"
+    if fault["type"] == "unexpected_keyword_argument":
+        return f"{where} has no setting {name!r}; it has {', '.join(f.name for f in fields(cls))}"
+    if fault["type"] == "value_error":  # of a section's own check
+        return str(fault["ctx"]["error"])
+    should = fault["msg"].removeprefix("Input should be ")
+    should = should.replace("an object", "a mapping").replace("a valid array", "a list")
+    return f"{where}: {name} must be {should}; got {fault['input']!r}"
 
 
 def profile_file(given):
@@ -267,8 +256,7 @@ def profile_file(given):
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", path.stem):
         raise ValueError(
             "a profile is called as its file, whose name may hold letters, digits, '.', '_' and "
-            "'-' and begins with one "
-            f"of the first two; got {path.name!r}"
+            f"'-' and begins with one of the first two; got {path.name!r}"
         )
     if path.stem in known and path.read_bytes() != known[path.stem].read_bytes():
         raise ValueError(
@@ -284,105 +272,60 @@ def load_profile(name):
     ValueError in one sentence for what is unknown or unreadable.
     """
     path = profile_file(name)
-    name = path.stem
+    where = f"profile {path.stem}"
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"profile {path} is not readable YAML: {said}") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"{where} must be a mapping; got {given!r}")
+    if "name" in given:
         raise ValueError(
-            f"profile {path} is not readable YAML: {' '.join(str(error).split())}"
-        ) from error
-    if isinstance(given, dict) and "name" in given:
-        raise ValueError(
-            f"profile {name} has the setting 'name', and is called as its file; take the setting "
-            "out"
+            f"{where} has the setting 'name', and is called as its file; take the setting out"
         )
-    profile = build(
-        Profile, {"name": name, **given} if isinstance(given, dict) else given, f"profile {name}"
-    )
-    for variant, given in profile.variants.items():
-        if not isinstance(given, dict):
-            raise ValueError(
-                f"profile {name}: variant {variant} must be a mapping like {{of: policy_split, "
-                f"eta: 1.0}}; got {given!r}"
-            )
+    profile = build(Profile, {"name": path.stem, **given}, where)
+    for fault in (*_faults(profile), *profile.origin.faults()):
+        raise ValueError(f"{where}: {fault}")
     for method in (
-        *profile.methods,
-        *profile.coefficients,
-        *profile.variants,
-        *profile.probe.methods,
+        *(*profile.methods, *profile.coefficients),
+        *(*profile.variants, *profile.probe.methods),
     ):
         profile.method(method)
-    if profile.he_prompt != NEUTRAL or profile.model != "nano":
-        modes.he_mode(profile.he_prompt)  # raises for a prompt that there is not
-    if profile.train.group_size % 2:
-        raise ValueError(
-            f"profile {name}: group_size must be even, so that Policy Split can draw half of each "
-            "group in each "
-            f"mode; got {profile.train.group_size}"
-        )
-    for size, file in profile.launch.items():
-        there = sorted(path.stem for path in (ROOT / "notebooks" / "accelerate").glob("*.yaml"))
-        # A package without a checkout has none of these files, and no chain that would read them.
-        if size not in profile.sizes or (there and str(file) not in there):
-            raise ValueError(
-                f"profile {name}: launch must be like {{{profile.sizes[0]}: "
-                "8}, with one of its sizes and one of "
-                f"{', '.join(there)}; got {size!r}: {file!r}"
-            )
-    if profile.engine not in rollouts.ENGINES:
-        raise ValueError(
-            f"profile {name}: engine must be one of {', '.join(rollouts.ENGINES)}; got "
-            f"{profile.engine!r}"
-        )
-    for suite, terms in profile.terms.items():
-        whole = isinstance(terms, list) and terms and all(type(n) is int and n > 1 for n in terms)
-        if suite not in tasks.SUITES or not whole:
-            raise ValueError(
-                f"profile {name}: terms must give suites lists of whole numbers from 2, like "
-                f"{{train: [2, 3]}}; got "
-                f"{suite!r}: {terms!r}"
-            )
-    if profile.data:
-        benchmarks.check(profile.data, f"profile {name}, section data")
-    if profile.model == "nano" and not profile.base:
-        raise ValueError(
-            f"profile {name} lacks the setting 'base', which says how nano models are made"
-        )
-    if profile.model != "nano" and len(profile.sizes) > 1 and "{size}" not in profile.model:
-        raise ValueError(
-            f"profile {name} has {len(profile.sizes)} sizes, so its model must say where the size "
-            "goes, like "
-            f"Qwen/Qwen3-{{size}}; got {profile.model!r}"
-        )
-    if profile.model == "nano" and profile.base.world not in worlds.WORLDS:
-        raise ValueError(
-            f"no nano world is called {profile.base.world!r}; there are {', '.join(worlds.WORLDS)}"
-        )
-    for seed in profile.seeds if profile.seeds != ["base"] or profile.model != "nano" else ():
-        if type(seed) is not int:
-            raise ValueError(
-                f"profile {name}: seeds must be whole numbers, or [base] for nano models; got "
-                f"{seed!r}"
-            )
-        ranges.check({"seed": seed}, {"seed": ranges.SEED}, f"profile {name}")
     for step, asked in profile.resources.items():
-        if not isinstance(asked, dict):
-            raise ValueError(
-                f"profile {name}, resources of {step} must be a mapping like {{mem_mb: 2000}}; got "
-                f"{asked!r}"
-            )
-        ranges.check(asked, RESOURCES, f"profile {name}, resources of {step}")
-    if profile.ablation_size and profile.ablation_size not in profile.sizes:
-        raise ValueError(
-            f"profile {name}: ablation_size must be one of its sizes, {', '.join(profile.sizes)}; "
-            "got "
-            f"{profile.ablation_size!r}"
-        )
+        ranges.check(asked, RESOURCES, f"{where}, resources of {step}")
+    if profile.data:
+        benchmarks.check(profile.data, f"{where}, section data")
     for size in profile.sizes:
         run_id("", size, 0)  # raises for what cannot be a folder's name
-        if profile.model == "nano":
-            base.parse(size)  # raises for a size that there is not
     return profile
+
+
+def _faults(profile):
+    """What settings of a profile do not fit together, each as a sentence without its name."""
+    if profile.train.group_size % 2:
+        yield (
+            "group_size must be even, so that Policy Split can draw half of each group in each "
+            f"mode; got {profile.train.group_size}"
+        )
+    there = sorted(path.stem for path in (ROOT / "notebooks" / "accelerate").glob("*.yaml"))
+    for size, file in profile.launch.items():
+        # A package without a checkout has none of these files, and no chain that would read them.
+        if size not in profile.sizes or (there and str(file) not in there):
+            yield (
+                f"launch must be like {{{profile.sizes[0]}: 8}}, with one of its sizes and one of "
+                f"{', '.join(there)}; got {size!r}: {file!r}"
+            )
+    if profile.ablation_size and profile.ablation_size not in profile.sizes:
+        yield (
+            f"ablation_size must be one of its sizes, {', '.join(profile.sizes)}; got "
+            f"{profile.ablation_size!r}"
+        )
+    for seed in profile.seeds:
+        if type(seed) is not int and not (profile.seeds == ["base"] and profile.origin.made_here):
+            yield f"seeds must be whole numbers, or [base] for nano models; got {seed!r}"
+        elif seed != "base" and seed not in ranges.SEED:
+            yield f"seed must be {ranges.SEED}; got {seed!r}"
 
 
 def run_id(method, size, seed):

@@ -161,9 +161,9 @@ def test_a_shared_base_model_is_made_once_for_all_profiles_or_read_from_the_chec
     made = chain.make_base(profile, "0.2m.b5")[0].state_dict()
     here = runs.results_root() / "local" / "base" / "understood" / "0.2m.b5"
     assert runs.base_folder(replace(profile, name="other"), "0.2m.b5") == here
-    from pslib import __main__ as cli
+    from pslib.lab import publish
 
-    cli._publish_base(here, runs.ROOT / "results" / "base" / "understood" / "0.2m.b5")
+    publish.publish_base(here, runs.ROOT / "results" / "base" / "understood" / "0.2m.b5")
     monkeypatch.setattr(base, "train", lambda *a, **k: pytest.fail("trained again"))
     for path in sorted(here.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()

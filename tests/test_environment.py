@@ -19,8 +19,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from pslib import __main__ as cli
-from pslib.lab import runs
+from pslib.lab import cli, place, reproduce, runs
 
 ODD = "it's a {folder}"
 
@@ -58,7 +57,7 @@ def checkout(tmp_path):
 # Two commands in one process, for it takes seconds to import.
 ANYWHERE = """
 import sys
-from pslib import __main__ as cli
+from pslib.lab import cli
 sys.exit(cli.main(["notebook", "place", "--out", sys.argv[1]]) or cli.main(["compare", "quick"]))
 """
 
@@ -85,7 +84,7 @@ def test_commands_work_in_an_odd_folder_without_home_and_tmpdir_in_ascii(checkou
 
 
 def test_a_notebook_whose_process_is_killed_says_what_to_do(checkout, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "ROOT", checkout)
+    monkeypatch.setattr(place, "ROOT", checkout)
     assert cli.main(["notebook", "killed", "--out", str(checkout / "executed.ipynb")]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("pslib: killed was killed, most likely because memory ran out; ")
@@ -180,12 +179,14 @@ def snakemake(folder, text):
 def test_the_reason_of_a_failed_chain_is_that_of_the_step_that_failed(tmp_path):
     log = snakemake(tmp_path, FAILING)
     text = log.read_text()
-    assert cli._reason(log, 1) == "pslib: the data is not there"  # said by a step, and no guess
+    assert (
+        reproduce.why_failed(log, 1) == "pslib: the data is not there"
+    )  # said by a step, and no guess
     told = {}
     for part in text.split("RuleException:")[1:]:
         log.write_text(part)
         step = re.search(r"logs/(\w)\.log", part)[1]
-        told[step] = cli._reason(log, 1)
+        told[step] = reproduce.why_failed(log, 1)
     assert told["a"].startswith("a was killed, most likely because memory ran out; free memory")
     log_of_b = tmp_path / "mine" / "logs" / "b.log"
     assert told["b"] == f"b ended with: ImportError: no module (its log is {log_of_b})"
@@ -194,11 +195,11 @@ def test_the_reason_of_a_failed_chain_is_that_of_the_step_that_failed(tmp_path):
 
 def test_the_reason_of_a_chain_that_cannot_begin_is_snakemakes_own(tmp_path):
     log = snakemake(tmp_path, "rule all:\n    input: 'mine/{x}'\n")
-    said = cli._reason(log, 1)
+    said = reproduce.why_failed(log, 1)
     assert said.startswith("Snakemake ended with: WildcardError in") and "\n" not in said
     assert str(tmp_path / "Snakefile") in said and said.endswith(f"(its log is {log})")
     log.write_text("Building DAG of jobs...\n")
-    killed, ended = cli._reason(log, -signal.SIGKILL), cli._reason(log, 2)
+    killed, ended = reproduce.why_failed(log, -signal.SIGKILL), reproduce.why_failed(log, 2)
     assert killed.startswith("Snakemake was killed, most likely because memory ran out")
     assert ended == f"Snakemake ended with: Building DAG of jobs... (its log is {log})"
 
@@ -207,7 +208,7 @@ def test_the_reason_of_a_chain_that_cannot_begin_is_snakemakes_own(tmp_path):
 # In one process, for imports take seconds: what each command says, and what the package carries.
 WITHOUT_CHECKOUT = """
 import contextlib, io, json, os, sys
-from pslib import __main__ as cli
+from pslib.lab import cli
 from pslib import modes
 from pslib.lab import runs
 from pslib.evidence import verdicts

@@ -17,9 +17,9 @@ import papermill
 import pytest
 import torch
 
-from pslib import __main__ as cli
 from pslib import modes, policy
-from pslib.lab import chain, checkpoint, runs
+from pslib.lab import chain, checkpoint, cli, publish, runs
+from pslib.lab import place as where
 
 
 class Payload:
@@ -255,8 +255,8 @@ def test_a_name_or_parameter_that_leads_elsewhere_is_refused(arguments, said, pl
 
 
 def test_an_executed_notebook_does_not_replace_the_one_it_came_from(place, monkeypatch, capsys):
-    shutil.copytree(cli.ROOT / "notebooks", place / "notebooks")
-    monkeypatch.setattr(cli, "ROOT", place)
+    shutil.copytree(where.ROOT / "notebooks", place / "notebooks")
+    monkeypatch.setattr(where, "ROOT", place)
     for out in (
         "notebooks/07_evaluate.ipynb",
         str(place / "notebooks/../notebooks/07_evaluate.ipynb"),
@@ -427,7 +427,7 @@ def test_publishing_follows_no_link_out(at, place, monkeypatch):
         source.parent.mkdir(parents=True)
         source.write_text("mine")
         link(target, place / "secret")
-    assert "leads out of" in refused(place, lambda: cli.publish(runs.load_profile("smoke")))
+    assert "leads out of" in refused(place, lambda: publish.publish(runs.load_profile("smoke")))
     assert at == "target" or not Path(target).exists()
 
 

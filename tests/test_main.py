@@ -11,8 +11,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from pslib import __main__ as cli
-from pslib.lab import runs
+from pslib.lab import cli, place, publish, reproduce, runs
 
 
 def _said(capsys):
@@ -62,7 +61,7 @@ def test_a_command_that_is_asked_to_stop_says_how_to_go_on(stop, code, monkeypat
     def stopped(profile):
         raise stop
 
-    monkeypatch.setattr(cli, "compare", stopped)
+    monkeypatch.setattr(reproduce, "compare", stopped)
     assert cli.main(["compare", "smoke"]) == code
     assert _said(capsys) == "pslib: stopped; run the same command again to continue"
 
@@ -70,7 +69,7 @@ def test_a_command_that_is_asked_to_stop_says_how_to_go_on(stop, code, monkeypat
 def test_a_command_that_is_killed_takes_its_chain_with_it(tmp_path):
     # the command is killed outright: the chain has only the closed pipe to learn it by
     code = (
-        "import subprocess, sys; from pslib.__main__ import LEASH\n"
+        "import subprocess, sys; from pslib.lab.reproduce import LEASH\n"
         "chain = subprocess.Popen(['sh', '-c', LEASH, 'sh', 'sh', '-c', 'echo begun; sleep 60; "
         "echo ended'],\n"
         "                         stdin=subprocess.PIPE, start_new_session=True)\nchain.wait()"
@@ -106,8 +105,8 @@ def test_commands_take_the_path_of_a_profile(command, rest, tmp_path, monkeypatc
         return ""
 
     for module, name in (
-        (cli, "compare"),
-        (cli, "publish"),
+        (reproduce, "compare"),
+        (publish, "publish"),
         (artefacts, "write_all"),
         (chain, "train_run"),
         (export, "export"),
@@ -124,7 +123,7 @@ def test_steps_that_run_elsewhere_are_given_a_profiles_whole_path(tmp_path, monk
 
     seen = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "reproduce", lambda name, cores: seen.append(name))
+    monkeypatch.setattr(reproduce, "reproduce", lambda name, cores: seen.append(name))
     monkeypatch.setattr(tuning, "tune", lambda name, cores: seen.append(name) or pd.DataFrame())
     monkeypatch.setattr(
         papermill,
@@ -146,7 +145,7 @@ def test_a_full_disk_is_said_in_one_sentence(monkeypatch, capsys):
     def full(profile):
         raise OSError(28, "No space left on device", "metrics.csv")
 
-    monkeypatch.setattr(cli, "compare", full)
+    monkeypatch.setattr(reproduce, "compare", full)
     assert cli.main(["compare", "smoke"]) == 1
     assert "the disk is full (metrics.csv); free some space" in _said(capsys)
 
@@ -155,7 +154,7 @@ def test_a_machine_on_which_nothing_can_be_written_is_told_what_to_do(monkeypatc
     def no_folder():
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
 
-    monkeypatch.setattr(cli.tempfile, "gettempdir", no_folder)
+    monkeypatch.setattr(place.tempfile, "gettempdir", no_folder)
     assert cli.main(["compare", "smoke"]) == 1
     assert "found in ['/tmp']; free some space, or set TMPDIR to a folder" in _said(capsys)
 
@@ -194,7 +193,7 @@ def test_the_smoke_chain_runs_is_not_repeated_and_shows_its_table(tmp_path, monk
     assert cli.main(["reproduce", "smoke"]) == 0
     shown = capsys.readouterr().out
     assert (
-        "100% done" in shown
+        "9 of 9 steps (100%) done" in shown
         and "Policy Split + HE prompt" in shown
         and "paper, Qwen3-1.7B" in shown
     )

@@ -6,10 +6,9 @@ from math import inf, nan
 import pytest
 import yaml
 
-from pslib import __main__ as cli
 from pslib import methods, rollouts
 from pslib.evidence import creative, evaluate
-from pslib.lab import ranges, runs
+from pslib.lab import cli, notebook, ranges, reproduce, runs
 from pslib.lab.settings import Training
 
 TRAIN = {
@@ -194,7 +193,7 @@ def test_bounds_that_cross_and_forms_that_there_are_not_are_refused():
         (
             "resources",
             {"train": 8},
-            "profile mine, resources of train must be a mapping like {mem_mb: 2000}; got 8",
+            "profile mine, section resources: train must be a mapping; got 8",
         ),
     ],
 )
@@ -223,7 +222,9 @@ def test_no_core_is_not_enough(cores, capsys, tmp_path, monkeypatch):
 
 def test_a_parameter_may_begin_with_a_dash(monkeypatch):
     seen = []
-    monkeypatch.setattr(cli, "notebook", lambda name, out, given: seen.append((name, out, given)))
+    monkeypatch.setattr(
+        notebook, "execute", lambda name, out, given: seen.append((name, out, given))
+    )
     assert (
         cli.main(
             [
@@ -247,7 +248,7 @@ def test_a_parameter_may_begin_with_a_dash(monkeypatch):
 def test_a_relative_results_folder_is_the_same_for_every_process(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PSLIB_RESULTS", "mine")
-    monkeypatch.setattr(cli, "compare", lambda profile: None)
+    monkeypatch.setattr(reproduce, "compare", lambda profile: None)
     assert runs.results_root() == tmp_path / "mine"
     assert cli.main(["compare", "smoke"]) == 0
     monkeypatch.chdir("/")  # as a notebook's process is elsewhere

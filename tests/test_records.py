@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from pslib import __main__ as cli
 from pslib import modes, rewards
 from pslib.evidence import artefacts, tables
-from pslib.lab import chain, export, records, runs
+from pslib.lab import chain, cli, export, records, reproduce, runs
 from pslib.nano import base
 
 SIZE = "0.2m"
@@ -356,7 +355,7 @@ def test_reproduce_names_what_is_missing_and_forgets_the_steps_whose_results_are
 def test_reproduce_refuses_before_it_starts_anything(profile, monkeypatch, capsys):
     changed = replace(profile, train=replace(profile.train, learning_rate=0.9))
     monkeypatch.setattr(runs, "load_profile", lambda name: changed)
-    monkeypatch.setattr(cli.subprocess, "Popen", lambda *a, **k: pytest.fail("started"))
+    monkeypatch.setattr(reproduce.subprocess, "Popen", lambda *a, **k: pytest.fail("started"))
     before = content(profile.folder)
     assert cli.main(["reproduce", "smoke"]) == 1
     assert "train.learning_rate (0.0003 then, 0.9 now)" in capsys.readouterr().err

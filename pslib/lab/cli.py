@@ -1,0 +1,225 @@
+"""The command line: `python -m pslib reproduce quick`, `python -m pslib notebook 06_train -p seed
+2`, ...
+
+Errors are one sentence on standard error and exit code 1; earlier results are never touched by a
+command that fails. What a command needs is imported when it runs, since that takes seconds.
+"""
+
+import errno
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from pslib.lab import place
+
+
+class OneSentence(TyperGroup):
+    """Commands whose errors are one sentence each."""
+
+    def invoke(self, ctx):
+        """Run a command; typer.Exit where it fails or is stopped."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            code = 128 + (signal.SIGTERM if stop.args == (signal.SIGTERM,) else signal.SIGINT)
+            said = "stopped; run the same command again to continue"
+        except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+            if isinstance(error, typer.Exit):
+                raise
+            code, said = 1, error
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                where = f" ({error.filename})" if error.filename else ""
+                said = (
+                    f"the disk is full{where}; free some space and run again, nothing earlier was "
+                    "changed"
+                )
+        print(f"pslib: {' '.join(str(said).split())}", file=sys.stderr)
+        raise typer.Exit(code)
+
+
+app = typer.Typer(cls=OneSentence, add_completion=False, pretty_exceptions_enable=False)
+PROFILE = typer.Argument(
+    help="A profile's name, or the path of a file that ends in .yaml.", callback=place.whole_path
+)
+Profile = Annotated[str, PROFILE]
+Method = Annotated[str, typer.Argument(help="A method's name, like policy_split, or a variant's.")]
+Size = Annotated[str, typer.Argument(help="One of the profile's sizes, like 0.2m.")]
+Seed = Annotated[int, typer.Argument(help="The run's seed.", min=0)]
+
+
+@app.callback()
+def prepare(ctx: typer.Context):
+    """Policy Split on a laptop."""
+    place.print_anywhere()
+    place.check(ctx.invoked_subcommand)
+    place.use_writable_folders()
+
+
+@app.command()
+def reproduce(
+    profile: Profile,
+    cores: Annotated[int, typer.Option(help="How many runs at once.")] = os.cpu_count(),
+):
+    """Run a profile's whole chain, up to table 1.
+
+    Example: `python -m pslib reproduce quick --cores 2`
+    """
+    from pslib.lab import reproduce
+
+    reproduce.reproduce(profile, cores)
+
+
+@app.command()
+def notebook(
+    name: Annotated[str, typer.Argument(help="The notebook's, like 06_train.")],
+    out: Annotated[str, typer.Option(help="Where the executed notebook goes.")] = "",
+    parameter: Annotated[
+        list[str],
+        typer.Option("-p", metavar="NAME VALUE", help="A parameter; given once or more."),
+    ] = (),
+):
+    """Execute one notebook with checked parameters.
+
+    Example: `python -m pslib notebook 06_train -p profile quick -p seed 2`
+    """
+    from pslib.lab import notebook
+
+    notebook.execute(name, out, dict(pair.split("=", 1) for pair in parameter))
+
+
+@app.command()
+def train(profile: Profile, method: Method, size: Size, seed: Seed):
+    """Train one run; a size that the profile launches, on TRL's trainer in all processes.
+
+    Examples: `python -m pslib train quick grpo 0.2m 1`,
+    `torchrun --nproc_per_node 2 -m pslib train paper grpo 8B 1`
+    """
+    from pslib.lab import chain, runs
+
+    wanted = runs.load_profile(profile)
+    if size in wanted.launch:
+        from pslib.lab import launched
+
+        launched.train_run(wanted, method, size, seed)
+    elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            f"size {size} of profile {wanted.name} trains in one process; name it in the profile's "
+            "launch to train it in several"
+        )
+    else:
+        chain.train_run(wanted, method, size, seed)
+
+
+@app.command()
+def export(
+    profile: Profile,
+    method: Method,
+    size: Size,
+    seed: Seed,
+    out: Annotated[str, typer.Option(help="The folder, which must not be there yet.")],
+):
+    """Write a finished run's model to a new folder, with its prompts and a card.
+
+    Example: `python -m pslib export quick policy_split 0.2m 1 --out mine`
+    """
+    from pslib.lab import export, runs
+
+    export.export(runs.load_profile(profile), method, size, seed, out)
+    print(f"written to {out}; its README.md says how to use it")
+
+
+@app.command()
+def figures(profile: Annotated[str, PROFILE] = ""):
+    """Make every table and figure again, without training.
+
+    From the committed results of all profiles, or from this machine's of the one that is named.
+    Example: `python -m pslib figures quick`
+    """
+    from pslib.evidence import artefacts
+    from pslib.lab import runs
+
+    mine = runs.load_profile(profile) if profile else None
+    for each, folder in [(mine, mine.folder)] if mine else artefacts.committed():
+        print(f"{folder}: {', '.join(artefacts.write_all(each, folder))}", flush=True)
+
+
+@app.command()
+def trace(
+    profile: Profile,
+    method: Method,
+    baseline: Annotated[str, typer.Argument(help="The method that it is compared with.")],
+    measure: Annotated[str, typer.Argument(help="points, longer or bits: see the table worlds.")],
+):
+    """What is behind a difference of two methods: runs, paired differences, interval, commits.
+
+    Example: `python -m pslib trace split policy_split grpo bits`
+    """
+    from pslib.evidence import trace
+    from pslib.lab import runs
+
+    own = runs.load_profile(profile)
+    carried = own.results("committed")
+    folder = carried if (carried / "runs").exists() else own.folder
+    print(trace.report(own, method, baseline, measure, folder))
+
+
+@app.command()
+def tune(profile: Profile):
+    """Try every method's settings on tuning questions and seeds; writes tuning.csv.
+
+    Example: `python -m pslib tune quick`
+    """
+    from pslib.lab import tuning
+
+    print(tuning.tune(profile, os.cpu_count()).to_markdown(index=False))
+
+
+@app.command()
+def compare(profile: Profile):
+    """Show table 1: this machine's, the committed and the paper's.
+
+    Example: `python -m pslib compare quick`
+    """
+    from pslib.lab import reproduce, runs
+
+    reproduce.compare(runs.load_profile(profile))
+
+
+@app.command()
+def publish(profile: Profile):
+    """Copy a profile's small results to where they are committed.
+
+    Example: `python -m pslib publish quick`
+    """
+    from pslib.lab import publish, runs
+
+    publish.publish(runs.load_profile(profile))
+
+
+def _joined(argv):
+    """The arguments with every `-p NAME VALUE`, as papermill takes it, as `-p NAME=VALUE`."""
+    words, out = iter(argv), []
+    for word in words:
+        out.append(word)
+        if word == "-p":
+            out.append(f"{next(words, '')}={next(words, '')}")
+    return out
+
+
+def _terminated(number, frame):
+    signal.signal(number, signal.SIG_IGN)  # the end is under way
+    raise KeyboardInterrupt(number)
+
+
+def main(argv=None):
+    """Parse the command line and run it; -> exit code."""
+    if argv is None:
+        signal.signal(signal.SIGTERM, _terminated)  # ends like Ctrl-C
+    try:
+        app(args=_joined(sys.argv[1:] if argv is None else argv), prog_name="python -m pslib")
+    except SystemExit as end:
+        return end.code

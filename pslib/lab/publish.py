@@ -1,0 +1,68 @@
+"""A profile's small results, copied from results/local/<profile> to where they are committed."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from pslib.evidence import evaluate
+from pslib.lab import runs
+
+KINDS = (
+    *("tuning.csv", "tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*"),
+    *("runs/*/*.yaml", "runs/*/*.json", "runs/*/*.csv", "runs/*/*.parquet"),
+)
+
+
+def publish(profile):
+    """Copy a profile's small results to results/<profile>.
+
+    Executed notebooks are copied without their progress lines (stderr) and with paths relative to
+    the checkout, those of single runs and base models only where there are few. An evaluation
+    becomes a row a question (see evaluate.condensed), beside the shares of the derivations (see
+    evaluate.derivations). A shared base model is copied with its weights.
+    """
+    committed = runs.ROOT / "results"
+    for size in profile.sizes if profile.base and profile.base.shared else ():
+        publish_base(
+            runs.base_folder(profile, size), committed / "base" / profile.base.world / size
+        )
+    few = len(profile.grid) <= 30 and profile.sizes == profile.table_sizes
+    for path in (path for kind in KINDS for path in sorted(profile.folder.glob(kind))):
+        if path.name.startswith(".") or (path.match("notebooks/0[567]_*.ipynb") and not few):
+            continue
+        runs.within(profile.folder, path)
+        to = committed / profile.name / path.relative_to(profile.folder)
+        runs.within(committed, to).parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".ipynb":
+            to.write_text(_relative(nbformat.read(path, 4)), encoding="utf-8")
+        elif path.name == "evaluation.csv":
+            table = pd.read_csv(path)
+            to.write_text(evaluate.condensed(table).to_csv(index=False), encoding="utf-8")
+            if profile.origin.derivations:
+                shares = evaluate.derivations(table).to_csv(index=False)
+                to.with_name("derivations.csv").write_text(shares, encoding="utf-8")
+        else:
+            shutil.copyfile(path, to)
+    print(f"published to {committed / profile.name}")
+
+
+def publish_base(folder, target):
+    """Copy a shared base model with its weights, once; it is never replaced."""
+    if (target / "manifest.json").exists() or not (folder / "manifest.json").exists():
+        return
+    for path in (*folder.glob("*.*"), *folder.glob("model/*")):
+        if path.is_file() and not path.name.startswith("."):
+            to = target / path.relative_to(folder)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, to)
+
+
+def _relative(book):
+    """An executed notebook as text, without progress lines and with the checkout as "."."""
+    for cell in book.cells:
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    checkout = str(Path(book.metadata.papermill.input_path).parents[1])
+    return nbformat.writes(book).replace(checkout, ".")

@@ -10,7 +10,7 @@ import torch
 
 from pslib import modes, rewards, tasks
 from pslib.evidence import evaluate, probe
-from pslib.lab import runs
+from pslib.lab import answers, runs
 from pslib.nano import worlds
 
 SETTINGS = evaluate.Settings(
@@ -146,13 +146,13 @@ def test_the_bonus_of_each_token_is_that_of_the_equations(model, tokenizer, both
 def test_the_bonus_is_of_the_policy_at_the_temperature_that_it_was_drawn_with(
     model, tokenizer, both, monkeypatch
 ):
-    seen, score = [], evaluate.score
+    seen, score = [], answers.score
 
     def spy(*given, temperature=1.0):
         seen.append(temperature)
         return score(*given, temperature=temperature)
 
-    monkeypatch.setattr(evaluate, "score", spy)
+    monkeypatch.setattr(answers, "score", spy)
     cold = replace(SETTINGS, temperature=0.6)
     probe.bonus(model, tokenizer, both, cold, tasks.load("train", 4, "tuning"), 4, generator())
     assert seen == [0.6, 0.6]

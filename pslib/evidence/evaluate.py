@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 
 from pslib.lab import ranges
+from pslib.lab.answers import draw_and_score, score  # noqa: F401 - score for notebooks
 from pslib.nano import worlds
-from pslib.policy import Policy, pack, stop_ids
-from pslib.rollouts import Decoding, engine_for, exact, must_finish, render_all, sample, unfinished
+from pslib.policy import stop_ids
+from pslib.rollouts import Decoding, exact, unfinished
 
 BITS = 1 / math.log(2)
 COLUMNS = [
@@ -87,29 +88,6 @@ class Probe:
         )
 
 
-@torch.no_grad()
-def score(model, prompts, group_ids, tokens, lengths, rows=128, temperature=1.0):
-    """Log-probs and entropies (N, T) in nats of responses under prompts, `rows` at a time and
-    without gradients.
-
-    prompts: Q lists of ids; group_ids (N,): which of them each response answers.
-    """
-    policy, width = Policy(model), tokens.shape[1]
-    rows = max(
-        1, min(rows, 2**30 // width**2)
-    )  # what each token may see is a table of rows x width x width
-    logp, entropy = torch.zeros(len(tokens), width), torch.zeros(len(tokens), width)
-    for first in range(0, len(tokens), rows):
-        part = slice(first, first + rows)
-        out = policy(
-            pack(prompts, group_ids[part], tokens[part], lengths[part]).to(model.device),
-            temperature,
-        )
-        for whole, piece in zip((logp, entropy), out, strict=True):
-            whole[part, : piece.shape[1]] = piece.cpu()
-    return logp, entropy
-
-
 def answer(model, tokenizer, mode, questions, settings, generator, suite="", reward=exact):
     """Draw `settings.samples` responses to each question in a mode and grade them -> (DataFrame,
     Rollouts, prompts).
@@ -119,21 +97,18 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite="", rew
     reward, (text, row) -> float, the column reward stands in the place of correct;
     FloatingPointError names questions for which it is not finite.
     """
-    rows = list(questions)
-    prompts = render_all(
-        tokenizer, mode, rows, settings.decoding, model.config.max_position_embeddings
-    )
-    rollouts = sample(
-        engine_for(model, tokenizer),
-        tokenizer,
-        rows,
-        {mode.name: prompts},
-        settings.samples,
-        settings.decoding,
-        generator,
+    drawn = draw_and_score(
+        *(model, tokenizer, [mode], questions, settings.samples, settings.decoding, generator),
         reward,
-        must_finish([mode]),
+        under=(),
     )
+    table = _table(drawn, suite, reward, stop_ids(model, tokenizer))
+    return table, drawn.rollouts, drawn.prompts[mode.name]
+
+
+def _table(drawn, suite, reward, stops):
+    """The answers in one mode as a table, with their entropy where they were scored."""
+    rollouts = drawn.rollouts
     groups, finite = rollouts.group_ids.tolist(), torch.isfinite(rollouts.rewards).tolist()
     if not all(finite):
         bad = dict.fromkeys(
@@ -143,25 +118,25 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite="", rew
             f"rewards not finite for the questions {', '.join(bad)}; a reward function must give "
             "numbers"
         )
-    graded = {"reward": rollouts.rewards.tolist()}
-    if reward is exact and rollouts.right_or_wrong:
-        graded = {"correct": rollouts.rewards.int().tolist()}
-    table = pd.DataFrame(
-        {
-            "suite": suite,
-            "mode": mode.name,
-            "question_id": rollouts.question_ids,
-            "sample": [k % settings.samples for k in range(len(groups))],
-            **graded,
-            "tokens": rollouts.lengths.tolist(),
-            "derivation": [
-                worlds.derivation_of(rows[g]["question"], text)
-                for g, text in zip(groups, rollouts.texts, strict=True)
-            ],
-            "unfinished": unfinished(rollouts, stop_ids(model, tokenizer)).int().tolist(),
-        }
-    )
-    return table, rollouts, prompts
+    columns = {
+        "suite": suite,
+        "mode": rollouts.modes,
+        "question_id": rollouts.question_ids,
+        "sample": [k % (len(groups) // len(drawn.questions)) for k in range(len(groups))],
+        "tokens": rollouts.lengths.tolist(),
+        "derivation": [
+            worlds.derivation_of(drawn.questions[g]["question"], text)
+            for g, text in zip(groups, rollouts.texts, strict=True)
+        ],
+        "unfinished": unfinished(rollouts, stops).int().tolist(),
+    }
+    right_or_wrong = reward is exact and rollouts.right_or_wrong
+    graded = "correct" if right_or_wrong else "reward"
+    columns[graded] = (rollouts.rewards.int() if right_or_wrong else rollouts.rewards).tolist()
+    if drawn.entropy:
+        columns["entropy_bits"] = (drawn.own_entropy.sum(1) / rollouts.lengths * BITS).tolist()
+    order = [graded if name == "correct" else name for name in COLUMNS]
+    return pd.DataFrame(columns)[[name for name in order if name in columns]]
 
 
 def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", reward=exact):
@@ -170,12 +145,12 @@ def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", r
     It is the full-vocabulary Shannon entropy of the policy at temperature 1, averaged over the
     response's tokens.
     """
-    table, rollouts, prompts = answer(
-        model, tokenizer, mode, questions, settings, generator, suite, reward
+    drawn = draw_and_score(
+        *(model, tokenizer, [mode], questions, settings.samples, settings.decoding, generator),
+        reward,
     )
-    _, entropy = score(model, prompts, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
-    table["entropy_bits"] = (entropy.sum(1) / rollouts.lengths * BITS).tolist()
-    return table[[name if name in table else "reward" for name in COLUMNS]], rollouts, prompts
+    table = _table(drawn, suite, reward, stop_ids(model, tokenizer))
+    return table, drawn.rollouts, drawn.prompts[mode.name]
 
 
 def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator, reward=exact):
@@ -190,19 +165,14 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator, 
             "the inter-mode KL is estimated on samples at temperature 1, top_k 0 and top_p 1; got "
             f"{settings.temperature}, {settings.top_k} and {settings.top_p}"
         )
-    table, rollouts, under_he = evaluate(
-        model, tokenizer, he, questions, settings, generator, reward=reward
+    drawn = draw_and_score(
+        *(model, tokenizer, [he], questions, settings.samples, settings.decoding, generator),
+        reward,
+        under=(he, normal),
     )
-    rows = list(questions)
-    plain = render_all(
-        tokenizer, normal, rows, settings.decoding, model.config.max_position_embeddings
-    )
-    logp_he, _ = score(model, under_he, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
-    logp, _ = score(model, plain, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
-    moved = (logp_he - logp).sum(1)
-    return float(moved.sum() / rollouts.lengths.sum()), table.assign(
-        kl=(moved / rollouts.lengths).tolist()
-    )
+    table, lengths = _table(drawn, "", reward, stop_ids(model, tokenizer)), drawn.rollouts.lengths
+    moved = (drawn.logp[he.name] - drawn.logp[normal.name]).sum(1)
+    return float(moved.sum() / lengths.sum()), table.assign(kl=(moved / lengths).tolist())
 
 
 def summary(table):

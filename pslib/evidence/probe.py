@@ -15,9 +15,9 @@ import torch
 from pslib import advantages, modes
 from pslib.evidence import creative, evaluate
 from pslib.evidence.stats import mean_interval
-from pslib.lab import runs
+from pslib.lab.answers import draw_and_score
 from pslib.nano import worlds
-from pslib.rollouts import engine_for, must_finish, render_all, sample
+from pslib.rollouts import render_all
 
 # Under which names the prompts are asked: the trained one is the profile's, those of these that it
 # is not were never trained.
@@ -246,34 +246,11 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
     (see worlds.kinds_of, or "end"), mode that drew it, advantage (A), bonus (B, eq. 4), paper and
     released (what each adds to A).
     """
-    questions = list(questions)
-    prompts = {
-        mode.name: render_all(
-            tokenizer, mode, questions, settings.decoding, model.config.max_position_embeddings
-        )
-        for mode in both
-    }
-    drawn = sample(
-        engine_for(model, tokenizer),
-        tokenizer,
-        questions,
-        prompts,
-        group_size,
-        settings.decoding,
-        generator,
-        thinking=must_finish(both),
+    answers = draw_and_score(
+        *(model, tokenizer, both, questions, group_size, settings.decoding, generator),
+        temperature=settings.temperature,
     )
-    logp = {
-        name: evaluate.score(
-            model,
-            prompts[name],
-            drawn.group_ids,
-            drawn.tokens,
-            drawn.lengths,
-            temperature=settings.temperature,
-        )[0]
-        for name in prompts
-    }
+    drawn, logp = answers.rollouts, answers.logp
     a = advantages.group_relative(drawn.rewards, drawn.group_ids)
     b = advantages.standardize_in_group(
         advantages.exploration_signal(logp["he"], logp["normal"]), drawn.mask, drawn.group_ids
@@ -331,12 +308,11 @@ def probe(model, tokenizer, profile, size, seed):
         )
     if wanted.prompts:
         out["prompts"] = under_prompts(
-            *asked, given["prompts"], generator, {} if profile.model == "nano" else UNRELATED
+            *asked, given["prompts"], generator, UNRELATED if profile.origin.knows_words else {}
         )
     if wanted.asked:
         texts = {name: modes.he_mode(name).system for name in ASKED}
-        if profile.model == "nano":
-            texts[runs.NEUTRAL] = profile.neutral_prompt(size, tokenizer)
+        texts |= profile.origin.neutral_prompts(size, tokenizer)
         out["asked"] = ask(
             model, tokenizer, texts, replace(plain, samples=wanted.asked_samples), given["asked"]
         )

@@ -21,9 +21,14 @@ from pslib.evidence import evaluate, probe
 from pslib.lab import checkpoint, checks, records, runs
 from pslib.nano import base, worlds
 
-# One thread a run: on a small model a second one gains nothing, and waits for milliseconds at every
-# product as soon as anything else uses its core. The chain fills the other cores with other runs.
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+
+def use_one_thread():
+    """Let this process compute on one thread, or on OMP_NUM_THREADS.
+
+    On a small model a second one gains nothing, and waits for milliseconds at every product as soon
+    as anything else uses its core. The chain fills the other cores with other runs.
+    """
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
 class Progress:
@@ -32,13 +37,8 @@ class Progress:
     """
 
     def __init__(self, name, every=10.0):
-        self.name, self.every, self.begun, self.said, self.first = (
-            name,
-            every,
-            time.time(),
-            0.0,
-            None,
-        )
+        self.name, self.every = name, every
+        self.begun, self.said, self.first = time.time(), 0.0, None
 
     def __call__(self, done, total, note=""):
         """Report `done` of `total` steps."""
@@ -88,6 +88,7 @@ def _write_json(path, content):
 
 
 def _load(profile, source):
+    use_one_thread()
     own = runs.ROOT / source  # a folder may be named from the root
     model, tokenizer = policy.load(own if own.is_dir() else source)
     rollouts.choose(model, tokenizer, profile.engine)
@@ -97,36 +98,34 @@ def _load(profile, source):
 def make_base(profile, size):
     """The model that reinforcement learning starts from, as (model, tokenizer, losses).
 
-    For a nano profile it is trained once and kept in base/<size>; losses is its training curve, in
-    nats a token. For any other model the profile names it, and losses is empty.
+    One that is made here is trained once and kept in base/<size>; losses is its training curve, in
+    nats a token. Any other is named by the profile, and losses is empty.
     """
-    if profile.model != "nano":
+    if not profile.origin.made_here:
         return *_load(profile, profile.model.replace("{size}", size)), []
     folder, wanted = runs.base_folder(profile, size), records.base_record(profile, size)
-    if not _base_is_made(
-        folder, wanted
-    ):  # a finished one is only read, by as many runs at once as there are
+    # a finished one is only read, by as many runs at once as there are
+    if not _base_is_made(folder, wanted):
         with runs.owned(folder):
-            if _base_is_made(folder, wanted):  # by another process, just before this one asked
-                return make_base(profile, size)
-            records.begin(folder / "params.yaml", wanted)
-            begun, progress = time.time(), Progress(f"base {size}")
-            model, tokenizer, losses = base.train(
-                size, **records.of_base(profile), report=lambda s, n, loss: progress(s, n)
-            )
-            save_model(folder / "model", model, tokenizer)
-            checkpoint.write(
-                folder / "losses.csv", pd.DataFrame({"loss": losses}).round(4).to_csv(index=False)
-            )
-            _write_json(
-                folder / "manifest.json",
-                runs.manifest(
-                    profile.base.seed,
-                    time.time() - begun,
-                    {"model": records.files_digest(folder / "model")},
-                ),
-            )
+            if not _base_is_made(folder, wanted):  # by another process, just before this one asked
+                _train_base(profile, size, folder, wanted)
     return *_load(profile, folder / "model"), pd.read_csv(folder / "losses.csv").loss.tolist()
+
+
+def _train_base(profile, size, folder, wanted):
+    """Train a base model from nothing, into a folder that is owned."""
+    use_one_thread()
+    records.begin(folder / "params.yaml", wanted)
+    begun, progress = time.time(), Progress(f"base {size}")
+    model, tokenizer, losses = base.train(
+        size, **records.of_base(profile), report=lambda step, steps, loss: progress(step, steps)
+    )
+    save_model(folder / "model", model, tokenizer)
+    curve = pd.DataFrame({"loss": losses}).round(4)
+    checkpoint.write(folder / "losses.csv", curve.to_csv(index=False))
+    inputs = {"model": records.files_digest(folder / "model")}
+    manifest = runs.manifest(profile.base.seed, time.time() - begun, inputs)
+    _write_json(folder / "manifest.json", manifest)
 
 
 def _base_is_made(folder, wanted):
@@ -154,69 +153,44 @@ def measure_base(profile, size):
     settings = replace(profile.evaluate, temperature=1.0, top_k=0, top_p=1.0)
     generator, rows = torch.Generator().manual_seed(profile.base.seed), []
 
-    def answered(mode, suite="train"):
-        questions = profile.questions(suite, settings.questions, "tuning")
-        return evaluate.evaluate(model, tokenizer, mode, questions, settings, generator, suite)[0]
+    def answered(suite):
+        asked = profile.questions(suite, settings.questions, "tuning")
+        given = (model, tokenizer, modes.NORMAL, asked, settings, generator, suite)
+        return evaluate.evaluate(*given)[0]
 
     def moved(mode):
-        questions = profile.questions("train", settings.questions, "tuning")
-        return evaluate.inter_mode_kl(
-            model, tokenizer, mode, modes.NORMAL, questions, settings, generator
-        )
+        asked = profile.questions("train", settings.questions, "tuning")
+        given = (model, tokenizer, mode, modes.NORMAL, asked, settings, generator)
+        return evaluate.inter_mode_kl(*given)
 
     for suite in tasks.TEST_SUITES:
-        totals = evaluate.summary(answered(modes.NORMAL, suite)).iloc[0]
-        rows.append(
-            {
-                "measure": "suite",
-                "name": suite,
-                "accuracy": totals.accuracy,
-                "entropy_bits": totals.entropy_bits,
-            }
-        )
-    default = answered(modes.NORMAL)
+        rows.append({"measure": "suite", "name": suite, **_totals(answered(suite))})
+    default = answered("train")
     for derivation in worlds.DERIVATIONS:
-        used = default[default.derivation == derivation]
-        rows.append(
-            {
-                "measure": "default",
-                "derivation": derivation,
-                "share": len(used) / len(default),
-                "accuracy": used.correct.mean(),
-            }
-        )
-        mode = modes.Mode("he", worlds.NAMED_PROMPTS[derivation][0])
-        kl, table = moved(mode)
-        used = table[table.derivation == derivation]
-        rows.append(
-            {
-                "measure": "named",
-                "name": mode.system,
-                "derivation": derivation,
-                "share": len(used) / len(table),
-                "accuracy": used.correct.mean(),
-                "kl": kl,
-            }
-        )
+        rows.append({"measure": "default", **_use(default, derivation)})
+        text = worlds.NAMED_PROMPTS[derivation][0]
+        kl, table = moved(modes.Mode("he", text))
+        rows.append({"measure": "named", "name": text, **_use(table, derivation), "kl": kl})
     for name in modes.prompts()["modes"]:
-        mode = modes.he_mode(name)
-        kl, table = moved(mode)
-        totals = evaluate.summary(table).iloc[0]
-        rows.append(
-            {
-                "measure": "prompt",
-                "name": name,
-                "accuracy": totals.accuracy,
-                "entropy_bits": totals.entropy_bits,
-                "kl": kl,
-            }
-        )
+        kl, table = moved(modes.he_mode(name))
+        rows.append({"measure": "prompt", "name": name, **_totals(table), "kl": kl})
     measured = pd.DataFrame(rows).round(4)
-    if profile.model == "nano":
-        checkpoint.write(
-            runs.measured_folder(profile, size) / "measured.csv", measured.to_csv(index=False)
-        )
+    path = runs.measured_folder(profile, size) / "measured.csv"
+    checkpoint.write(path, measured.to_csv(index=False))
     return measured
+
+
+def _totals(table):
+    """Accuracy and entropy of all answers of a table."""
+    totals = evaluate.summary(table).iloc[0]
+    return {"accuracy": totals.accuracy, "entropy_bits": totals.entropy_bits}
+
+
+def _use(table, derivation):
+    """How often a derivation is used, and how often it is right."""
+    used = table[table.derivation == derivation]
+    share = len(used) / len(table)
+    return {"derivation": derivation, "share": share, "accuracy": used.correct.mean()}
 
 
 def bonus_of_base(profile, size):
@@ -226,22 +200,13 @@ def bonus_of_base(profile, size):
     model, tokenizer, _ = make_base(profile, size)
     generator = torch.Generator().manual_seed(profile.base.seed)
     questions = profile.questions("train", profile.train.questions, "tuning")
-    settings = replace(
-        profile.evaluate, temperature=profile.train.temperature, top_k=0, top_p=1.0
-    )  # as a training step draws
+    # as a training step draws
+    settings = replace(profile.evaluate, temperature=profile.train.temperature, top_k=0, top_p=1.0)
+    both = profile.modes_of(size, tokenizer)
     table = probe.bonus(
-        model,
-        tokenizer,
-        profile.modes_of(size, tokenizer),
-        settings,
-        questions,
-        profile.train.group_size,
-        generator,
+        *(model, tokenizer, both, settings, questions, profile.train.group_size, generator)
     ).round(5)
-    if profile.model == "nano":
-        checkpoint.write(
-            runs.measured_folder(profile, size) / "bonus.csv", table.to_csv(index=False)
-        )
+    checkpoint.write(runs.measured_folder(profile, size) / "bonus.csv", table.to_csv(index=False))
     return table
 
 
@@ -286,14 +251,10 @@ def prepare(profile, method, size, seed, split, folder):
     """Check a training run and load what it needs -> Prepared, or None where the run is done;
     ValueError says what differs.
     """
-    recipe, settings = (
-        profile.method(method),
-        records.training_settings(profile, method, size, seed, split),
-    )
-    done, before = (
-        (folder / "manifest.json").exists(),
-        records.same(folder / "params.yaml", settings),
-    )
+    recipe = profile.method(method)
+    settings = records.training_settings(profile, method, size, seed, split)
+    done = (folder / "manifest.json").exists()
+    before = records.same(folder / "params.yaml", settings)
     if done and not before.get("inputs"):  # from before inputs were recorded
         return None
     questions = profile.questions("train", profile.train.pool, split)
@@ -310,18 +271,15 @@ def prepare(profile, method, size, seed, split, folder):
     if before and not before.get("inputs"):
         raise ValueError(
             f"{folder} is a run that was stopped before inputs were recorded, so it cannot be told "
-            "whether it "
-            "would go on with the same ones; remove it to train it from its start"
+            "whether it would go on with the same ones; remove it to train it from its start"
         )
-    inputs = {
-        name: settings["inputs"][name] for name in ("prompts", "date") if name in settings["inputs"]
-    }
-    if profile.model != "nano":
+    named = ("prompts", "date")
+    inputs = {name: value for name, value in settings["inputs"].items() if name in named}
+    if not profile.origin.made_here:
         inputs |= {"base": _source(profile, size, model), "data": questions.info.description}
     checks.check_training(model, tokenizer, recipe, both, profile.train, questions)
-    rollouts.check_room(
-        model, tokenizer, both, [], profile.evaluate.max_new_tokens
-    )  # which comes after hours of training
+    # evaluation comes after hours of training
+    rollouts.check_room(model, tokenizer, both, [], profile.evaluate.max_new_tokens)
     return Prepared(questions, model, tokenizer, both, settings, inputs)
 
 
@@ -361,21 +319,19 @@ def _train(prepared, profile, recipe, seed, folder):
     if (folder / "metrics.csv").exists():
         rows = pd.read_csv(folder / "metrics.csv").to_dict("records")
 
-    def record(
-        metrics, rollouts
-    ):  # comes before the step's checkpoint, so no saved step lacks its row
+    # comes before the step's checkpoint, so no saved step lacks its row
+    def record(metrics, drawn):
         if [row["step"] for row in rows[: metrics["step"] - 1]] != list(range(1, metrics["step"])):
             records.whole_curve(folder, metrics["step"] - 1)
         rows[metrics["step"] - 1 :] = [metrics]
         checkpoint.write(folder / "metrics.csv", pd.DataFrame(rows).round(6).to_csv(index=False))
         if metrics["step"] == profile.train.steps:
+            rewards = drawn.rewards.int() if drawn.right_or_wrong else drawn.rewards
             kept = {
-                "question_id": rollouts.question_ids,
-                "mode": rollouts.modes,
-                "response": rollouts.texts,
-                "reward": rollouts.rewards.int().tolist()
-                if rollouts.right_or_wrong
-                else rollouts.rewards.numpy(),
+                "question_id": drawn.question_ids,
+                "mode": drawn.modes,
+                "response": drawn.texts,
+                "reward": rewards.tolist() if drawn.right_or_wrong else rewards.numpy(),
             }
             checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())
         progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
@@ -420,14 +376,12 @@ def trained_model(profile, method, size, seed, split="train", folder=None):
 
 def _asked_of(profile, method, size, model, tokenizer, questions, folder):
     """The inputs of a step that asks a run's model some suites' questions, for its record."""
-    trained = profile.method(method).training
-    source = runs.base_folder(profile, size) if profile.model == "nano" else None
-    place = folder if trained else source
-    which = (
-        json.loads((place / "manifest.json").read_text())["inputs"]["model"]
-        if place
-        else _source(profile, size, model)
-    )
+    place = runs.base_folder(profile, size) if profile.origin.made_here else None
+    if profile.method(method).training:
+        place = folder
+    which = _source(profile, size, model)
+    if place:
+        which = json.loads((place / "manifest.json").read_text())["inputs"]["model"]
     return {
         "model": which,
         "questions": {suite: records.of_questions(own) for suite, own in questions.items()},
@@ -442,53 +396,54 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
     The normal mode alone for methods that have one mode.
     """
     folder = folder or runs.run_folder(profile, method, size, seed)
-    path, settings = folder / "evaluation.csv", profile.evaluate
+    path, record = folder / "evaluation.csv", folder / "evaluation.yaml"
     with runs.owned(folder):
-        record = folder / "evaluation.yaml"
         wanted = records.evaluation_settings(profile, size, split)
         records.same(record, wanted)
         if path.exists() and not record.exists():  # from before inputs were recorded
             return pd.read_csv(path)
         begun = time.time()
-        questions = {
-            suite: profile.questions(suite, settings.questions, split)
+        asked = {
+            suite: profile.questions(suite, profile.evaluate.questions, split)
             for suite in tasks.TEST_SUITES
         }
-        model, tokenizer = trained_model(
-            profile, method, size, seed, split if split == "tuning" else "train", folder
-        )
-        wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, questions, folder)
+        trained_on = split if split == "tuning" else "train"
+        model, tokenizer = trained_model(profile, method, size, seed, trained_on, folder)
+        wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, asked, folder)
         records.begin(record, wanted)
         if path.exists():
             return pd.read_csv(path)
-        generator, parts = torch.Generator().manual_seed(seed), []
-        progress = Progress(f"evaluate {folder.name}")
-        wanted = [
-            mode
-            for mode in profile.modes_of(size, tokenizer)
-            if mode.name in profile.method(method).sampling
-        ]
-        for mode in wanted:
-            for suite in tasks.TEST_SUITES:
-                table, _, _ = evaluate.evaluate(
-                    model, tokenizer, mode, questions[suite], settings, generator, suite
-                )
-                parts.append(table)
-                progress(len(parts), len(wanted) * len(tasks.TEST_SUITES))
-        table = pd.concat(parts).round({"entropy_bits": 4})
+        table = _evaluate(profile, method, size, seed, model, tokenizer, asked, folder.name)
         if profile.data:
-            inputs = {
-                "model": _source(profile, size, model),
-                **{suite: own.info.description for suite, own in questions.items()},
-            }
-            _write_json(
-                folder / "evaluation.json", runs.manifest(seed, time.time() - begun, inputs)
-            )
+            inputs = {suite: own.info.description for suite, own in asked.items()}
+            inputs = {"model": _source(profile, size, model), **inputs}
+            manifest = runs.manifest(seed, time.time() - begun, inputs)
+            _write_json(folder / "evaluation.json", manifest)
         checkpoint.write(path, table.to_csv(index=False))
         return table
 
 
+def _evaluate(profile, method, size, seed, model, tokenizer, asked, name):
+    """The rows of all suites, {name: questions}, in each mode of a method."""
+    generator, parts = torch.Generator().manual_seed(seed), []
+    progress, sampling = Progress(f"evaluate {name}"), profile.method(method).sampling
+    wanted = [mode for mode in profile.modes_of(size, tokenizer) if mode.name in sampling]
+    for mode in wanted:
+        for suite, questions in asked.items():
+            given = (model, tokenizer, mode, questions, profile.evaluate, generator, suite)
+            parts.append(evaluate.evaluate(*given)[0])
+            progress(len(parts), len(wanted) * len(asked))
+    return pd.concat(parts).round({"entropy_bits": 4})
+
+
 PROBED = ("best_of_n", "prompts", "stories", "asked")
+
+
+def _probed(profile, method):
+    """What the profile's `probe` section wants of a method's models."""
+    if method not in profile.probe.methods:
+        return []
+    return [part for part in PROBED if getattr(profile.probe, part)]
 
 
 def probe_run(profile, method, size, seed):
@@ -500,72 +455,55 @@ def probe_run(profile, method, size, seed):
     """
     folder = runs.run_folder(profile, method, size, seed)
     with runs.owned(folder):
-        files = {
-            name: folder / f"{name}.csv"
-            for name in PROBED
-            if getattr(profile.probe, name) and method in profile.probe.methods
-        }
-        record, wanted, done = (
-            folder / "probe.yaml",
-            records.probe_settings(profile, size),
-            all(p.exists() for p in files.values()),
-        )
+        files = {part: folder / f"{part}.csv" for part in _probed(profile, method)}
+        record, wanted = folder / "probe.yaml", records.probe_settings(profile, size)
+        done = all(path.exists() for path in files.values())
         records.same(record, wanted)
-        if files and not (
-            done and not record.exists()
-        ):  # of which the last are from before inputs were recorded
+        # results without a record are from before inputs were recorded
+        if files and not (done and not record.exists()):
             model, tokenizer = trained_model(profile, method, size, seed)
-            wanted["inputs"] = _asked_of(
-                profile, method, size, model, tokenizer, probe.questions(profile), folder
-            )
+            asked = probe.questions(profile)
+            wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, asked, folder)
             records.begin(record, wanted)
         if not done:
             begun, found = time.time(), probe.probe(model, tokenizer, profile, size, seed)
             if "story_texts" in found:
-                checkpoint.write(
-                    folder / "story_texts.parquet", found.pop("story_texts").to_parquet()
-                )
+                texts = found.pop("story_texts").to_parquet()
+                checkpoint.write(folder / "story_texts.parquet", texts)
             for name, table in found.items():
                 checkpoint.write(files[name], table.round(4).to_csv(index=False))
-            if profile.model != "nano":
+            if not profile.origin.made_here:
                 inputs = {"model": _source(profile, size, model)}
                 _write_json(folder / "probe.json", runs.manifest(seed, time.time() - begun, inputs))
         return {name: pd.read_csv(path) for name, path in files.items()}
 
 
-def _of_seeds(seeds, step):
-    """Of each of some seeds, given as a text like "1,2,3", what `step(seed)` returns."""
+def _numbers(seeds):
+    """Seeds given as a text like "1,2,3"; ValueError for another text."""
     try:
-        numbers = [int(seed) for seed in seeds.replace("_", ",").split(",")]
+        return [int(seed) for seed in seeds.replace("_", ",").split(",")]
     except ValueError:
         raise ValueError(
             f'seeds must be whole numbers with commas between them, like "1,2,3"; got {seeds!r}'
         ) from None
-    return {seed: step(seed) for seed in numbers}
 
 
 def evaluate_runs(profile, method, size, seeds):
     """`evaluate_run` for each of some seeds, given as a text like "1,2,3": their rows together,
     with a column seed.
     """
-    return pd.concat(
-        [
-            table.assign(seed=seed)
-            for seed, table in _of_seeds(
-                seeds, lambda seed: evaluate_run(profile, method, size, seed)
-            ).items()
-        ]
-    )
+    numbers = _numbers(seeds)
+    return pd.concat([evaluate_run(profile, method, size, k).assign(seed=k) for k in numbers])
 
 
 def probe_runs(profile, method, size, seeds):
     """`probe_run` for each of some seeds, given as a text: {name: their rows together, with a
     column seed}.
     """
-    found = _of_seeds(seeds, lambda seed: probe_run(profile, method, size, seed))
+    found = {seed: probe_run(profile, method, size, seed) for seed in _numbers(seeds)}
     return {
         name: pd.concat([own[name].assign(seed=seed) for seed, own in found.items()])
-        for name in next(iter(found.values()))
+        for name in _probed(profile, method)
     }
 
 
@@ -577,7 +515,7 @@ def check(profile):
     are checked by each step.
     """
     records.check(profile)
-    if profile.model != "nano":
+    if not profile.origin.made_here:
         return
     questions = records.of_questions(profile.questions("train", profile.train.pool, "train"))
     asked = {
@@ -590,23 +528,15 @@ def check(profile):
             continue
         started, tokenizer = _load(profile, folder / "model")
         model = records.of_model(started, tokenizer, profile.modes_of(size, tokenizer))
+        trained = {"inputs": {"questions": questions, **model}}
+        del model["weights"]  # an evaluation's are those of the run's own model
+        evaluated = {"inputs": {"questions": asked, **model}}
         for method, _, seed in (run for run in profile.grid if run[1] == size):
             own = runs.run_folder(profile, method, size, seed)
-            inputs = {"questions": questions, **model}
-            records.same(
-                own / "params.yaml",
-                {**records.training_settings(profile, method, size, seed), "inputs": inputs},
-            )
-            kept = {
-                name: value for name, value in model.items() if name != "weights"
-            }  # those of the run's own model
-            records.same(
-                own / "evaluation.yaml",
-                {
-                    **records.evaluation_settings(profile, size),
-                    "inputs": {"questions": asked, **kept},
-                },
-            )
+            settings = records.training_settings(profile, method, size, seed)
+            records.same(own / "params.yaml", {**settings, **trained})
+            settings = records.evaluation_settings(profile, size)
+            records.same(own / "evaluation.yaml", {**settings, **evaluated})
             if (own / "manifest.json").exists() and (own / "model").exists():
                 records.untouched(own)
 
@@ -616,7 +546,7 @@ def missing(profile):
     missing}.
     """
     out = {}
-    for size in profile.sizes if profile.model == "nano" else ():
+    for size in profile.sizes if profile.origin.made_here else ():
         if not (runs.base_folder(profile, size) / "manifest.json").exists():
             out[f"05_base_model-{size}"] = f"the base model of size {size}"
     for method, size, seed in profile.grid:
@@ -624,15 +554,7 @@ def missing(profile):
         own = runs.run_folder(profile, method, size, seed)
         if profile.method(method).training and not (own / "manifest.json").exists():
             out[f"06_train-{name}"] = f"run {name}"
-        wanted = [
-            "evaluation",
-            *(
-                part
-                for part in PROBED
-                if method in profile.probe.methods and getattr(profile.probe, part)
-            ),
-        ]
-        for part in wanted:
+        for part in ("evaluation", *_probed(profile, method)):
             if not (own / f"{part}.csv").exists():
                 seeds = "_".join(map(str, profile.seeds_of(size)))
                 out[f"07_evaluate-{method}-{size}-s{seeds}"] = f"{part}.csv of run {name}"

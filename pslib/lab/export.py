@@ -49,63 +49,41 @@ def card(profile, method, size, seed, both):
     The prompts are those that the run recorded; of a run from before prompts were recorded, those
     of its tokenizer.
     """
-    folder, recipe, nano = (
-        runs.run_folder(profile, method, size, seed),
-        profile.method(method),
-        profile.model == "nano",
-    )
-    manifest, params = (
-        json.loads((folder / "manifest.json").read_text()),
-        yaml.safe_load((folder / "params.yaml").read_text()),
-    )
-    drawn, start, found = (
-        profile.evaluate.decoding,
-        profile.model.replace("{size}", size),
-        folder / "evaluation.csv",
-    )
-    metrics = (
-        pd.read_csv(folder / "metrics.csv")
-        .filter(regex="^(step|reward_|accuracy|entropy|kl|unfinished)")
-        .dropna()
-    )
-    recorded, tokenizer = (
-        params.get("inputs") or {},
-        AutoTokenizer.from_pretrained(folder / "model"),
-    )
-    prompts = recorded.get("prompts") or modes.rendered(tokenizer, both)
-    asked = (
-        profile.questions("like", 1, "tuning")[0]["question"]
-        if nano
-        else (modes.prompts()["questions"]["math"].format(query="What is 7 times 8?"))
-    )
+    folder, recipe = runs.run_folder(profile, method, size, seed), profile.method(method)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    recorded = params.get("inputs") or {}
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    dirty = " with uncommitted changes" if manifest["dirty"] else ""
+    thinking = profile.enable_thinking
     return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
-        origin="" if nano or Path(start).exists() else f"base_model: {start}\n",
+        **profile.origin.card(size, manifest["inputs"]),
         label=recipe.label,
         size=size,
         seed=seed,
         coefficients=_listed(params["coefficients"]),
         trained=" and ".join(recipe.training),
         profile=profile.name,
-        commit=(manifest["commit"] or "unknown") + " with uncommitted changes" * manifest["dirty"],
+        commit=(manifest["commit"] or "unknown") + dirty,
         he=both[1].system,
-        prompts=_quoted(prompts),
+        prompts=_quoted(recorded.get("prompts") or modes.rendered(tokenizer, both)),
         date=_dated(recorded.get("date") or modes.pinned_date(tokenizer)) or "",
-        base="a model made from nothing in the nano world" if nano else manifest["inputs"]["base"],
-        data="sums of the nano world" if nano else manifest["inputs"]["data"],
         train=_listed(params["train"]),
-        last=_listed({name: f"{value:.4g}" for name, value in metrics.iloc[-1].items()}),
-        measured=evaluate.summary(pd.read_csv(found)).round(4).to_markdown(index=False)
-        if found.exists()
-        else "not yet.",
-        question=repr(asked),
-        flags=""
-        if profile.enable_thinking is None
-        else f", enable_thinking={profile.enable_thinking}",
-        drawn=", ".join(f"{name}={value}" for name, value in vars(drawn).items()),
-        licence="Weights: MIT, as the code that made them."
-        if nano
-        else f"The weights derive from {start}; its licence applies.",
+        **_results(folder),
+        flags="" if thinking is None else f", enable_thinking={thinking}",
+        drawn=", ".join(f"{key}={value}" for key, value in vars(profile.evaluate.decoding).items()),
     )
+
+
+def _results(folder):
+    """What a run's files say of its last step and its evaluation."""
+    kept = "^(step|reward_|accuracy|entropy|kl|unfinished)"
+    metrics = pd.read_csv(folder / "metrics.csv").filter(regex=kept).dropna()
+    last = {name: f"{value:.4g}" for name, value in metrics.iloc[-1].items()}
+    found, measured = folder / "evaluation.csv", "not yet."
+    if found.exists():
+        measured = evaluate.summary(pd.read_csv(found)).round(4).to_markdown(index=False)
+    return {"last": _listed(last), "measured": measured}
 
 
 def export(profile, method, size, seed, out):
@@ -121,20 +99,16 @@ def export(profile, method, size, seed, out):
         )
     if out.exists():
         raise ValueError(f"{out} is there already; name a folder that is not")
-    source, temporary = (
-        chain.trained_folder(profile, method, size, seed),
-        out.with_name(f".{out.name}.tmp"),
-    )
+    source = chain.trained_folder(profile, method, size, seed)
+    temporary = out.with_name(f".{out.name}.tmp")
     tokenizer = AutoTokenizer.from_pretrained(source)
     both = profile.modes_of(size, tokenizer)
-    trained = (
-        yaml.safe_load((source.parent / "params.yaml").read_text()).get("inputs", {}).get("prompts")
-    )
+    params = yaml.safe_load((source.parent / "params.yaml").read_text())
+    trained = params.get("inputs", {}).get("prompts")
     if trained and trained != modes.rendered(tokenizer, both):
         raise ValueError(
             f"{source.parent} was trained under other prompts than the profile's modes give now; "
-            "put the prompts "
-            "back before exporting it"
+            "put the prompts back before exporting it"
         )
     try:
         shutil.copytree(source, temporary, dirs_exist_ok=True)

@@ -40,7 +40,7 @@ def publish(profile):
         elif path.name == "evaluation.csv":
             table = pd.read_csv(path)
             to.write_text(evaluate.condensed(table).to_csv(index=False), encoding="utf-8")
-            if profile.origin.derivations:
+            if profile.origin.has_derivations:
                 shares = evaluate.derivations(table).to_csv(index=False)
                 to.with_name("derivations.csv").write_text(shares, encoding="utf-8")
         else:

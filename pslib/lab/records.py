@@ -20,7 +20,7 @@ import yaml
 
 from pslib import methods, modes
 from pslib.evidence import evaluate
-from pslib.lab import checkpoint, runs
+from pslib.lab import checkpoint, origins, runs
 from pslib.lab.settings import Training
 from pslib.nano import worlds
 from pslib.policy import stop_ids
@@ -63,15 +63,10 @@ def of_weights(model):
 
 def of_tokenizer(tokenizer):
     """The hash of what a tokenizer does to a text; how it last padded is left out."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        content = tokenizer.get_vocab()
-    else:
-        content = {
-            key: value
-            for key, value in json.loads(backend.to_str()).items()
-            if key not in ("padding", "truncation")
-        }
+    backend, content = getattr(tokenizer, "backend_tokenizer", None), tokenizer.get_vocab()
+    if backend is not None:
+        content = json.loads(backend.to_str())
+        content = {key: content[key] for key in content if key not in ("padding", "truncation")}
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     return digest(json.dumps([content, special], sort_keys=True, default=str))
 
@@ -80,11 +75,9 @@ def of_model(model, tokenizer, both):
     """What a step's record says of its model: hashes, the ids that end a response, and each mode's
     prompt as text.
     """
-    config = {
-        key: value
-        for key, value in model.config.to_dict().items()
-        if key not in _INCIDENTAL and not key.startswith("_")
-    }
+    config = model.config.to_dict()
+    config = {k: v for k, v in config.items() if k not in _INCIDENTAL and not k.startswith("_")}
+    date = modes.pinned_date(tokenizer)
     return {
         "weights": of_weights(model),
         "config": digest(json.dumps(config, sort_keys=True, default=str)),
@@ -92,7 +85,7 @@ def of_model(model, tokenizer, both):
         "chat_template": digest(str(tokenizer.chat_template)),
         "stops": [int(stop) for stop in stop_ids(model, tokenizer)],
         "prompts": modes.rendered(tokenizer, both),
-        **({"date": modes.pinned_date(tokenizer)} if modes.pinned_date(tokenizer) else {}),
+        **({"date": date} if date else {}),
     }
 
 
@@ -168,27 +161,22 @@ def _flat(record, prefix=""):
 
 
 def _defaults_of(cls):
-    found = {}
-    for field in fields(cls):
-        if field.default is not MISSING:
-            found[field.name] = field.default
-        elif field.default_factory is not MISSING:
-            found[field.name] = field.default_factory()
-    return found
+    """{field: default} of the fields of a dataclass that have one."""
+    made = {f.name: f.default_factory() for f in fields(cls) if f.default_factory is not MISSING}
+    return made | {f.name: f.default for f in fields(cls) if f.default is not MISSING}
 
 
 def _defaults(method):
     """What a record that does not name a setting is taken to say of it."""
+    known = methods.known()
     return _flat(
         {
             **_defaults_of(runs.Profile),
             "train": _defaults_of(Training),
-            "model": "nano",
+            "model": origins.NANO,
             "evaluate": _defaults_of(evaluate.Settings),
             "base": _defaults_of(runs.BaseSettings),
-            "coefficients": dict(methods.get(method).coefficients)
-            if method in methods.known()
-            else {},
+            "coefficients": dict(known[method].coefficients) if method in known else {},
         }
     )
 
@@ -197,24 +185,20 @@ def changes(recorded, wanted):
     """What differs between a record and what would be recorded now, each as a text; inputs only
     where both name them.
     """
-    inputs, now = recorded.get("inputs"), wanted.get("inputs")
     out, defaults = [], {**_defaults(recorded.get("method")), **REMOVED}
     old, new = (
         _flat({key: value for key, value in record.items() if key != "inputs"})
         for record in (recorded, wanted)
     )
-    for name in [*new, *(name for name in old if name not in new)]:
+    for name in dict.fromkeys([*new, *old]):
         was, becomes = (record.get(name, defaults.get(name)) for record in (old, new))
         if was != becomes:
             out.append(f"{name} ({was!r} then, {becomes!r} now)")
-    if inputs and now:
-        old, new = _flat(inputs), _flat(now)
-        for name in sorted(new):
-            if name in old and old[name] != new[name]:
-                out.append(
-                    f"the {_WORDS.get(name.split('.')[0], name)}"
-                    + (f" of {name.split('.', 1)[1]}" if "." in name else "")
-                )
+    old, new = (_flat(record.get("inputs") or {}) for record in (recorded, wanted))
+    for name in sorted(old.keys() & new.keys()):
+        if old[name] != new[name]:
+            what, _, part = name.partition(".")
+            out.append(f"the {_WORDS.get(what, what)}" + (f" of {part}" if part else ""))
     return out
 
 
@@ -257,8 +241,7 @@ def untouched(folder):
     if made != files_digest(folder / "model"):
         raise ValueError(
             f"{folder / 'model'} is not the model that was made there (its manifest.json names "
-            "another hash); "
-            "bring its files back, or remove that folder to make it again"
+            "another hash); bring its files back, or remove that folder to make it again"
         )
 
 
@@ -279,11 +262,12 @@ def _lacking(path, steps):
 
 def rows_missing(path, steps):
     """Whether a metrics.csv lacks one of the rows of steps 1 to `steps`."""
-    return not path.exists() or pd.read_csv(path, usecols=["step"]).step.tolist()[:steps] != list(
-        range(1, steps + 1)
-    )
+    if not path.exists():
+        return True
+    return pd.read_csv(path, usecols=["step"]).step.tolist()[:steps] != [*range(1, steps + 1)]
 
 
+# Every table checks all runs, so each file is read once for as long as it is not written again.
 @lru_cache(maxsize=8192)
 def _load_once(path, stamp):
     return load(path)
@@ -295,7 +279,11 @@ def _rows_missing_once(path, stamp, steps):
 
 
 def _read(path):
-    return _load_once(path, path.stat().st_mtime_ns) if path.exists() else None
+    return _load_once(path, _stamp(path))
+
+
+def _stamp(path):
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def check(profile, folder=None):
@@ -312,45 +300,48 @@ def check(profile, folder=None):
         trained, asked = _read(own / "params.yaml"), _read(own / "evaluation.yaml")
         if trained:
             _check_training(profile, own, trained, (method, size, seed))
+            _check_alike(own, trained, ("trained", size), ("weights", "questions", "prompts"), seen)
         if asked:
-            _refuse(own / "evaluation.yaml", changes(asked, evaluation_settings(profile, size)))
-            made = _read(own / "manifest.json")
-            if made and asked["inputs"].get("model") not in (None, made["inputs"]["model"]):
-                raise ValueError(
-                    f"{own / 'evaluation.csv'} is of another model than the one that this run "
-                    "trained; remove "
-                    "it and evaluate again"
-                )
-        for record, kind in ((trained, "trained"), (asked, "evaluated")):
-            for name in (
-                ("weights", "questions", "prompts") if record and record.get("inputs") else ()
-            ):
-                if name == "weights" and kind == "evaluated":
-                    continue  # of a trained model, checked above
-                first = seen.setdefault((kind, size, name), (record["inputs"].get(name), own))
-                if first[0] != record["inputs"].get(name):
-                    raise ValueError(
-                        f"{own} and {first[1]} differ in their {_WORDS.get(name, name)}, so they "
-                        "cannot stand in "
-                        "one table; move one of them away"
-                    )
+            _check_evaluation(profile, own, asked, size)
+            # the weights are those of the run's own model
+            _check_alike(own, asked, ("evaluated", size), ("questions", "prompts"), seen)
 
 
 def _check_training(profile, own, trained, which):
     _refuse(own / "params.yaml", changes(trained, training_settings(profile, *which)))
     metrics, steps = own / "metrics.csv", profile.train.steps
-    if (own / "manifest.json").exists() and (
-        not metrics.exists() or _rows_missing_once(metrics, metrics.stat().st_mtime_ns, steps)
-    ):
+    done = (own / "manifest.json").exists()
+    if done and _rows_missing_once(metrics, _stamp(metrics), steps):
         raise _lacking(metrics, steps)
+
+
+def _check_evaluation(profile, own, asked, size):
+    _refuse(own / "evaluation.yaml", changes(asked, evaluation_settings(profile, size)))
+    made = _read(own / "manifest.json")
+    if made and asked["inputs"].get("model") not in (None, made["inputs"]["model"]):
+        raise ValueError(
+            f"{own / 'evaluation.csv'} is of another model than the one that this run trained; "
+            "remove it and evaluate again"
+        )
+
+
+def _check_alike(own, record, group, names, seen):
+    """Check a record's inputs against those of the first of its group, which `seen` holds."""
+    for name in names if record.get("inputs") else ():
+        value = record["inputs"].get(name)
+        first, place = seen.setdefault((*group, name), (value, own))
+        if first != value:
+            raise ValueError(
+                f"{own} and {place} differ in their {_WORDS.get(name, name)}, so they cannot stand "
+                "in one table; move one of them away"
+            )
 
 
 def _refuse(path, differing):
     if differing:
         raise ValueError(
             f"{path.parent} was made with other settings or inputs: {', '.join(differing)}; put "
-            "this back, or "
-            "move that folder away, before going on"
+            "this back, or move that folder away, before going on"
         )
 
 

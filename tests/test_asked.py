@@ -29,7 +29,7 @@ def asked(tour):
     settings = evaluate.Settings(
         3, 4, 0.6, 20, 0.9, 70
     )  # whose temperature and cuts are not the policy's: both are overruled
-    texts = {"he": modes.he_mode("high_entropy").system, "again": None}
+    texts = {"none": None, "he": modes.he_mode("high_entropy").system, "again": None}
     return probe.ask(*tour, texts, settings, tasks.load("like", 3))
 
 

@@ -102,12 +102,12 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite="", rew
         reward,
         under=(),
     )
-    table = _table(drawn, suite, reward, stop_ids(model, tokenizer))
+    table = tabled(drawn, suite, reward, stop_ids(model, tokenizer))
     return table, drawn.rollouts, drawn.prompts[mode.name]
 
 
-def _table(drawn, suite, reward, stops):
-    """The answers in one mode as a table, with their entropy where they were scored."""
+def tabled(drawn, suite, reward, stops):
+    """Answers in one mode as a table, see `evaluate`; no entropy where they were not scored."""
     rollouts = drawn.rollouts
     groups, finite = rollouts.group_ids.tolist(), torch.isfinite(rollouts.rewards).tolist()
     if not all(finite):
@@ -149,7 +149,7 @@ def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", r
         *(model, tokenizer, [mode], questions, settings.samples, settings.decoding, generator),
         reward,
     )
-    table = _table(drawn, suite, reward, stop_ids(model, tokenizer))
+    table = tabled(drawn, suite, reward, stop_ids(model, tokenizer))
     return table, drawn.rollouts, drawn.prompts[mode.name]
 
 
@@ -170,7 +170,7 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator, 
         reward,
         under=(he, normal),
     )
-    table, lengths = _table(drawn, "", reward, stop_ids(model, tokenizer)), drawn.rollouts.lengths
+    table, lengths = tabled(drawn, "", reward, stop_ids(model, tokenizer)), drawn.rollouts.lengths
     moved = (drawn.logp[he.name] - drawn.logp[normal.name]).sum(1)
     return float(moved.sum() / lengths.sum()), table.assign(kl=(moved / lengths).tolist())
 

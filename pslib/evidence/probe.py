@@ -8,6 +8,7 @@ prompt alone does to another model.
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import pandas as pd
 import torch
@@ -17,7 +18,8 @@ from pslib.evidence import creative, evaluate
 from pslib.evidence.stats import mean_interval
 from pslib.lab.answers import draw_and_score
 from pslib.nano import worlds
-from pslib.rollouts import render_all
+from pslib.policy import stop_ids
+from pslib.rollouts import exact
 
 # Under which names the prompts are asked: the trained one is the profile's, those of these that it
 # is not were never trained.
@@ -50,64 +52,58 @@ ASKED = ("high_entropy", "rewritten_high_entropy", "low_entropy")
 ASKED_SEED = 0
 
 
-def ask(model, tokenizer, texts, settings, questions):
-    """The same questions with the same draws under each of some system prompts, and under none; ->
-    DataFrame.
+def ask(model, tokenizer, prompts, settings, questions, reward=exact, seed=ASKED_SEED):
+    """The same questions with the same draws under each of some system prompts, {name: text or
+    None}; -> DataFrame.
 
-    A row a prompt and question: samples, correct (how many), tokens and bits (sums over the
-    responses; bits is the entropy at every token), kl (the sum of log p - log p without a prompt
-    over sampled tokens, in nats), how many responses follow each derivation, and tokens_<kind> and
-    bits_<kind> for the kinds of tokens that make up a response (see worlds.kinds_of). texts: {name:
-    system prompt}.
+    A row a prompt and question: samples, correct (how many; under another reward than `exact`, the
+    sum of the column reward in its place), tokens and bits (sums over the responses; bits is the
+    entropy at every token), kl (the sum of log p - log p without a prompt over sampled tokens, in
+    nats), how many responses follow each derivation, and tokens_<kind> and bits_<kind> for the
+    kinds of tokens that make up a response (see worlds.kinds_of).
     """
-    settings, rows, questions = (
-        replace(settings, temperature=1.0, top_k=0, top_p=1.0),
-        [],
-        list(questions),
-    )
-    context = model.config.max_position_embeddings
-    plain = render_all(tokenizer, modes.NORMAL, questions, settings.decoding, context)
-    pieces = [tokenizer.decode([token]) for token in range(len(tokenizer))]
-    for name, text in {"none": None, **texts}.items():
-        mode, generator = modes.Mode(name, text), torch.Generator().manual_seed(ASKED_SEED)
-        table, drawn, prompts = evaluate.answer(
-            model, tokenizer, mode, questions, settings, generator
+    settings = replace(settings, temperature=1.0, top_k=0, top_p=1.0)
+    stops, tables = stop_ids(model, tokenizer), []
+    for name, text in prompts.items():
+        mode = modes.Mode("prompted", text) if text else modes.NORMAL
+        generator = torch.Generator().manual_seed(seed)
+        drawn = draw_and_score(
+            *(model, tokenizer, [mode], questions, settings.samples, settings.decoding, generator),
+            reward,
+            under=(mode, modes.NORMAL),
         )
-        logp, entropy = evaluate.score(model, prompts, drawn.group_ids, drawn.tokens, drawn.lengths)
-        without = (
-            evaluate.score(model, plain, drawn.group_ids, drawn.tokens, drawn.lengths)[0]
-            if text
-            else logp
+        moved = drawn.logp[mode.name] - drawn.logp[modes.NORMAL.name]
+        table = evaluate.tabled(drawn, "", reward, stops).assign(
+            samples=1, bits=_bits(drawn).sum(1).numpy(), kl=moved.double().sum(1).numpy()
         )
-        bits, moved = entropy.double() * evaluate.BITS, (logp - without).double()
-        table = table.assign(bits=bits.sum(1).numpy(), kl=moved.sum(1).numpy())
-        parts = []
-        for response, tokens, length, own in zip(
-            drawn.texts, drawn.tokens.tolist(), drawn.lengths.tolist(), bits.tolist(), strict=True
-        ):
-            kinds, part = (
-                token_kinds(response, [pieces[token] for token in tokens[:length]]),
-                dict.fromkeys(_OF_KINDS, 0.0),
-            )
-            for kind, bit in zip(
-                kinds, own, strict=False
-            ):  # beyond a response's length there is padding
-                part[f"tokens_{kind}"] += 1
-                part[f"bits_{kind}"] += bit
-            parts.append(part)
-        table = pd.concat([table, pd.DataFrame(parts)], axis=1)
         for derivation in (*worlds.DERIVATIONS, "other"):
             table[derivation] = (table.derivation == derivation).astype(int)
-        summed = ["correct", "tokens", "bits", "kl", *worlds.DERIVATIONS, "other", *_OF_KINDS]
-        by = (
-            table.assign(samples=1)
-            .groupby("question_id", sort=False)[["samples", *summed]]
-            .sum()
-            .reset_index()
-        )
+        table = pd.concat([table, _kinds_table(drawn, tokenizer)], axis=1)
+        graded = "correct" if "correct" in table else "reward"
+        summed = ["samples", graded, "tokens", "bits", "kl", *worlds.DERIVATIONS, "other"]
+        by = table.groupby("question_id", sort=False)[[*summed, *_OF_KINDS]].sum().reset_index()
         by.insert(0, "prompt", name)
-        rows.append(by)
-    return pd.concat(rows, ignore_index=True)
+        tables.append(by)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _bits(drawn):
+    return drawn.own_entropy.double() * evaluate.BITS
+
+
+def _kinds_table(drawn, tokenizer):
+    """How many tokens and bits of each response are of each kind."""
+    piece, rows, own = cache(lambda token: tokenizer.decode([token])), [], drawn.rollouts
+    for response, tokens, length, bits in zip(
+        *(own.texts, own.tokens.tolist(), own.lengths.tolist(), _bits(drawn).tolist()), strict=True
+    ):
+        row = dict.fromkeys(_OF_KINDS, 0.0)
+        kinds = token_kinds(response, [piece(token) for token in tokens[:length]])
+        for kind, bit in zip(kinds, bits, strict=False):  # beyond the length there is padding
+            row[f"tokens_{kind}"] += 1
+            row[f"bits_{kind}"] += bit
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 KINDS = (*worlds.KINDS, "wording", "end")
@@ -311,7 +307,7 @@ def probe(model, tokenizer, profile, size, seed):
             *asked, given["prompts"], generator, UNRELATED if profile.origin.knows_words else {}
         )
     if wanted.asked:
-        texts = {name: modes.he_mode(name).system for name in ASKED}
+        texts = {"none": None, **{name: modes.he_mode(name).system for name in ASKED}}
         texts |= profile.origin.neutral_prompts(size, tokenizer)
         out["asked"] = ask(
             model, tokenizer, texts, replace(plain, samples=wanted.asked_samples), given["asked"]

@@ -53,10 +53,11 @@ def draw_and_score(
     none for (). ValueError for a question that leaves no room for its response. The log-probs and
     entropies are those of the policy at `temperature`.
     """
-    rows, under = list(questions), modes if under is None else under
-    context = model.config.max_position_embeddings
+    rows, context = list(questions), model.config.max_position_embeddings
+    scoring = modes if under is None else under
     prompts = {
-        mode.name: render_all(tokenizer, mode, rows, decoding, context) for mode in (*modes, *under)
+        mode.name: render_all(tokenizer, mode, rows, decoding, context)
+        for mode in {mode.name: mode for mode in (*modes, *scoring)}.values()
     }
     drawn = sample(
         engine_for(model, tokenizer),
@@ -69,18 +70,10 @@ def draw_and_score(
         reward,
         must_finish(modes),
     )
-    scores = {
-        mode.name: score(
-            model,
-            prompts[mode.name],
-            drawn.group_ids,
-            drawn.tokens,
-            drawn.lengths,
-            temperature=temperature,
-        )
-        for mode in under
-    }
-    logp, entropy = ({name: both[k] for name, both in scores.items()} for k in (0, 1))
+    responses = (drawn.group_ids, drawn.tokens, drawn.lengths)
+    logp, entropy = {}, {}
+    for name in dict.fromkeys(mode.name for mode in scoring):
+        logp[name], entropy[name] = score(model, prompts[name], *responses, temperature=temperature)
     return Answers(rows, prompts, drawn, logp, entropy)
 
 

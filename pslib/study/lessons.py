@@ -14,10 +14,9 @@ from IPython.display import Markdown
 from matplotlib.patches import Rectangle
 
 from pslib import advantages, losses
-from pslib.evidence import evaluate
 from pslib.evidence.figures import COLOURS, STYLE
-from pslib.methods import Scored
-from pslib.rollouts import engine_for, must_finish, render_all, sample, share
+from pslib.lab.answers import draw_and_score
+from pslib.rollouts import share
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # told apart by every kind of colour vision
 # variant of eq. 3 -> colour, line; the two that are methods keep their colour, and each line shows
@@ -68,32 +67,9 @@ def draw(model, tokenizer, modes, questions, group_size, decoding, seed):
 
     modes: the normal and the high-entropy one -> ({mode name: prompts}, Rollouts, Scored).
     """
-    prompts = {
-        mode.name: render_all(
-            tokenizer, mode, questions, decoding, model.config.max_position_embeddings
-        )
-        for mode in modes
-    }
-    rollouts = sample(
-        engine_for(model, tokenizer),
-        tokenizer,
-        questions,
-        prompts,
-        group_size,
-        decoding,
-        torch.Generator().manual_seed(seed),
-        thinking=must_finish(modes),
-    )
-    scores = {
-        name: evaluate.score(model, own, rollouts.group_ids, rollouts.tokens, rollouts.lengths)
-        for name, own in prompts.items()
-    }
-    logp, entropy = ({name: score[k] for name, score in scores.items()} for k in (0, 1))
-    return (
-        prompts,
-        rollouts,
-        Scored(rollouts.rewards, rollouts.group_ids, rollouts.mask, logp, entropy),
-    )
+    generator = torch.Generator().manual_seed(seed)
+    answers = draw_and_score(model, tokenizer, modes, questions, group_size, decoding, generator)
+    return answers.prompts, answers.rollouts, answers.scored
 
 
 def words(tokenizer, rows):

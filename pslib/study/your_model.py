@@ -1,7 +1,6 @@
 """What 60_your_model asks of a model: how it answers under some system prompts."""
 
 import pandas as pd
-import torch
 
 from pslib import modes
 from pslib.evidence import evaluate, probe
@@ -36,37 +35,25 @@ def answers(model, tokenizer, questions, reward, prompts, samples=4, max_new_tok
     that of the first prompt (a mean over questions, and entropy_ci, half of its 95% interval);
     kl_from_normal in nats a token, on the prompt's own responses; tokens of a response.
     """
-    settings = evaluate.Settings(len(questions), samples, 1.0, 0, 1.0, max_new_tokens)
-    rows = [
-        _asked(model.eval(), tokenizer, modes.Mode(name, text), questions, reward, settings, seed)
-        for name, text in prompts.items()
-    ]
-    for row in rows:
-        change = row["by_question"] - rows[0]["by_question"]
-        row["entropy_change"], row["entropy_ci"] = mean_interval(change)
-    columns = ["reward", "entropy_bits", "entropy_change", "entropy_ci", "kl_from_normal", "tokens"]
-    return pd.DataFrame(rows).set_index("prompt")[columns]
-
-
-def _asked(model, tokenizer, mode, questions, reward, settings, seed):
-    """One prompt's row, with the entropy of each question's responses in `by_question`."""
 
     def graded(text, row):
         columns = {key: [value] for key, value in row.items()}
         return reward(completions=[[{"role": "assistant", "content": text}]], **columns)[0]
 
+    settings = evaluate.Settings(len(questions), samples, 1.0, 0, 1.0, max_new_tokens)
     rows = [{"id": str(k), **question} for k, question in enumerate(questions)]
-    generator = torch.Generator().manual_seed(seed)
-    kl, table = evaluate.inter_mode_kl(
-        model, tokenizer, mode, modes.NORMAL, rows, settings, generator, graded
+    found = probe.ask(model.eval(), tokenizer, prompts, settings, rows, graded, seed)
+    sums = found.groupby("prompt", sort=False)[["samples", "reward", "tokens", "bits", "kl"]].sum()
+    bits = found.assign(bits=found.bits / found.tokens)
+    bits = bits.pivot(index="question_id", columns="prompt", values="bits")
+    change = [mean_interval(bits[name] - bits[sums.index[0]]) for name in sums.index]
+    return pd.DataFrame(
+        {
+            "reward": sums.reward / sums.samples,
+            "entropy_bits": sums.bits / sums.tokens,
+            "entropy_change": [mean for mean, _ in change],
+            "entropy_ci": [half for _, half in change],
+            "kl_from_normal": sums.kl / sums.tokens,
+            "tokens": sums.tokens / sums.samples,
+        }
     )
-    bits = (table.entropy_bits * table.tokens).groupby(table.question_id, sort=False).sum()
-    tokens = table.tokens.groupby(table.question_id, sort=False).sum()
-    return {
-        "prompt": mode.name,
-        "reward": table.reward.mean(),
-        "entropy_bits": bits.sum() / tokens.sum(),
-        "by_question": bits / tokens,
-        "kl_from_normal": kl,
-        "tokens": table.tokens.mean(),
-    }

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pslib import modes, policy
 from pslib.evidence.evaluate import BITS
+from pslib.lab import answers
 from pslib.rollouts import GenerateEngine, engine_for
 from pslib.study import explore
 
@@ -39,9 +40,9 @@ def asked(asking):
 
 # --- what is drawn and scored ---------------------------------------------------------------------
 def test_each_mode_draws_its_samples_and_every_token_is_scored_in_both(asked, model, tokenizer, he):
-    assert asked.rollouts.modes == ["normal"] * 3 + ["he"] * 3
+    assert asked.answers.rollouts.modes == ["normal"] * 3 + ["he"] * 3
     for k in range(6):
-        response = asked.rollouts.tokens[k, : asked.rollouts.lengths[k]].tolist()
+        response = asked.answers.rollouts.tokens[k, : asked.answers.rollouts.lengths[k]].tolist()
         for mode in (modes.NORMAL, he):
             prompt = modes.render(tokenizer, mode, SUM)
             with torch.no_grad():
@@ -49,8 +50,12 @@ def test_each_mode_draws_its_samples_and_every_token_is_scored_in_both(asked, mo
                     0, len(prompt) - 1 : -1
                 ]
             logp, entropy = policy.logprobs_and_entropy(logits, torch.tensor(response))
-            assert torch.allclose(asked.logp[mode.name][k, : len(response)], logp, atol=1e-4)
-            assert torch.allclose(asked.entropy[mode.name][k, : len(response)], entropy, atol=1e-4)
+            assert torch.allclose(
+                asked.answers.logp[mode.name][k, : len(response)], logp, atol=1e-4
+            )
+            assert torch.allclose(
+                asked.answers.entropy[mode.name][k, : len(response)], entropy, atol=1e-4
+            )
 
 
 def test_the_kl_at_a_token_is_that_of_the_first_prompt_from_the_second_by_hand():
@@ -83,7 +88,7 @@ def test_the_kl_is_that_of_the_distributions_that_each_token_was_drawn_from(
             )
 
     for k in range(6):
-        response = asked.rollouts.tokens[k, : asked.rollouts.lengths[k]].tolist()
+        response = asked.answers.rollouts.tokens[k, : asked.answers.rollouts.lengths[k]].tolist()
         for t in range(len(response)):
             p, q = after(he, response[:t]), after(modes.NORMAL, response[:t])
             assert float(asked.kl[k, t]) == pytest.approx(
@@ -97,26 +102,30 @@ def test_the_table_has_means_over_each_responses_own_tokens(asking, monkeypatch)
     asked = asking()
     table = asked.table()
     assert (
-        table["mode"].tolist() == asked.rollouts.modes and table["sample"].tolist() == [0, 1, 2] * 2
+        table["mode"].tolist() == asked.answers.rollouts.modes
+        and table["sample"].tolist() == [0, 1, 2] * 2
     )
     assert len(set(table.tokens)) == 3
     for k, row in enumerate(table.itertuples()):
-        length, own = int(asked.rollouts.lengths[k]), asked.rollouts.modes[k]
+        length, own = int(asked.answers.rollouts.lengths[k]), asked.answers.rollouts.modes[k]
         assert row.tokens == length
         assert row.bits == pytest.approx(
-            float(asked.entropy[own][k, :length].mean()) * BITS, rel=1e-5
+            float(asked.answers.entropy[own][k, :length].mean()) * BITS, rel=1e-5
         )
         assert row.kl == pytest.approx(float(asked.kl[k, :length].mean()), rel=1e-5)
 
 
 def test_a_seed_repeats_a_draw_and_another_changes_it(asking):
-    first, again, other = (asking(seed=seed).rollouts.texts for seed in (1, 1, 2))
+    first, again, other = (asking(seed=seed).answers.rollouts.texts for seed in (1, 1, 2))
     assert first == again != other
 
 
 def test_at_temperature_0_one_response_is_drawn_in_each_mode_whatever_the_seed(asking):
     first, other = asking(temperature=0.0, seed=1), asking(temperature=0.0, seed=2)
-    assert first.rollouts.modes == ["normal", "he"] and first.rollouts.texts == other.rollouts.texts
+    assert (
+        first.answers.rollouts.modes == ["normal", "he"]
+        and first.answers.rollouts.texts == other.answers.rollouts.texts
+    )
     assert "temperature 0: every response of a mode would be the same" in explore.side_by_side(
         first
     )
@@ -124,7 +133,7 @@ def test_at_temperature_0_one_response_is_drawn_in_each_mode_whatever_the_seed(a
 
 def scripted(monkeypatch, *texts):
     """Let both modes respond with these texts, whatever the model."""
-    original = explore.sample
+    original = answers.sample
 
     def sample(engine, tokenizer, *rest, **named):
         rows = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
@@ -139,7 +148,7 @@ def scripted(monkeypatch, *texts):
 
         return original(Scripted(), tokenizer, *rest, **named)
 
-    monkeypatch.setattr(explore, "sample", sample)
+    monkeypatch.setattr(answers, "sample", sample)
 
 
 @pytest.mark.parametrize(
@@ -226,8 +235,8 @@ def test_another_architecture_from_a_folder_is_explored_alike(llama, he):
     assert isinstance(engine_for(model, tokenizer), GenerateEngine)
     asked = explore.ask(model, tokenizer, (modes.NORMAL, he), "Why?", samples=2, max_new_tokens=5)
     assert (
-        asked.rollouts.modes == ["normal"] * 2 + ["he"] * 2
-        and (asked.kl[asked.rollouts.mask] > 0).all()
+        asked.answers.rollouts.modes == ["normal"] * 2 + ["he"] * 2
+        and (asked.kl[asked.answers.rollouts.mask] > 0).all()
     )
     assert "Why?" in text_of(explore.side_by_side(asked))
 
@@ -258,7 +267,7 @@ def metaspace():
 
 def test_pieces_join_up_to_the_decoded_response(tokenizer, asked):
     for k, own in enumerate(asked.pieces):
-        ids = asked.rollouts.tokens[k, : asked.rollouts.lengths[k]].tolist()
+        ids = asked.answers.rollouts.tokens[k, : asked.answers.rollouts.lengths[k]].tolist()
         assert len(own) == len(ids) and "".join(own) == tokenizer.decode(ids)
 
 
@@ -365,31 +374,26 @@ def test_a_newline_is_seen_and_breaks_the_line(asked):
     assert "one⏎\ntwo" in shown
 
 
+def luminance(code):
+    """Relative luminance of #rrggbb, as WCAG 2 defines it."""
+    parts = (int(code[k : k + 2], 16) / 255 for k in (1, 3, 5))
+    linear = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
 @pytest.mark.parametrize("colour", explore.COLOURS)
-def test_every_shade_is_readable_and_darker_than_the_one_before(colour):
-    def luminance(code):
-        return explore._luminance([int(code[k : k + 2], 16) / 255 for k in (1, 3, 5)])
-
-    shades = explore._shades(colour)
-    assert len(shades) == len(explore.COLOURS[colour][1]) + 1
-    backgrounds = [luminance(background) for background, _ in shades]
-    # in lightness alone, which is what is left without hues: each step is at least a seventh darker
-    assert all((b + 0.05) / (a + 0.05) < 0.86 for a, b in itertools.pairwise(backgrounds))
-    for background, (_, text) in zip(backgrounds, shades, strict=True):
-        light, dark = sorted((background, luminance(text)), reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= 4.5  # WCAG 2.2, level AA
-
-
-def test_luminance_is_that_of_the_standard():
-    assert explore._luminance((0, 0, 0)) == 0 and explore._luminance((1, 1, 1)) == pytest.approx(1)
-    assert explore._luminance((1, 0, 0)) == pytest.approx(0.2126)
-    assert explore._luminance((0.5, 0.5, 0.5)) == pytest.approx(0.2140, abs=1e-4)
+def test_black_is_readable_on_every_shade_and_each_is_darker_than_the_one_before(colour):
+    backgrounds = [luminance(shade) for shade in explore._shades(colour)]
+    assert len(backgrounds) == len(explore.COLOURS[colour][1]) + 1
+    # in lightness alone, which is what is left without hues
+    assert all((b + 0.05) / (a + 0.05) < 0.89 for a, b in itertools.pairwise(backgrounds))
+    assert min((b + 0.05) / 0.05 for b in backgrounds) >= 4.5  # WCAG 2.2, level AA
 
 
 @pytest.mark.parametrize(
     "colour, own",
     [
-        ("entropy", lambda asked: asked.entropy["normal"] * BITS),
+        ("entropy", lambda asked: asked.answers.entropy["normal"] * BITS),
         ("inter-mode KL", lambda asked: asked.kl),
     ],
 )
@@ -397,13 +401,13 @@ def test_a_tokens_colour_is_that_of_its_range_in_the_legend(asked, colour, own):
     edges, shades = explore.COLOURS[colour][1], explore._shades(colour)
     values = torch.tensor([0.0, edges[0], (edges[2] + edges[3]) / 2, edges[-1] * 9])
     scale = {"entropy": 1 / BITS, "inter-mode KL": 1.0}[colour]
-    where = asked.kl if colour == "inter-mode KL" else asked.entropy["normal"]
+    where = asked.kl if colour == "inter-mode KL" else asked.answers.entropy["normal"]
     where[0, :4] = values * scale * 1.000001
     asked = replace(asked, pieces=[["zero", "first", "middle", "most"], *asked.pieces[1:]])
     shown = explore.side_by_side(asked, colour)
     for word, step in (("zero", 0), ("first", 1), ("middle", 3), ("most", len(edges))):
         before = shown[: shown.index(f">{word}</bdi>")].rsplit("<bdi", 1)[1]
-        assert f"background-color: {shades[step][0]}; color: {shades[step][1]}" in before
+        assert f"background-color: {shades[step]}; color: #000000" in before
     legend = text_of(shown[: shown.index("<table")]).replace("\xa0", " ")
     assert (
         f"below {edges[0]:g}" in legend

@@ -97,13 +97,16 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite="", rew
     reward, (text, row) -> float, the column reward stands in the place of correct;
     FloatingPointError names questions for which it is not finite.
     """
-    drawn = draw_and_score(
-        *(model, tokenizer, [mode], questions, settings.samples, settings.decoding, generator),
-        reward,
-        under=(),
-    )
+    drawn = _drawn(model, tokenizer, mode, questions, settings, generator, reward, ())
     table = tabled(drawn, suite, reward, stop_ids(model, tokenizer))
     return table, drawn.rollouts, drawn.prompts[mode.name]
+
+
+def _drawn(model, tokenizer, mode, questions, settings, generator, reward, under):
+    samples, decoding = settings.samples, settings.decoding
+    return draw_and_score(
+        model, tokenizer, [mode], questions, samples, decoding, generator, reward, under
+    )
 
 
 def tabled(drawn, suite, reward, stops):
@@ -145,10 +148,7 @@ def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", r
     It is the full-vocabulary Shannon entropy of the policy at temperature 1, averaged over the
     response's tokens.
     """
-    drawn = draw_and_score(
-        *(model, tokenizer, [mode], questions, settings.samples, settings.decoding, generator),
-        reward,
-    )
+    drawn = _drawn(model, tokenizer, mode, questions, settings, generator, reward, [mode])
     table = tabled(drawn, suite, reward, stop_ids(model, tokenizer))
     return table, drawn.rollouts, drawn.prompts[mode.name]
 
@@ -165,11 +165,7 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator, 
             "the inter-mode KL is estimated on samples at temperature 1, top_k 0 and top_p 1; got "
             f"{settings.temperature}, {settings.top_k} and {settings.top_p}"
         )
-    drawn = draw_and_score(
-        *(model, tokenizer, [he], questions, settings.samples, settings.decoding, generator),
-        reward,
-        under=(he, normal),
-    )
+    drawn = _drawn(model, tokenizer, he, questions, settings, generator, reward, [he, normal])
     table, lengths = tabled(drawn, "", reward, stop_ids(model, tokenizer)), drawn.rollouts.lengths
     moved = (drawn.logp[he.name] - drawn.logp[normal.name]).sum(1)
     return float(moved.sum() / lengths.sum()), table.assign(kl=(moved / lengths).tolist())

@@ -67,10 +67,9 @@ def ask(model, tokenizer, prompts, settings, questions, reward=exact, seed=ASKED
     for name, text in prompts.items():
         mode = modes.Mode("prompted", text) if text else modes.NORMAL
         generator = torch.Generator().manual_seed(seed)
+        both, samples, decoding = (mode, modes.NORMAL), settings.samples, settings.decoding
         drawn = draw_and_score(
-            *(model, tokenizer, [mode], questions, settings.samples, settings.decoding, generator),
-            reward,
-            under=(mode, modes.NORMAL),
+            model, tokenizer, [mode], questions, samples, decoding, generator, reward, both
         )
         moved = drawn.logp[mode.name] - drawn.logp[modes.NORMAL.name]
         table = evaluate.tabled(drawn, "", reward, stops).assign(
@@ -93,13 +92,12 @@ def _bits(drawn):
 
 def _kinds_table(drawn, tokenizer):
     """How many tokens and bits of each response are of each kind."""
-    piece, rows, own = cache(lambda token: tokenizer.decode([token])), [], drawn.rollouts
-    for response, tokens, length, bits in zip(
-        *(own.texts, own.tokens.tolist(), own.lengths.tolist(), _bits(drawn).tolist()), strict=True
-    ):
+    piece, rows, bits = cache(lambda token: tokenizer.decode([token])), [], _bits(drawn).tolist()
+    for k, response in enumerate(drawn.rollouts.texts):
+        tokens = drawn.rollouts.tokens[k, : drawn.rollouts.lengths[k]].tolist()
+        kinds = token_kinds(response, [piece(token) for token in tokens])
         row = dict.fromkeys(_OF_KINDS, 0.0)
-        kinds = token_kinds(response, [piece(token) for token in tokens[:length]])
-        for kind, bit in zip(kinds, bits, strict=False):  # beyond the length there is padding
+        for kind, bit in zip(kinds, bits[k], strict=False):  # beyond the length there is padding
             row[f"tokens_{kind}"] += 1
             row[f"bits_{kind}"] += bit
         rows.append(row)
@@ -242,9 +240,9 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
     (see worlds.kinds_of, or "end"), mode that drew it, advantage (A), bonus (B, eq. 4), paper and
     released (what each adds to A).
     """
+    decoding, warm = settings.decoding, settings.temperature
     answers = draw_and_score(
-        *(model, tokenizer, both, questions, group_size, settings.decoding, generator),
-        temperature=settings.temperature,
+        model, tokenizer, both, questions, group_size, decoding, generator, temperature=warm
     )
     drawn, logp = answers.rollouts, answers.logp
     a = advantages.group_relative(drawn.rewards, drawn.group_ids)

@@ -203,9 +203,9 @@ def bonus_of_base(profile, size):
     # as a training step draws
     settings = replace(profile.evaluate, temperature=profile.train.temperature, top_k=0, top_p=1.0)
     both = profile.modes_of(size, tokenizer)
-    table = probe.bonus(
-        *(model, tokenizer, both, settings, questions, profile.train.group_size, generator)
-    ).round(5)
+    group_size = profile.train.group_size
+    given = (model, tokenizer, both, settings, questions, group_size, generator)
+    table = probe.bonus(*given).round(5)
     checkpoint.write(runs.measured_folder(profile, size) / "bonus.csv", table.to_csv(index=False))
     return table
 

@@ -9,10 +9,8 @@ import pandas as pd
 from pslib.evidence import evaluate
 from pslib.lab import runs
 
-KINDS = (
-    *("tuning.csv", "tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*"),
-    *("runs/*/*.yaml", "runs/*/*.json", "runs/*/*.csv", "runs/*/*.parquet"),
-)
+KINDS = ["tuning.csv", "tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*"]
+KINDS += [f"runs/*/*.{kind}" for kind in ("yaml", "json", "csv", "parquet")]
 
 
 def publish(profile):

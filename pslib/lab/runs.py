@@ -287,11 +287,9 @@ def load_profile(name):
     profile = build(Profile, {"name": path.stem, **given}, where)
     for fault in (*_faults(profile), *profile.origin.faults()):
         raise ValueError(f"{where}: {fault}")
-    for method in (
-        *(*profile.methods, *profile.coefficients),
-        *(*profile.variants, *profile.probe.methods),
-    ):
-        profile.method(method)
+    for names in (profile.methods, profile.coefficients, profile.variants, profile.probe.methods):
+        for name in names:
+            profile.method(name)
     for step, asked in profile.resources.items():
         ranges.check(asked, RESOURCES, f"{where}, resources of {step}")
     if profile.data:

@@ -18,11 +18,11 @@ import torch
 from IPython.display import HTML
 
 from pslib import policy
-from pslib.evidence import evaluate
 from pslib.evidence.evaluate import BITS
 from pslib.lab import runs
+from pslib.lab.answers import Answers, draw_and_score
 from pslib.nano import worlds
-from pslib.rollouts import Decoding, Rollouts, engine_for, must_finish, render_all, sample
+from pslib.rollouts import Decoding
 
 # What a token's colour can say: the heading, where one colour ends and the next begins, and a
 # colour map whose lightness falls steadily, so that it is read by those who do not see hues and in
@@ -39,6 +39,7 @@ COLOURS = {
         "Oranges",
     ),
 }
+DARKEST = 0.7  # of a colour map: black text is easy to read on it
 _PAPER = "color: #000000; background-color: #ffffff"  # also where the reader's theme is dark
 SIGNS = {1.0: "✓ right", 0.0: "✗ wrong", None: "? no answer to compare with"}
 
@@ -53,12 +54,8 @@ class Asked:
     decoding: Decoding
     samples: int  # responses in each mode
     seed: int
-    rollouts: Rollouts
-    logp: dict  # mode name -> (R, T) nats
-    entropy: dict  # mode name -> (R, T) nats
-    kl: (
-        torch.Tensor
-    )  # (R, T) nats, KL(pi_HE || pi) of the distributions that each token was drawn from
+    answers: Answers
+    kl: torch.Tensor  # (R, T) nats, KL(pi_HE || pi) where each token was drawn
     pieces: list  # R lists of the tokens' texts
     ended: list  # R: whether the response ended by itself
 
@@ -69,20 +66,19 @@ class Asked:
         bits and kl, in bits and nats a token, are means over the response's tokens; derivation is
         "" where the question is no sum.
         """
-        r = self.rollouts
-        own = torch.stack([self.entropy[mode][k] for k, mode in enumerate(r.modes)])
+        r = self.answers.rollouts
+        is_sum, tokens = bool(_total(self.question)), r.lengths
         return pd.DataFrame(
             {
                 "mode": r.modes,
                 "sample": [k % self.samples for k in range(len(r.modes))],
                 "correct": r.rewards.tolist() if self.answer else [None] * len(r.modes),
                 "derivation": [
-                    worlds.derivation_of(self.question, t) if _total(self.question) else ""
-                    for t in r.texts
+                    worlds.derivation_of(self.question, text) if is_sum else "" for text in r.texts
                 ],
-                "tokens": r.lengths.tolist(),
-                "bits": (own.sum(1) / r.lengths * BITS).tolist(),
-                "kl": (self.kl.sum(1) / r.lengths).tolist(),
+                "tokens": tokens.tolist(),
+                "bits": (self.answers.own_entropy.sum(1) / tokens * BITS).tolist(),
+                "kl": (self.kl.sum(1) / tokens).tolist(),
             }
         )
 
@@ -124,18 +120,38 @@ def ask(
     for a question that is empty or too long, a temperature below 0, fewer than one sample or token,
     or a tokenizer without a chat template.
     """
-    question, answer, context = (
-        question.strip(),
-        answer.strip(),
-        model.config.max_position_embeddings,
+    question, answer = question.strip(), answer.strip() or _total(question.strip())
+    _check(question, temperature, samples, max_new_tokens, model.config.max_position_embeddings)
+    samples, decoding = samples if temperature else 1, Decoding(temperature, 0, 1.0, max_new_tokens)
+    rows = [{"id": "asked", "question": question, "answer": answer}]
+    count, generator = len(modes) * samples, torch.Generator().manual_seed(seed)
+    answers = draw_and_score(model, tokenizer, modes, rows, count, decoding, generator)
+    normal, he = (answers.prompts[mode.name][0] for mode in modes)
+    drawn, stops = answers.rollouts, policy.stop_ids(model, tokenizer)
+    tokens = zip(drawn.tokens.tolist(), drawn.lengths.tolist(), strict=True)
+    ids = [row[:length] for row, length in tokens]
+    return Asked(
+        question,
+        answer,
+        tuple(modes),
+        decoding,
+        samples,
+        seed,
+        answers,
+        kl=kl_by_token(model, he, normal, drawn.tokens, drawn.lengths),
+        pieces=[pieces(tokenizer, row) for row in ids],
+        ended=[row[-1] in stops for row in ids],
     )
+
+
+def _check(question, temperature, samples, max_new_tokens, context):
+    """ValueError, in one sentence, for what cannot be asked."""
     if not question:
         raise ValueError("there is no question; type one")
     if len(question) > 64 * context:  # before the tokenizer spends minutes on it
         raise ValueError(
             f"the question has {len(question)} characters, far more than the model's context of "
-            f"{context} tokens "
-            "can hold; shorten it"
+            f"{context} tokens can hold; shorten it"
         )
     if not 0 <= temperature < math.inf:
         raise ValueError(
@@ -145,46 +161,6 @@ def ask(
         raise ValueError(
             f"samples and max_new_tokens must be at least 1; got {samples} and {max_new_tokens}"
         )
-    samples, answer = samples if temperature else 1, answer or _total(question)
-    rows, decoding = (
-        [{"id": "asked", "question": question, "answer": answer}],
-        Decoding(temperature, 0, 1.0, max_new_tokens),
-    )
-    prompts = {mode.name: render_all(tokenizer, mode, rows, decoding, context) for mode in modes}
-    drawn = sample(
-        engine_for(model, tokenizer),
-        tokenizer,
-        rows,
-        prompts,
-        len(modes) * samples,
-        decoding,
-        torch.Generator().manual_seed(seed),
-        thinking=must_finish(modes),
-    )
-    scored = {
-        name: evaluate.score(model, rendered, drawn.group_ids, drawn.tokens, drawn.lengths)
-        for name, rendered in prompts.items()
-    }
-    normal, he = (prompts[mode.name][0] for mode in modes)
-    ids = [
-        row[:length]
-        for row, length in zip(drawn.tokens.tolist(), drawn.lengths.tolist(), strict=True)
-    ]
-    stops = policy.stop_ids(model, tokenizer)
-    return Asked(
-        question,
-        answer,
-        tuple(modes),
-        decoding,
-        samples,
-        seed,
-        drawn,
-        {name: logp for name, (logp, _) in scored.items()},
-        {name: entropy for name, (_, entropy) in scored.items()},
-        kl_by_token(model, he, normal, drawn.tokens, drawn.lengths),
-        [pieces(tokenizer, row) for row in ids],
-        [row[-1] in stops for row in ids],
-    )
 
 
 @torch.no_grad()
@@ -203,19 +179,16 @@ def kl_by_token(model, first, second, tokens, lengths):
         # one response at a time: at a vocabulary of 151,936, a thousand tokens of it are 0.6 GB
         # under each prompt
         p, q = (
-            torch.log_softmax(
-                model(
-                    input_ids=torch.tensor([prompt + response[: length - 1]], device=model.device),
-                    logits_to_keep=length,
-                )
-                .logits[0]
-                .float(),
-                -1,
-            )
-            for prompt in (first, second)
+            _log_probs(model, prompt + response[: length - 1], length) for prompt in (first, second)
         )
         out[row, :length] = (p.exp() * (p - q)).sum(-1).clamp(min=0).cpu()
     return out
+
+
+def _log_probs(model, ids, count):
+    """The log-probs (count, V) of what follows each of the last `count` tokens."""
+    ids = torch.tensor([ids], device=model.device)
+    return torch.log_softmax(model(input_ids=ids, logits_to_keep=count).logits[0].float(), -1)
 
 
 def pieces(tokenizer, ids):
@@ -229,9 +202,8 @@ def pieces(tokenizer, ids):
 
     out, start = [], 0
     for k in range(len(ids)):
-        before = ids[
-            max(0, start - 1) : start
-        ]  # alone, some tokenizers drop the space in front of a word
+        # alone, some tokenizers drop the space in front of a word
+        before = ids[max(0, start - 1) : start]
         piece = text([*before, *ids[start : k + 1]])[len(text(before)) :]
         unfinished = piece.endswith("\ufffd") and k - start < 3 and k < len(ids) - 1
         out.append("" if unfinished else piece)
@@ -249,34 +221,16 @@ def _written(text):
 
 
 def _shades(colour):
-    """(background, text) of each step of a colour, as #rrggbb; the text is black or white,
-    whichever is easier to read.
-    """
+    """The background of each step of a colour, as #rrggbb, from white on."""
     _, edges, name = COLOURS[colour]
-    shades = []
-    for step in range(len(edges) + 1):
-        rgb = matplotlib.colormaps[name](step / len(edges))[:3] if step else (1.0, 1.0, 1.0)
-        shades.append(
-            (matplotlib.colors.to_hex(rgb), "#000000" if _luminance(rgb) > 0.179 else "#ffffff")
-        )
-    return shades
-
-
-def _luminance(rgb):
-    """Relative luminance of a colour in [0, 1]^3, as WCAG 2 defines it: at 0.179 black and white
-    contrast alike.
-    """
-    linear = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)
-    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    steps = [DARKEST * step / len(edges) for step in range(1, len(edges) + 1)]
+    return ["#ffffff", *(matplotlib.colors.to_hex(matplotlib.colormaps[name](k)) for k in steps)]
 
 
 def _patch(shade, text, title=""):
     # bdi: no token can turn the direction of its neighbours
-    return (
-        f'<bdi title="{title}" style="background-color: {shade[0]}; color: {shade[1]}; '
-        'white-space: pre-wrap">'
-        f"{text}</bdi>"
-    )
+    style = f"background-color: {shade}; color: #000000; white-space: pre-wrap"
+    return f'<bdi title="{title}" style="{style}">{text}</bdi>'
 
 
 def _legend(colour):
@@ -296,40 +250,29 @@ def _legend(colour):
 
 def _response(asked, row, k, colour):
     """One response as HTML: a line of what it is, then its tokens."""
-    own, edges, shades = asked.rollouts.modes[k], COLOURS[colour][1], _shades(colour)
-    bits = {name: asked.entropy[name][k] * BITS for name in asked.entropy}
-    values = (bits[own] if colour == "entropy" else asked.kl[k]).tolist()
-    facts = [
-        SIGNS[None if pd.isna(row.correct) else row.correct],
-        *([f"by {row.derivation}"] if row.derivation else []),
+    answers, edges, shades = asked.answers, COLOURS[colour][1], _shades(colour)
+    bits = answers.own_entropy[k] * BITS
+    values = (bits if colour == "entropy" else asked.kl[k]).tolist()
+    facts = [f"by {row.derivation}"] if row.derivation else []
+    facts += [
         f"{row.tokens} tokens" + ("" if asked.ended[k] else ", cut off"),
         f"{row.bits:.2f} bits a token",
         f"KL {row.kl:.3f} nats a token",
     ]
     tokens = []
     for t, piece in enumerate(asked.pieces[k]):
-        title = "; ".join(
-            [
-                f"entropy {bits[own][t]:.2f} bits",
-                f"KL {asked.kl[k][t]:.4f} nats",
-                *(
-                    f"log-prob in {name} mode {asked.logp[name][k][t]:.2f} nats"
-                    for name in asked.logp
-                ),
-            ]
-        )
-        tokens.append(
-            _patch(shades[sum(values[t] >= edge for edge in edges)], _written(piece) or "⋯", title)
-        )
-    return f"<b>{facts[0]}</b> · {' · '.join(facts[1:])}<br><code>{''.join(tokens)}</code>"
+        title = [f"entropy {bits[t]:.2f} bits", f"KL {asked.kl[k][t]:.4f} nats"]
+        for name, logp in answers.logp.items():
+            title.append(f"log-prob in {name} mode {logp[k][t]:.2f} nats")
+        shade = shades[sum(values[t] >= edge for edge in edges)]
+        tokens.append(_patch(shade, _written(piece) or "⋯", "; ".join(title)))
+    sign = SIGNS[None if pd.isna(row.correct) else row.correct]
+    return f"<b>{sign}</b> · {' · '.join(facts)}<br><code>{''.join(tokens)}</code>"
 
 
 def _cell(content):
-    style = (
-        "width: 50%; text-align: left; vertical-align: top; padding: 6px; overflow-wrap: anywhere; "
-        + _PAPER
-    )
-    return f'<td style="{style}">{content}</td>'
+    style = "width: 50%; text-align: left; vertical-align: top; padding: 6px; "
+    return f'<td style="{style}overflow-wrap: anywhere; {_PAPER}">{content}</td>'
 
 
 def side_by_side(asked, colour="entropy"):
@@ -338,33 +281,36 @@ def side_by_side(asked, colour="entropy"):
     """
     if colour not in COLOURS:
         raise ValueError(f"tokens can be coloured by {' or '.join(COLOURS)}; got {colour!r}")
-    table, heads, columns = asked.table(), [], []
+    table, columns = asked.table(), []
     for mode in asked.modes:
         own = table[table["mode"] == mode.name]
-        graded = f"{int(own.correct.sum())} of {len(own)} right, " if asked.answer else ""
-        total = own.tokens.sum()
-        heads.append(
-            f"<b>{'Normal' if mode.system is None else 'High-entropy'} mode</b>: "
-            f"{_written(mode.system) if mode.system else 'no system prompt'}<br>{graded}"
-            f"{(own.bits * own.tokens).sum() / total:.3f} bits and KL "
-            f"{(own.kl * own.tokens).sum() / total:.3f} "
-            "nats a token"
-        )
-        columns.append([_response(asked, row, row.Index, colour) for row in own.itertuples()])
-    rows = [heads, *zip(*columns, strict=True)]
+        responses = [_response(asked, row, row.Index, colour) for row in own.itertuples()]
+        columns.append([_heading(asked, mode, own), *responses])
     decoding = f"temperature {asked.decoding.temperature:g}, seed {asked.seed}"
     if asked.decoding.temperature == 0:
         decoding = (
             "temperature 0: every response of a mode would be the same, so one is drawn in each"
         )
     known = f"; its answer is {_written(asked.answer)}" if asked.answer else ""
-    table = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    rows = zip(*columns, strict=True)
+    cells = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     ignored = "mathjax_ignore tex2jax_ignore"  # no mathematics is to be set in what a model wrote
     return (
         f'<div class="{ignored}" style="{_PAPER}; padding: 8px; line-height: 1.4">'
         f"<p>Question: <b><bdi>{_written(asked.question)}</bdi></b>{known} "
         f"({decoding})</p>{_legend(colour)}"
-        f'<table style="width: 100%; table-layout: fixed; {_PAPER}">{table}</table></div>'
+        f'<table style="width: 100%; table-layout: fixed; {_PAPER}">{cells}</table></div>'
+    )
+
+
+def _heading(asked, mode, own):
+    """A mode's name, its prompt, and means over its responses, the rows `own` of the table."""
+    graded = f"{int(own.correct.sum())} of {len(own)} right, " if asked.answer else ""
+    bits, kl = ((own[name] * own.tokens).sum() / own.tokens.sum() for name in ("bits", "kl"))
+    return (
+        f"<b>{'Normal' if mode.system is None else 'High-entropy'} mode</b>: "
+        f"{_written(mode.system) if mode.system else 'no system prompt'}<br>{graded}"
+        f"{bits:.3f} bits and KL {kl:.3f} nats a token"
     )
 
 
@@ -382,51 +328,33 @@ def controls(model, tokenizer, asked, colour="entropy"):
     except ImportError:
         return HTML(
             "<p>ipywidgets is not installed, so there are no controls here: install it with "
-            "<code>pip install "
-            "ipywidgets</code>, or change the notebook's parameters and run it again.</p>"
+            "<code>pip install ipywidgets</code>, or change the notebook's parameters and run it "
+            "again.</p>"
         )
 
     wide = {"layout": w.Layout(width="auto"), "style": {"description_width": "9em"}}
+    # what was worked out is not the next one's answer
+    given = "" if asked.answer == _total(asked.question) else asked.answer
+    hint = "empty: a sum is worked out, others are not graded"
+    most = max(8, asked.samples)
     question = w.Textarea(asked.question, description="question", rows=2, **wide)
-    given = (
-        "" if asked.answer == _total(asked.question) else asked.answer
-    )  # what was worked out is not the next one's
-    answer = w.Text(
-        given,
-        description="answer",
-        placeholder="empty: a sum is worked out, others are not graded",
-        **wide,
-    )
-    hottest = max(2, asked.decoding.temperature)
-    temperature = w.FloatSlider(
-        asked.decoding.temperature, min=0, max=hottest, step=0.1, description="temperature", **wide
-    )
-    samples = w.IntSlider(
-        asked.samples, min=1, max=max(8, asked.samples), description="samples a mode", **wide
-    )
+    answer = w.Text(given, description="answer", placeholder=hint, **wide)
+    warm = asked.decoding.temperature
+    temperature = w.FloatSlider(warm, max=max(2, warm), description="temperature", **wide)
+    samples = w.IntSlider(asked.samples, min=1, max=most, description="samples a mode", **wide)
     seed = w.IntText(asked.seed + 1, description="seed", **wide)
     by = w.Dropdown(options=list(COLOURS), value=colour, description="colour by", **wide)
     button, said = w.Button(description="Sample", button_style="primary"), w.HTML()
-    shown = w.HTML(side_by_side(asked, colour))
-    last = [asked]
+    shown, last = w.HTML(side_by_side(asked, colour)), [asked]
 
     def press(_):
         button.disabled, said.value = True, "sampling ..."
+        chosen = [each.value for each in (question, answer, temperature, samples)]
+        longest = asked.decoding.max_new_tokens
         try:
-            last[0] = ask(
-                model,
-                tokenizer,
-                asked.modes,
-                question.value,
-                answer.value,
-                temperature.value,
-                samples.value,
-                asked.decoding.max_new_tokens,
-                seed.value,
-            )
+            last[0] = ask(model, tokenizer, asked.modes, *chosen, longest, seed.value)
         except (ValueError, RuntimeError) as error:
-            sentence = " ".join(str(error).split())
-            said.value = f"<b>{_written(sentence)}</b>"
+            said.value = f"<b>{_written(' '.join(str(error).split()))}</b>"
         else:
             shown.value, said.value = side_by_side(last[0], by.value), ""
             seed.value += 1

@@ -239,23 +239,6 @@ def test_clip_curves_go_through_the_four_rollouts():
     )  # b = 0.6 + 0.4 B, in nats
 
 
-def test_the_clip_on_rollouts_is_drawn_from_the_table():
-    left, right = lessons.clip_on_rollouts(
-        A, BONUS, MASK, four.KAPPA, four.ETA, etas=[0.1, 0.5]
-    ).axes
-    shares = {line.get_label(): list(line.get_ydata()) for line in left.lines}
-    # at eta = 0.1 eta B is at most 0.225, within a / 2
-    assert (
-        shares["paper"] == [50.0, 50.0]
-        and shares["released"] == [0.0, 25.0]
-        and shares["unclipped"] == [0.0, 0.0]
-    )
-    paper = dict(zip(lessons.LINES, right.lines, strict=True))["paper"]
-    assert list(paper.get_xdata()) == pytest.approx(
-        [0.01, 0.01] + [12.5 / four.A] * 2 + [25.0] * 4, abs=1e-3
-    )
-
-
 def test_surrogate_curves_are_flat_where_the_clip_binds():
     (axis,) = lessons.surrogate_curves(marks={1: [0.5, 1.5], -1: [0.5, 1.5]}).axes
     dots = [line.get_ydata().tolist() for line in axis.lines if line.get_marker() == "o"]

@@ -28,10 +28,10 @@ LINES = {
     "paper": (COLOURS["policy_split"], "-", 1.2),
     "released": (COLOURS["policy_split_released"], "--", 1.5),
 }
+DOT = {"ms": 5, "mec": "black", "mew": 0.6}
 FONT = 7.6  # points
-CHARACTER = (
-    0.064  # inches: how wide a character of matplotlib's monospace font, DejaVu Sans Mono, is drawn
-)
+# inches: how wide a character of matplotlib's monospace font, DejaVu Sans Mono, is drawn
+CHARACTER = 0.064
 
 
 def source(*things):
@@ -48,16 +48,14 @@ def check(answer, expected, tolerance=1e-3):
     An answer that is still `...` is no answer, and is not checked.
     """
     if answer is ...:
-        return print(
-            "Not answered yet: put your answer in place of the dots and run this cell again."
-        )
+        print("Not answered yet: put your answer in place of the dots and run this cell again.")
+        return
     ours, theirs = (
         torch.as_tensor(value, dtype=torch.float64).flatten() for value in (answer, expected)
     )
     assert ours.shape == theirs.shape, f"{len(theirs)} value(s) are asked for; got {len(ours)}"
-    assert torch.allclose(ours, theirs, rtol=0, atol=tolerance), (
-        f"{answer} is not what the library computes; try again"
-    )
+    right = torch.allclose(ours, theirs, rtol=0, atol=tolerance)
+    assert right, f"{answer} is not what the library computes; try again"
     print("Right.")
 
 
@@ -84,17 +82,13 @@ def next_token(model, tokenizer, prompts):
 
     Indexed by the tokens' texts, the likeliest on the average of all names first.
     """
-    probs = {
-        name: model(torch.tensor([ids])).logits[0, -1].softmax(-1).tolist()
-        for name, ids in prompts.items()
-    }
     table = pd.DataFrame(
-        probs,
-        index=pd.Index(
-            [repr(tokenizer.decode([k])) for k in range(len(next(iter(probs.values()))))],
-            name="token",
-        ),
+        {
+            name: model(torch.tensor([ids])).logits[0, -1].softmax(-1).tolist()
+            for name, ids in prompts.items()
+        }
     )
+    table.index = pd.Index([repr(tokenizer.decode([k])) for k in table.index], name="token")
     return table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
 
 
@@ -129,9 +123,8 @@ def bonus_table(adv, bonus, mask, eta, kappa):
     live, size = mask & (adv != 0)[:, None], adv.abs()[:, None]
     rows = {}
     for variant, added in advantages.VARIANTS.items():
-        clipped, free = (
-            added(bonus, eta, bound) for bound in (size / kappa, torch.full_like(size, torch.inf))
-        )
+        clipped = added(bonus, eta, size / kappa)
+        free = added(bonus, eta, torch.full_like(size, torch.inf))
         share = (clipped.abs() / size)[live]
         rows[variant] = {
             "clip binds": float((clipped != free)[live].double().mean()),
@@ -143,6 +136,21 @@ def bonus_table(adv, bonus, mask, eta, kappa):
 
 
 # --- pictures -------------------------------------------------------------------------------------
+def _placed(rows, values, width):
+    """Where each token of a heat map goes: (line, column, text, value), and each row's line."""
+    placed, starts, line = [], [], -1
+    for words, row in zip(rows, values.tolist(), strict=True):
+        line, column = line + 1, 0
+        starts.append(line)
+        for text, value in zip(words, row, strict=False):  # beyond a row's words there is padding
+            text = text.replace("\n", "\\n")
+            if column and column + len(text) > width:
+                line, column = line + 1, 0
+            placed.append((line, column, text, value))
+            column += len(text)
+    return placed, starts
+
+
 def heat_map(rows, values, unit, labels, diverging=False, limit=None, width=116):
     """Texts with a colour behind every token: rows of tokens' texts, values (N, T), a label a row;
     -> Figure.
@@ -150,61 +158,48 @@ def heat_map(rows, values, unit, labels, diverging=False, limit=None, width=116)
     A diverging map has white at 0. Values beyond `limit` have its colour (default: the largest
     value). A row of more than `width` characters goes on in the next line.
     """
-    placed, line = [], -1  # (line, column, text, value)
-    starts = []
-    for words, row in zip(rows, values.tolist(), strict=True):
-        line, column = line + 1, 0
-        starts.append(line)
-        for text, value in zip(words, row, strict=False):
-            text = text.replace("\n", "\\n")
-            if column and column + len(text) > width:
-                line, column = line + 1, 0
-            placed.append((line, column, text, value))
-            column += len(text)
-    shown = [value for *_, value in placed]
-    top = limit or max(map(abs, shown), default=0) or 1.0
+    placed, starts = _placed(rows, values, width)
+    top = limit or max((abs(value) for *_, value in placed), default=0) or 1.0
     norm = plt.Normalize(-top if diverging else 0.0, top)
-    beyond = {
-        (False, False): "neither",
-        (True, False): "min",
-        (False, True): "max",
-        (True, True): "both",
-    }[min(shown, default=0) < norm.vmin, max(shown, default=0) > norm.vmax]
-    colours = plt.get_cmap("PuOr_r" if diverging else "YlGnBu")
-    columns, height = max(column + len(text) for _, column, text, _ in placed), 0.19 * (line + 1)
+    shades = plt.cm.ScalarMappable(norm, "PuOr_r" if diverging else "YlGnBu")
+    columns = max(column + len(text) for _, column, text, _ in placed)
+    lines = placed[-1][0] + 1
+    height = 0.19 * lines
     with plt.rc_context(STYLE):
         # sizes in inches, so that a character is as wide as its place; labels stand outside, where
         # `bbox="tight"` finds them
         figure = plt.figure(figsize=(CHARACTER * columns, height + 0.5))
         axis = figure.add_axes((0, 0.5 / (height + 0.5), 1, height / (height + 0.5)))
-        for at, column, text, value in placed:
-            red, green, blue, _ = face = colours(norm(value))
-            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-            axis.add_patch(Rectangle((column, at), len(text), 0.88, facecolor=face, linewidth=0))
-            axis.text(
-                column,
-                at + 0.47,
-                text,
-                family="monospace",
-                fontsize=FONT,
-                va="center",
-                parse_math=False,
-                color="white" if dark else "black",
-            )
-        axis.set(xlim=(0, columns), ylim=(line + 1, 0), xticks=[])
+        for token in placed:
+            _token(axis, *token, shades)
+        axis.set(xlim=(0, columns), ylim=(lines, 0), xticks=[])
         axis.set_yticks([start + 0.45 for start in starts], labels, fontsize=8)
         axis.tick_params(length=0)
         axis.grid(False)
         axis.spines[:].set_visible(False)
-        bar = figure.add_axes(
-            (0, 0.36 / (height + 0.5), min(1, 3 / figure.get_figwidth()), 0.1 / (height + 0.5))
-        )
-        figure.colorbar(
-            plt.cm.ScalarMappable(norm, colours), cax=bar, orientation="horizontal", extend=beyond
-        )
-        bar.set_title(unit, loc="left", x=1.07, y=-1.0, fontsize=8)
-        bar.tick_params(labelsize=8)
+        wide = min(1, 3 / figure.get_figwidth())
+        bar = figure.add_axes((0, 0.36 / (height + 0.5), wide, 0.1 / (height + 0.5)))
+        _colour_bar(figure, bar, shades, [value for *_, value in placed], unit)
     return figure
+
+
+def _token(axis, line, column, text, value, shades):
+    """One token of a heat map, in white on a dark colour."""
+    red, green, blue, _ = face = shades.to_rgba(value)
+    dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+    axis.add_patch(Rectangle((column, line), len(text), 0.88, facecolor=face, linewidth=0))
+    style = {"family": "monospace", "fontsize": FONT, "va": "center", "parse_math": False}
+    axis.text(column, line + 0.47, text, color="white" if dark else "black", **style)
+
+
+def _colour_bar(figure, bar, shades, values, unit):
+    """A heat map's scale, with arrows where values go beyond it."""
+    below, above = min(values) < shades.norm.vmin, max(values) > shades.norm.vmax
+    beyond = {(True, True): "both", (True, False): "min", (False, True): "max"}
+    beyond = beyond.get((below, above), "neither")
+    figure.colorbar(shades, cax=bar, orientation="horizontal", extend=beyond)
+    bar.set_title(unit, loc="left", x=1.07, y=-1.0, fontsize=8)
+    bar.tick_params(labelsize=8)
 
 
 def next_token_marks(table, count=8):
@@ -235,79 +230,23 @@ def clip_curves(size, mean, std, eta, kappa, span=(-2.6, 3.2), marks=()):
         figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.5), layout="constrained")
         for sign, axis in zip((1, -1), axes, strict=True):
             adv = torch.tensor([sign * size], dtype=torch.float64)
+            own = torch.as_tensor(marks[sign] if marks else [], dtype=torch.float64)
             for variant, (colour, line, thick) in LINES.items():
-
-                def curve(bonus):
-                    return advantages.high_entropy(adv, bonus[None], eta, kappa, variant)[0]
-
-                axis.plot(
-                    mean + std * grid, curve(grid), line, color=colour, lw=thick, label=variant
-                )
+                settings = (eta, kappa, variant)
+                curve = advantages.high_entropy(adv, grid[None], *settings)[0]
+                axis.plot(mean + std * grid, curve, line, color=colour, lw=thick, label=variant)
                 if variant in ("paper", "released") and marks:
-                    own = torch.as_tensor(marks[sign], dtype=torch.float64)
-                    axis.plot(
-                        mean + std * own, curve(own), "o", color=colour, ms=5, mec="black", mew=0.6
-                    )
+                    dots = advantages.high_entropy(adv, own[None], *settings)[0]
+                    axis.plot(mean + std * own, dots, "o", color=colour, **DOT)
             axis.axhline(sign * size, color="black", lw=0.6, ls=":")
             axis.axhline(0, color="black", lw=0.6)
-            axis.set(
-                xlabel="signal b of the token, nats",
-                ylabel="advantage Ã of the token",
-                title=f"A = {sign * size:.3f}, η = {eta:g}, κ = {kappa:g}",
-            )
-            top = axis.secondary_xaxis(
-                "top", functions=(lambda b: (b - mean) / std, lambda z: mean + std * z)
-            )
+            title = f"A = {sign * size:.3f}, η = {eta:g}, κ = {kappa:g}"
+            axis.set(xlabel="signal b of the token, nats", ylabel="advantage Ã of the token")
+            axis.set_title(title)
+            both_ways = (lambda b: (b - mean) / std, lambda z: mean + std * z)
+            top = axis.secondary_xaxis("top", functions=both_ways)
             top.set_xlabel("B, standard deviations from the group's mean")
         axes[1].legend(fontsize=8, title="variant", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
-
-
-def clip_on_rollouts(adv, bonus, mask, kappa, eta, etas=None):
-    """The clip on real rollouts: the share of tokens where it binds against eta, and how large the
-    bonus is at one eta.
-    """
-    etas = torch.logspace(-2, 0.5, 40).tolist() if etas is None else etas
-    tables = {each: bonus_table(adv, bonus, mask, each, kappa) for each in etas}
-    live = mask & (adv != 0)[:, None]
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.3), layout="constrained")
-        for variant, (colour, line, thick) in LINES.items():
-            left.plot(
-                etas,
-                [100 * tables[each]["clip binds"][variant] for each in etas],
-                line,
-                color=colour,
-                lw=thick,
-                label=variant,
-            )
-            added = advantages.high_entropy(adv, bonus, eta, kappa, variant) - adv[:, None]
-            share = 100 * (added.abs() / adv.abs()[:, None])[live].sort().values
-            right.plot(
-                share.clamp(min=0.01),
-                torch.linspace(0, 100, len(share)),
-                line,
-                color=colour,
-                lw=thick,
-            )
-        left.axvline(eta, color="black", lw=0.6, ls=":")
-        left.set(
-            xlabel=f"η (dotted: {eta:g})",
-            ylabel="tokens where the clip binds, %",
-            xscale="log",
-            ylim=(-3, 103),
-        )
-        right.set(
-            xlabel=f"size of the bonus at η = {eta:g}, % of |A|",
-            ylabel="tokens with a bonus up to this size, %",
-            xscale="log",
-        )
-        figure.legend(
-            *left.get_legend_handles_labels(),
-            fontsize=8,
-            title="variant",
-            loc="outside right center",
-        )
     return figure
 
 
@@ -319,23 +258,22 @@ def surrogate_curves(eps=0.2, marks=()):
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 3.3))
         for sign, colour, name in ((1, BLUE, "A = 1"), (-1, ORANGE, "A = -1")):
-
-            def loss(ratio):
-                log_ratio = ratio.log()[None]
-                adv = torch.full_like(log_ratio, sign)
-                return losses.clipped_surrogate(log_ratio, 0 * log_ratio, adv, eps, eps)[0]
-
-            axis.plot(rho, loss(rho), color=colour, label=name)
+            axis.plot(rho, _surrogate(rho, sign, eps), color=colour, label=name)
             if marks:
                 own = torch.as_tensor(marks[sign], dtype=torch.float64)
-                axis.plot(own, loss(own), "o", color=colour, ms=5, mec="black", mew=0.6)
+                axis.plot(own, _surrogate(own, sign, eps), "o", color=colour, **DOT)
         axis.axvspan(1 - eps, 1 + eps, color="black", alpha=0.06, lw=0)
-        axis.set(
-            xlabel="ratio ρ = new probability / old probability",
-            ylabel="loss of the token, in units of |A|",
-        )
+        axis.set_xlabel("ratio ρ = new probability / old probability")
+        axis.set_ylabel("loss of the token, in units of |A|")
         axis.legend(fontsize=8)
     return figure
+
+
+def _surrogate(ratio, advantage, eps):
+    """The clipped surrogate of tokens with these ratios and one advantage."""
+    log_ratio = ratio.log()[None]
+    adv = torch.full_like(log_ratio, advantage)
+    return losses.clipped_surrogate(log_ratio, 0 * log_ratio, adv, eps, eps)[0]
 
 
 def moved(before, after, rollouts, labels):
@@ -353,25 +291,12 @@ def moved(before, after, rollouts, labels):
             ("he", 0.14, "under the high-entropy mode"),
         ):
             change = (after[mode] - before[mode]).sum(1).tolist()
-            places = [p + shift for p in range(len(labels))]
+            places = [place + shift for place in range(len(labels))]
+            faces = colours if mode == "normal" else "white"
             axis.hlines(places, 0, change, color=colours, lw=1)
-            filled = mode == "normal"
-            axis.scatter(
-                change,
-                places,
-                s=30,
-                edgecolors=colours,
-                facecolors=colours if filled else "white",
-                zorder=3,
-            )
-            axis.scatter(
-                [],
-                [],
-                s=30,
-                edgecolors="black",
-                facecolors="black" if filled else "white",
-                label=name,
-            )
+            axis.scatter(change, places, s=30, edgecolors=colours, facecolors=faces, zorder=3)
+            face = "black" if mode == "normal" else "white"
+            axis.scatter([], [], s=30, edgecolors="black", facecolors=face, label=name)
         axis.axvline(0, color="black", lw=0.8)
         axis.set_yticks(range(len(labels)), labels)
         axis.invert_yaxis()

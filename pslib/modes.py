@@ -52,6 +52,11 @@ def he_mode(prompt="high_entropy"):
     return Mode("he", texts[prompt])
 
 
+def one_turn(mode):
+    """The mode as the released code renders it for the responses that the other mode drew."""
+    return replace(mode, name=f"{mode.name}, one turn", one_turn=True)
+
+
 def turns(mode, messages):
     """A conversation as a mode reads it: the mode's system prompt first, above the text of a system
     turn it may have.

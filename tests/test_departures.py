@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pslib import advantages, methods, modes
+from pslib.lab import runs
 from pslib.methods import Scored
 from pslib.rollouts import Rollouts
 from pslib.study import departures, example, explore
@@ -111,7 +112,7 @@ def test_the_distance_of_the_rewrapped_prompt_is_on_the_normal_modes_responses(
     table = departures.prompt_distance(model, tokenizer, he, questions[:1], rollouts)
     (distance, apart), tokens = table.iloc[:, 0], int(rollouts.lengths[:2].sum())
     own = modes.render(tokenizer, he, questions[0]["question"])
-    for name, found in ((departures.one_turn(he), distance), (modes.NORMAL, apart)):
+    for name, found in ((modes.one_turn(he), distance), (modes.NORMAL, apart)):
         kl = explore.kl_by_token(
             model,
             own,
@@ -124,7 +125,7 @@ def test_the_distance_of_the_rewrapped_prompt_is_on_the_normal_modes_responses(
 
 
 def test_the_rewrapped_prompt_is_one_user_turn_that_begins_with_system(tokenizer, he):
-    text = tokenizer.decode(modes.render(tokenizer, departures.one_turn(he), "7+8"))
+    text = tokenizer.decode(modes.render(tokenizer, modes.one_turn(he), "7+8"))
     assert (
         text.startswith("<|user|>system\n")
         and "<|system|>" not in text
@@ -203,7 +204,10 @@ def test_equal_rewards_have_an_advantage_by_the_formula_alone():
 
 
 def test_figure_1cs_legend_contradicts_table_1():
-    figure, gaps = departures.figure_1c(), departures.table_1_gap()
+    figure, gaps = (
+        departures.figure_1c(),
+        departures.table_1_gap([runs.load_profile(name) for name in ("quick", "split")]),
+    )
     reported = gaps[gaps.source == "reported, table 1"]["HE - normal"]
     assert reported.tolist() == [0.07, 0.18, 0.18]
     assert (
@@ -223,8 +227,9 @@ def test_the_graders_differ_where_a_greedy_pattern_reads_too_far():
 
 
 def test_a_measured_effect_is_the_ablations_or_a_plain_none(tmp_path):
-    path = tmp_path / "ablations.csv"
-    assert "none yet" in departures.measured("end token lost", path=path).data
+    path = tmp_path / "tables" / "ablations.csv"
+    path.parent.mkdir()
+    assert "none yet" in departures.measured(tmp_path, "end token lost").data
     pd.DataFrame(
         {
             "model size": ["0.2m"] * 3,
@@ -236,13 +241,13 @@ def test_a_measured_effect_is_the_ablations_or_a_plain_none(tmp_path):
             "accuracy": [81.0, 79.5, 78.25],
         }
     ).to_csv(path, index=False)
-    shown = departures.measured("end token lost", path=path).data
+    shown = departures.measured(tmp_path, "end token lost").data
     assert "79.500" in shown and "78.250" in shown and "81" not in shown and "ours" in shown
-    both = departures.measured("end token lost", "eta 1.0", path=path).data
+    both = departures.measured(tmp_path, "end token lost", "eta 1.0").data
     assert "78.250" in both and "81.000" in both
     assert (
         "no row of re-wrapped or unclipped"
-        in departures.measured("re-wrapped", "unclipped", path=path).data
+        in departures.measured(tmp_path, "re-wrapped", "unclipped").data
     )
 
 

@@ -20,16 +20,13 @@ from pslib.study import explore, lessons
 CLIPPED = ("paper", "clip_order", "doubled", "released")  # the variants with a clip
 
 
-def measured(*parts, path=None):
-    """The rows of the ablation table whose label holds one of `parts`, or a sentence that there are
-    none; Markdown.
+def measured(results, *parts):
+    """The rows of a results folder's ablation table whose label holds one of `parts`, or a sentence
+    that there are none; Markdown.
     """
-    path = path or runs.ROOT / "results" / "nano" / "tables" / "ablations.csv"
+    path = results / "tables" / "ablations.csv"
     if not path.exists():
-        return Markdown(
-            "*Measured effect: none yet. The ablation table (`results/nano/tables/ablations.csv`) "
-            "is not there.*"
-        )
+        return Markdown(f"*Measured effect: none yet. The ablation table (`{path}`) is not there.*")
     table = pd.read_csv(path)
     found = table[[any(part in label for part in parts) for label in table.label]]
     if found.empty:
@@ -41,35 +38,32 @@ def measured(*parts, path=None):
 
 
 # --- 1, 2: the order of clip and eta; the bonus added twice ---------------------------------------
+def _tilted(bonuses, eta, kappa, variant):
+    """A~ of tokens of given B, where A = 1."""
+    adv, bonus = torch.ones(1, dtype=torch.float64), torch.tensor([bonuses], dtype=torch.float64)
+    return advantages.high_entropy(adv, bonus, eta, kappa, variant)[0]
+
+
 def token_bonus(bonuses, eta, kappa):
     """What is added to A for tokens of given B, as a share of |A|, where |A| = 1; a row a B, a
     column a variant.
     """
-    adv, bonus = torch.ones(1, dtype=torch.float64), torch.tensor([bonuses], dtype=torch.float64)
-    added = {
-        variant: advantages.high_entropy(adv, bonus, eta, kappa, variant)[0] - 1
-        for variant in advantages.VARIANTS
-    }
-    return pd.DataFrame(
-        {variant: values.tolist() for variant, values in added.items()},
-        index=pd.Index(bonuses, name="B"),
-    ).assign(**{"clip_order / paper": (added["clip_order"] / added["paper"]).tolist()})
+    index = pd.Index(bonuses, name="B")
+    added = {name: _tilted(bonuses, eta, kappa, name) - 1 for name in advantages.VARIANTS}
+    table = pd.DataFrame({name: values.tolist() for name, values in added.items()}, index)
+    return table.assign(**{"clip_order / paper": (added["clip_order"] / added["paper"]).tolist()})
 
 
 def spans(etas, kappa):
     """The least and the greatest A~/A that any B can give; a row an eta, a column a variant that
     has a clip.
     """
-    adv, extreme = (
-        torch.ones(1, dtype=torch.float64),
-        torch.tensor([[-1e9, 1e9]], dtype=torch.float64),
-    )
-    rows = []
-    for eta in etas:
-        ends = {
-            v: advantages.high_entropy(adv, extreme, eta, kappa, v)[0].tolist() for v in CLIPPED
-        }
-        rows.append({v: f"{low:.3f} to {high:.3f}" for v, (low, high) in ends.items()})
+
+    def span(eta, variant):
+        low, high = _tilted([-1e9, 1e9], eta, kappa, variant).tolist()
+        return f"{low:.3f} to {high:.3f}"
+
+    rows = [{variant: span(eta, variant) for variant in CLIPPED} for eta in etas]
     return pd.DataFrame(rows, index=pd.Index(etas, name="eta"))
 
 
@@ -87,9 +81,8 @@ def added_twice(adv, tilted):
         held += bonus
         returns += bonus
         rows[name] = held[:, 0].tolist()
-    return pd.DataFrame.from_dict(
-        rows, orient="index", columns=[f"response {k}" for k in range(len(adv))]
-    )
+    columns = [f"response {k}" for k in range(len(adv))]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def beyond_bounds(scored, eta, kappa, alpha=0.5):
@@ -97,34 +90,22 @@ def beyond_bounds(scored, eta, kappa, alpha=0.5):
     bonuses of dead groups.
     """
     adv = advantages.group_relative(scored.rewards, scored.group_ids)
-    bonus = advantages.standardize_in_group(
-        advantages.exploration_signal(scored.logp["he"], scored.logp["normal"], alpha),
-        scored.mask,
-        scored.group_ids,
-    )
-    live, dead, rows = (adv != 0)[:, None] & scored.mask, (adv == 0)[:, None] & scored.mask, {}
+    signal = advantages.exploration_signal(scored.logp["he"], scored.logp["normal"], alpha)
+    bonus = advantages.standardize_in_group(signal, scored.mask, scored.group_ids)
+    live, dead = (adv != 0)[:, None] & scored.mask, (adv == 0)[:, None] & scored.mask
+    rows = {}
     for variant in advantages.VARIANTS:
         tilted = advantages.high_entropy(adv, bonus, eta, kappa, variant)
-        flipped, moved = live & (tilted * adv[:, None] < 0), dead & (tilted != 0)
         rows[variant] = {
-            "tokens of live groups": live,
-            "of them with the sign flipped": flipped,
-            "tokens of dead groups": dead,
-            "of them with a bonus": moved,
+            "tokens of live groups": int(live.sum()),
+            "of them with the sign flipped": int((live & (tilted * adv[:, None] < 0)).sum()),
+            "tokens of dead groups": int(dead.sum()),
+            "of them with a bonus": int((dead & (tilted != 0)).sum()),
         }
-    counts = {
-        variant: {name: int(where.sum()) for name, where in row.items()}
-        for variant, row in rows.items()
-    }
-    return pd.DataFrame.from_dict(counts, orient="index").rename_axis("variant")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
 
 
 # --- 3, 4: what the other mode's responses are trained under --------------------------------------
-def one_turn(mode):
-    """The mode as the released code renders it for the responses that the other mode drew."""
-    return modes.Mode(mode.name, mode.system, one_turn=True)
-
-
 def prompt_distance(model, tokenizer, mode, questions, rollouts):
     """How far the re-wrapped prompt's policy is from the mode's own, on the responses that the
     other mode drew.
@@ -133,49 +114,35 @@ def prompt_distance(model, tokenizer, mode, questions, rollouts):
     KL to no system prompt at all, which is the distance that makes the two modes.
     """
     shared = [k for k, drawn_in in enumerate(rollouts.modes) if drawn_in != mode.name]
-    total = {"re-wrapped": 0.0, "no system prompt": 0.0}
+    tokens, lengths = rollouts.tokens, rollouts.lengths
+    others = {"re-wrapped": modes.one_turn(mode), "no system prompt": modes.NORMAL}
+    total = dict.fromkeys(others, 0.0)
     for k in shared:
-        question = questions[int(rollouts.group_ids[k])]["question"]
-        own = modes.render(tokenizer, mode, question)
-        for name, other in (("re-wrapped", one_turn(mode)), ("no system prompt", modes.NORMAL)):
-            total[name] += float(
-                explore.kl_by_token(
-                    model,
-                    own,
-                    modes.render(tokenizer, other, question),
-                    rollouts.tokens[k : k + 1],
-                    rollouts.lengths[k : k + 1],
-                ).sum()
-            )
-    tokens = int(rollouts.lengths[shared].sum())
-    return pd.DataFrame(
-        {
-            "KL from the high-entropy prompt, nats a token": {
-                n: kl / tokens for n, kl in total.items()
-            },
-            "tokens": tokens,
-        }
-    ).rename_axis("prompt")
+        asked = questions[int(rollouts.group_ids[k])]["question"]
+        own = modes.render(tokenizer, mode, asked)
+        for name, other in others.items():
+            prompt = modes.render(tokenizer, other, asked)
+            kl = explore.kl_by_token(model, own, prompt, tokens[k : k + 1], lengths[k : k + 1])
+            total[name] += float(kl.sum())
+    count = int(lengths[shared].sum())
+    column = {name: kl / count for name, kl in total.items()}
+    table = pd.DataFrame({"KL from the high-entropy prompt, nats a token": column, "tokens": count})
+    return table.rename_axis("prompt")
 
 
 def round_trip(tokenizer, rollouts, stops):
     """What is left of the shared responses' ids when they are decoded without special tokens and
     tokenised again.
     """
-    lost = changed = 0
+    counts = {"responses": len(rollouts.modes), "end token lost": 0, "other tokens changed": 0}
     for ids, length in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), strict=True):
         ids = ids[:length]
-        again = tokenizer(
-            tokenizer.decode(ids, skip_special_tokens=True), add_special_tokens=False
-        )["input_ids"]
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        again = tokenizer(text, add_special_tokens=False)["input_ids"]
         kept = ids[:-1] if ids[-1] in stops else ids
-        lost, changed = (
-            lost + (len(kept) < length and again[-1:] != ids[-1:]),
-            changed + (again != kept),
-        )
-    return pd.Series(
-        {"responses": len(rollouts.modes), "end token lost": lost, "other tokens changed": changed}
-    )
+        counts["end token lost"] += len(kept) < length and again[-1:] != ids[-1:]
+        counts["other tokens changed"] += again != kept
+    return pd.Series(counts)
 
 
 def tokens_learned(rollouts, stops):
@@ -196,13 +163,12 @@ def normal_bonus(scored, coefficients):
     """The normal mode's advantage (R, T) at given values of its own coefficient, eta': {name:
     tensor} for a table.
     """
-    found = [methods.get("policy_split", eta_normal=value) for value in coefficients]
-    return {
-        f"A at η' = {value:g}": each.advantage["normal"](scored, each.coefficients).expand(
-            scored.mask.shape
-        )
-        for value, each in zip(coefficients, found, strict=True)
-    }
+    out = {}
+    for value in coefficients:
+        method = methods.get("policy_split", eta_normal=value)
+        adv = method.advantage["normal"](scored, method.coefficients)
+        out[f"A at η' = {value:g}"] = adv.expand(scored.mask.shape)
+    return out
 
 
 def ratios(rollouts, logp, eps=0.2):
@@ -263,10 +229,8 @@ def equal_rewards(reward, group_size):
     same = torch.full((group_size,), reward)
     formula = (same - same.mean()) / (same.std() + 1e-6)
     here = advantages.group_relative(same, torch.zeros(group_size, dtype=torch.long))
-    return pd.Series(
-        {"by the formula": formula.abs().max().item(), "here": here.abs().max().item()},
-        name="largest |A|",
-    )
+    largest = {"by the formula": formula.abs().max().item(), "here": here.abs().max().item()}
+    return pd.Series(largest, name="largest |A|")
 
 
 # --- 8: figure 1c ---------------------------------------------------------------------------------
@@ -287,34 +251,23 @@ def figure_1c():
     ).round(3)
 
 
-def table_1_gap():
-    """HE minus normal in average entropy, bits: of table 1's three models (reported) and of this
-    project's runs (ours).
+def table_1_gap(profiles):
+    """HE minus normal in average entropy, bits: of table 1's three models (reported) and of the
+    committed runs of some profiles (ours).
     """
-    found = tables.reported_table1().pivot(index="size", columns="label", values="average_ent")
-    rows = [
-        {
-            "model": size,
-            "source": "reported, table 1",
-            "normal": row["Policy Split"],
-            "HE": row["Policy Split + HE prompt"],
-        }
-        for size, row in found.iterrows()
-    ]
-    for profile in ("quick", "split"):
-        path = runs.ROOT / "results" / profile / "tables" / "table1_general.csv"
-        for row in pd.read_csv(path).to_dict("records") if path.exists() else []:
-            if row["label"] == "Policy Split":
-                rows.append(
-                    {
-                        "model": f"nano {row['size']}",
-                        "source": f"ours, {profile}",
-                        "normal": row["average_ent"],
-                    }
-                )
-            if row["label"] == "Policy Split + HE prompt":
-                rows[-1]["HE"] = row["average_ent"]
-    table = pd.DataFrame(rows)
+    parts = [tables.reported_table1().assign(source="reported, table 1", model=lambda t: t["size"])]
+    for profile in profiles:
+        path = profile.results("committed") / "tables" / "table1_general.csv"
+        if path.exists():
+            ours = pd.read_csv(path)
+            ours = ours.assign(source=f"ours, {profile.name}")
+            parts.append(ours.assign(model=ours["size"].map(profile.origin.label)))
+    columns = {"Policy Split": "normal", "Policy Split + HE prompt": "HE"}
+    found = pd.concat([part[part.label.isin(columns)] for part in parts])
+    by = found.pivot(index=["source", "model"], columns="label", values="average_ent")
+    order = found[["source", "model"]].drop_duplicates()
+    table = by.loc[list(order.itertuples(index=False, name=None))].rename(columns=columns)
+    table = table.reset_index()[["model", "source", "normal", "HE"]].rename_axis(columns=None)
     return table.assign(**{"HE - normal": table.HE - table.normal}).round(3)
 
 

@@ -32,9 +32,7 @@ def use_one_thread():
 
 
 class Progress:
-    """Says how far a long job is and how long it will still take: a line at most every `every`
-    seconds.
-    """
+    """Says how far a long job is and what is left, at most every `every` seconds."""
 
     def __init__(self, name, every=10.0):
         self.name, self.every = name, every
@@ -56,9 +54,7 @@ class Progress:
 
 
 def save_model(folder, model, tokenizer):
-    """Save a Hugging Face folder so that it is there whole or not at all; OSError where it cannot
-    be written.
-    """
+    """Save a Hugging Face folder, whole or not at all; OSError where it cannot be written."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -129,9 +125,7 @@ def _train_base(profile, size, folder, wanted):
 
 
 def _base_is_made(folder, wanted):
-    """Whether a folder holds the base model that is wanted; ValueError where it holds another, or
-    one that was changed since.
-    """
+    """Whether a folder holds the wanted base model; ValueError if it is another or changed."""
     records.same(folder / "params.yaml", wanted)
     if not (folder / "manifest.json").exists():
         return False
@@ -194,9 +188,7 @@ def _use(table, derivation):
 
 
 def bonus_of_base(profile, size):
-    """What eq. 3 adds to the base model's advantages, token by token (see probe.bonus); also
-    written to bonus.csv beside it.
-    """
+    """What eq. 3 adds to the base model's advantages, see probe.bonus; writes bonus.csv."""
     model, tokenizer, _ = make_base(profile, size)
     generator = torch.Generator().manual_seed(profile.base.seed)
     questions = profile.questions("train", profile.train.questions, "tuning")
@@ -248,9 +240,7 @@ class Prepared:
 
 
 def prepare(profile, method, size, seed, split, folder):
-    """Check a training run and load what it needs -> Prepared, or None where the run is done;
-    ValueError says what differs.
-    """
+    """Check a training run and load it -> Prepared, or None where it is done already."""
     recipe = profile.method(method)
     settings = records.training_settings(profile, method, size, seed, split)
     done = (folder / "manifest.json").exists()
@@ -284,9 +274,7 @@ def prepare(profile, method, size, seed, split, folder):
 
 
 def finish(profile, folder, seed, begun, inputs):
-    """Say in manifest.json that a training run, whose model lies in its folder, is done, and remove
-    its checkpoints.
-    """
+    """Say in manifest.json that a training run is done, and remove its checkpoints."""
     records.whole_curve(folder, profile.train.steps)
     inputs = {**inputs, "model": records.files_digest(folder / "model")}
     _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, inputs))
@@ -342,18 +330,14 @@ def _train(prepared, profile, recipe, seed, folder):
 
 
 def _source(profile, size, model):
-    """Which model a run starts from: name@revision where it is the hub's, else the folder or the
-    world it comes from.
-    """
+    """Where a run's first model is from: name@revision on the hub, or a folder or world."""
     name = profile.model.replace("{size}", size)
     revision = getattr(model.config, "_commit_hash", None)
     return f"{name}@{revision}" if revision else name
 
 
 def trained_folder(profile, method, size, seed, split="train", folder=None):
-    """Where the model of a finished run is; FileNotFoundError if the run is not finished,
-    ValueError if it is another's.
-    """
+    """A finished run's model folder; FileNotFoundError or ValueError if there is none."""
     folder = folder or runs.run_folder(profile, method, size, seed)
     if not (folder / "manifest.json").exists():
         raise FileNotFoundError(
@@ -489,17 +473,13 @@ def _numbers(seeds):
 
 
 def evaluate_runs(profile, method, size, seeds):
-    """`evaluate_run` for each of some seeds, given as a text like "1,2,3": their rows together,
-    with a column seed.
-    """
+    """`evaluate_run` for seeds given as a text like "1,2,3": all rows, with a column seed."""
     numbers = _numbers(seeds)
     return pd.concat([evaluate_run(profile, method, size, k).assign(seed=k) for k in numbers])
 
 
 def probe_runs(profile, method, size, seeds):
-    """`probe_run` for each of some seeds, given as a text: {name: their rows together, with a
-    column seed}.
-    """
+    """`probe_run` for such seeds: {name: all rows, with a column seed}."""
     found = {seed: probe_run(profile, method, size, seed) for seed in _numbers(seeds)}
     return {
         name: pd.concat([own[name].assign(seed=seed) for seed, own in found.items()])
@@ -542,9 +522,7 @@ def check(profile):
 
 
 def missing(profile):
-    """What a profile's grid still lacks here, as {step's name in notebooks/Snakefile: what is
-    missing}.
-    """
+    """What a profile's grid still lacks here: {step's name in the Snakefile: what it is}."""
     out = {}
     for size in profile.sizes if profile.origin.made_here else ():
         if not (runs.base_folder(profile, size) / "manifest.json").exists():

@@ -18,9 +18,7 @@ from pslib.lab import chain, checkpoint, runs
 
 
 def _quoted(prompts):
-    """The prompts of {mode name: text} as Markdown; a fence longer than any in a prompt holds
-    it.
-    """
+    """The prompts, {mode name: text}, as Markdown, in a fence longer than any of theirs."""
     parts = []
     for name, text in prompts.items():
         fence = "`" * max([2, *map(len, re.findall("`+", text))]) + "`"

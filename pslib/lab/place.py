@@ -18,9 +18,7 @@ WITHOUT_CHECKOUT = {"export", "train", "tune"}
 
 
 def check(command):
-    """RuntimeError where a command lacks what it reads: a checkout, or for some a results folder
-    alone.
-    """
+    """RuntimeError where a command lacks what it reads: a checkout, or a results folder alone."""
     if SNAKEFILE.exists():
         return
     if command not in WITHOUT_CHECKOUT:

@@ -9,9 +9,7 @@ from numbers import Integral, Real
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers from low to high, without an end that is named as open; with `whole` the
-    whole ones alone.
-    """
+    """The finite numbers from low to high, without open ends; with `whole` whole ones alone."""
 
     low: float = -inf
     high: float = inf
@@ -53,9 +51,7 @@ BETWEEN = Range(low=0, high=1, open_low=True, open_high=True)
 
 
 def check(values, ranges, where):
-    """ValueError, in one sentence, names the first of some values (a dict) that lies outside its
-    range.
-    """
+    """ValueError names the first of some values, a dict, that lies outside its range."""
     for name, allowed in ranges.items():
         if name in values and values[name] not in allowed:
             raise ValueError(f"{where}: {name} must be {allowed}; got {values[name]!r}")

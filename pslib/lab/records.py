@@ -72,9 +72,7 @@ def of_tokenizer(tokenizer):
 
 
 def of_model(model, tokenizer, both):
-    """What a step's record says of its model: hashes, the ids that end a response, and each mode's
-    prompt as text.
-    """
+    """What a record says of a model: hashes, the ids that end a response, the prompts."""
     config = model.config.to_dict()
     config = {k: v for k, v in config.items() if k not in _INCIDENTAL and not k.startswith("_")}
     date = modes.pinned_date(tokenizer)
@@ -123,17 +121,13 @@ def _asking(profile, size):
 
 
 def probe_settings(profile, size):
-    """All that a profile says of what is asked of a model beside the suites, but of which methods'
-    models.
-    """
+    """All that a profile says of a probe, but of which methods' models."""
     wanted = {name: value for name, value in asdict(profile.probe).items() if name != "methods"}
     return {"probe": wanted, **evaluation_settings(profile, size)}
 
 
 def base_record(profile, size):
-    """The record of a nano base model: what the profile says of its training, and the hash of its
-    world's definition.
-    """
+    """The record of a nano base model: its training, and the hash of its world."""
     world = worlds.WORLDS[profile.base.world]
     return {
         "size": size,
@@ -143,9 +137,7 @@ def base_record(profile, size):
 
 
 def of_base(profile):
-    """How a profile's base model is trained, as the arguments of base.train; where it is kept is
-    left out.
-    """
+    """How a profile's base model is trained, as the arguments of base.train."""
     return {name: value for name, value in asdict(profile.base).items() if name != "shared"}
 
 
@@ -182,9 +174,7 @@ def _defaults(method):
 
 
 def changes(recorded, wanted):
-    """What differs between a record and what would be recorded now, each as a text; inputs only
-    where both name them.
-    """
+    """What a record says otherwise than `wanted`, as texts; inputs where both name them."""
     out, defaults = [], {**_defaults(recorded.get("method")), **REMOVED}
     old, new = (
         _flat({key: value for key, value in record.items() if key != "inputs"})
@@ -218,9 +208,7 @@ def load(path):
 
 
 def same(path, wanted):
-    """The record at a path, or None where there is none; ValueError names what it says otherwise
-    than `wanted`.
-    """
+    """The record at a path, or None; ValueError names what differs from `wanted`."""
     recorded = load(path)
     if recorded:
         _refuse(path, changes(recorded, wanted))
@@ -234,9 +222,7 @@ def begin(path, wanted):
 
 
 def untouched(folder):
-    """Check that the model of a finished step is the one that its manifest names; ValueError if it
-    is not.
-    """
+    """ValueError where a finished step's model is not the one that its manifest names."""
     made = json.loads((folder / "manifest.json").read_text())["inputs"].get("model")
     if made != files_digest(folder / "model"):
         raise ValueError(
@@ -246,9 +232,7 @@ def untouched(folder):
 
 
 def whole_curve(folder, steps):
-    """Check that a run's metrics.csv has a row for each of its first `steps` steps; ValueError if
-    it has not.
-    """
+    """ValueError where a metrics.csv lacks one of the run's first `steps` steps."""
     if rows_missing(folder / "metrics.csv", steps):
         raise _lacking(folder / "metrics.csv", steps)
 
@@ -352,9 +336,7 @@ def inputs_recorded(folder):
 
 
 def unrecorded(profile, folder=None):
-    """How many of a profile's training runs in a folder do not say what they were made from, as a
-    sentence; "" for none.
-    """
+    """A sentence on how many training runs lack recorded inputs; "" for none."""
     folders = [
         Path(folder or profile.folder) / "runs" / runs.run_id(*which) for which in profile.grid
     ]

@@ -89,9 +89,7 @@ class Profile:
     resources: dict[str, dict] = field(default_factory=dict)
 
     def method(self, name):
-        """A method with this profile's coefficients, or one of its variants, whose coefficients are
-        all given there.
-        """
+        """A method with this profile's coefficients, or one of its variants with its own."""
         if name not in self.variants:
             return methods.get(name, **self.coefficients.get(name, {}))
         given = dict(self.variants[name])
@@ -112,9 +110,7 @@ class Profile:
         return [(*row, seed) for row in table1 + varied for seed in self.seeds_of(row[1])]
 
     def seeds_of(self, size):
-        """The seeds with which a size is trained; where `seeds` is [base], the seed of its base
-        model: both then vary together.
-        """
+        """The seeds of a size's runs; where `seeds` is [base], that of its base model."""
         return self.seeds if self.seeds != ["base"] else [self.origin.parse(size)[1]]
 
     @property
@@ -128,9 +124,7 @@ class Profile:
         return self.unit(self.ablation_sizes[0], 0)[0]
 
     def unit(self, size, seed):
-        """The (size, seed) under which a run stands in tables: base models of one size with a run
-        each count as its seeds.
-        """
+        """A run's (size, seed) in tables; base models of one size count as its seeds."""
         kind, which = self.origin.parse(size)
         alike = sum(self.origin.parse(other)[0] == kind for other in self.sizes)
         return (kind, which) if alike > 1 and len(self.seeds) == 1 else (size, seed)
@@ -154,9 +148,7 @@ class Profile:
 
     @property
     def modes(self):
-        """The normal and the high-entropy mode; see `modes_of` for a prompt that every base model
-        has for itself.
-        """
+        """The normal and the high-entropy mode; but see `modes_of`."""
         both = modes.NORMAL, modes.he_mode(self.he_prompt)
         return tuple(replace(mode, thinking=self.enable_thinking) for mode in both)
 
@@ -189,9 +181,7 @@ class Profile:
         return results_root() / "local" / self.name
 
     def results(self, which):
-        """The folder of this machine's results of the profile ("local"), or of those that the
-        checkout carries ("committed").
-        """
+        """The folder of this machine's results ("local"), or of the "committed" ones."""
         folders = {"local": self.folder, "committed": ROOT / "results" / self.name}
         if which not in folders:
             raise ValueError(f"results are {' or '.join(folders)}; got {which!r}")
@@ -206,9 +196,7 @@ RESOURCES = {
 
 
 def build(cls, given, where):
-    """A dataclass from a mapping; ValueError in one sentence names an unknown, missing or mistyped
-    setting.
-    """
+    """A dataclass from a mapping; ValueError in one sentence names what is wrong."""
     try:
         # By way of JSON, in which pydantic takes a mapping for a dataclass and still no text for a
         # number.
@@ -351,9 +339,7 @@ def run_folder(profile, method, size, seed):
 
 
 def measured_folder(profile, size):
-    """Where a profile's measurements of its base model go; ValueError for a size that could lead
-    out of it.
-    """
+    """Where measurements of a base model go; ValueError for a size that leads out."""
     run_id("base", size, 0)
     return within(results_root(), profile.folder / "base" / size)
 

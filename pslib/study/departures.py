@@ -21,9 +21,7 @@ CLIPPED = ("paper", "clip_order", "doubled", "released")  # the variants with a 
 
 
 def measured(results, *parts):
-    """The rows of a results folder's ablation table whose label holds one of `parts`, or a sentence
-    that there are none; Markdown.
-    """
+    """The rows of an ablation table whose label holds one of `parts`, as Markdown."""
     path = results / "tables" / "ablations.csv"
     if not path.exists():
         return Markdown(f"*Measured effect: none yet. The ablation table (`{path}`) is not there.*")
@@ -45,9 +43,7 @@ def _tilted(bonuses, eta, kappa, variant):
 
 
 def token_bonus(bonuses, eta, kappa):
-    """What is added to A for tokens of given B, as a share of |A|, where |A| = 1; a row a B, a
-    column a variant.
-    """
+    """What each variant adds to A = 1 for tokens of given B; a row a B."""
     index = pd.Index(bonuses, name="B")
     added = {name: _tilted(bonuses, eta, kappa, name) - 1 for name in advantages.VARIANTS}
     table = pd.DataFrame({name: values.tolist() for name, values in added.items()}, index)
@@ -55,9 +51,7 @@ def token_bonus(bonuses, eta, kappa):
 
 
 def spans(etas, kappa):
-    """The least and the greatest A~/A that any B can give; a row an eta, a column a variant that
-    has a clip.
-    """
+    """The least and the greatest A~/A that any B can give; a row an eta."""
 
     def span(eta, variant):
         low, high = _tilted([-1e9, 1e9], eta, kappa, variant).tolist()
@@ -86,9 +80,7 @@ def added_twice(adv, tilted):
 
 
 def beyond_bounds(scored, eta, kappa, alpha=0.5):
-    """Tokens at which a variant leaves what eq. 3 promises: A~ of the other sign than A, and
-    bonuses of dead groups.
-    """
+    """Tokens where A~ has the other sign than A, and bonuses of dead groups; a row a variant."""
     adv = advantages.group_relative(scored.rewards, scored.group_ids)
     signal = advantages.exploration_signal(scored.logp["he"], scored.logp["normal"], alpha)
     bonus = advantages.standardize_in_group(signal, scored.mask, scored.group_ids)
@@ -131,9 +123,7 @@ def prompt_distance(model, tokenizer, mode, questions, rollouts):
 
 
 def round_trip(tokenizer, rollouts, stops):
-    """What is left of the shared responses' ids when they are decoded without special tokens and
-    tokenised again.
-    """
+    """How many responses differ when they are decoded and tokenised again."""
     counts = {"responses": len(rollouts.modes), "end token lost": 0, "other tokens changed": 0}
     for ids, length in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), strict=True):
         ids = ids[:length]
@@ -146,9 +136,7 @@ def round_trip(tokenizer, rollouts, stops):
 
 
 def tokens_learned(rollouts, stops):
-    """Tokens that each mode learns from, with the end tokens of shared responses and without; by
-    who drew them.
-    """
+    """Tokens that each mode learns from, with shared end tokens and without."""
     parts = []
     for label, name in (("with", "policy_split"), ("lost", "policy_split_lost_end")):
         terms = lessons.terms(rollouts, methods.get(name), stops)
@@ -160,9 +148,7 @@ def tokens_learned(rollouts, stops):
 
 # --- 5, 6: the normal mode's bonus; whose log-probs are old ---------------------------------------
 def normal_bonus(scored, coefficients):
-    """The normal mode's advantage (R, T) at given values of its own coefficient, eta': {name:
-    tensor} for a table.
-    """
+    """The normal mode's advantage (R, T) by its own coefficient, eta', for a table."""
     out = {}
     for value in coefficients:
         method = methods.get("policy_split", eta_normal=value)
@@ -199,9 +185,7 @@ def ratios(rollouts, logp, eps=0.2):
 
 # --- 7: ddof and epsilon --------------------------------------------------------------------------
 def normalisers(group_size):
-    """The advantage of a right response among G, by how many are right: std with ddof 1 or 0, and
-    what epsilon changes.
-    """
+    """A right response's advantage by how many of G are right, with ddof 1 or 0 and by eps."""
     rows, ids = [], torch.zeros(group_size, dtype=torch.long)
     for right in range(1, group_size):
         outcome = (torch.arange(group_size) < right).double()
@@ -223,9 +207,7 @@ def normalisers(group_size):
 
 
 def equal_rewards(reward, group_size):
-    """The largest |A| of a group of equal rewards in float32: by the formula as it stands, and
-    here.
-    """
+    """The largest |A| of equal rewards in float32: by the formula as it stands, and here."""
     same = torch.full((group_size,), reward)
     formula = (same - same.mean()) / (same.std() + 1e-6)
     here = advantages.group_relative(same, torch.zeros(group_size, dtype=torch.long))
@@ -235,9 +217,7 @@ def equal_rewards(reward, group_size):
 
 # --- 8: figure 1c ---------------------------------------------------------------------------------
 def figure_1c():
-    """Figure 1c, read off the plot (reported): both curves, and HE minus normal by its legend and
-    with it swapped.
-    """
+    """Figure 1c, read off the plot (reported), by its legend and with it swapped."""
     found = pd.read_csv(runs.ROOT / "results" / "paper" / "figure1c_dynamics.csv").set_index("step")
     circles, squares = found.circle_dark_blue_entropy, found.square_light_blue_entropy
     return pd.DataFrame(
@@ -252,9 +232,7 @@ def figure_1c():
 
 
 def table_1_gap(profiles):
-    """HE minus normal in average entropy, bits: of table 1's three models (reported) and of the
-    committed runs of some profiles (ours).
-    """
+    """HE minus normal in average entropy, bits: table 1's models and committed profiles."""
     parts = [tables.reported_table1().assign(source="reported, table 1", model=lambda t: t["size"])]
     for profile in profiles:
         path = profile.results("committed") / "tables" / "table1_general.csv"

@@ -94,9 +94,7 @@ def load(source):
 
 
 def _total(question):
-    """The answer of a bare sum or one with options, as the nano world asks them; "" for any other
-    question.
-    """
+    """The answer of a sum as the nano world asks it; "" for any other question."""
     numbers = re.fullmatch(r"(\d{1,9}(?:\+\d{1,9})+)(?::.*)?", question, re.ASCII)
     return str(sum(map(int, numbers[1].split("+")))) if numbers else ""
 
@@ -213,9 +211,7 @@ def pieces(tokenizer, ids):
 
 # --- HTML -----------------------------------------------------------------------------------------
 def _written(text):
-    """Text as HTML: escaped, and with what has no shape of its own spelled out (control characters,
-    turns of direction).
-    """
+    """Text as HTML: escaped, with control characters and the like spelled out."""
     seen = (c if c.isprintable() else "⏎\n" if c == "\n" else f"\\u{ord(c):04x}" for c in text)
     return html.escape("".join(seen))
 
@@ -276,9 +272,7 @@ def _cell(content):
 
 
 def side_by_side(asked, colour="entropy"):
-    """Both modes' responses beside each other as HTML, each token coloured by one of COLOURS;
-    ValueError names them.
-    """
+    """Both modes' responses as HTML, each token coloured by one of COLOURS."""
     if colour not in COLOURS:
         raise ValueError(f"tokens can be coloured by {' or '.join(COLOURS)}; got {colour!r}")
     table, columns = asked.table(), []

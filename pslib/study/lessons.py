@@ -251,9 +251,7 @@ def clip_curves(size, mean, std, eta, kappa, span=(-2.6, 3.2), marks=()):
 
 
 def surrogate_curves(eps=0.2, marks=()):
-    """The loss of a token against its ratio, for A = 1 and A = -1; marks: ratios, by sign of A, to
-    be marked.
-    """
+    """The loss of a token against its ratio, by sign of A; marks: {sign: ratios to mark}."""
     rho = torch.linspace(0.3, 1.8, 301, dtype=torch.float64)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 3.3))

@@ -269,39 +269,9 @@ def kinds_of(response):
 
 
 # --- stories: a small grammar with many more continuations than any response shows ----------------
-HEROES = (
-    "a fox",
-    "a king",
-    "a small bird",
-    "an old man",
-    "a girl",
-    "a robot",
-    "a ghost",
-    "a sailor",
-)
-PLACES = (
-    "in the forest",
-    "by the sea",
-    "in a city",
-    "on a hill",
-    "under the ground",
-    "in a quiet room",
-)
-THINGS = ("a door", "a clock", "a stone", "a letter", "a star", "a song", "a book", "a shadow")
-DEEDS = ("found", "lost", "heard", "saw", "made", "hid", "stole", "dreamed of")
-MOODS = (
-    "It was cold.",
-    "It was late.",
-    "No one knew why.",
-    "The wind was strong.",
-    "All was still.",
-)
-ENDS = (
-    "So it stayed.",
-    "Then it was gone.",
-    "And the night fell.",
-    "That was the end.",
-    "They were glad.",
+HEROES, PLACES, THINGS, DEEDS, MOODS, ENDS = (
+    tuple(_WORDS["stories"][kind])
+    for kind in ("heroes", "places", "things", "deeds", "moods", "ends")
 )
 
 

@@ -9,7 +9,7 @@ The method is in `methods` (a table), the loop in `train`, the mathematics in `a
 
     nano      the laptop world: texts and worlds, the base model, fast decoding
     tasks     questions: the nano world's suites, the paper's data sets
-    lab       profiles, run folders, checkpoints, the chain's steps, export
+    lab       profiles, run folders, checkpoints, the chain's steps, export, command line
     evidence  evaluation, probes, statistics; tables, figures, claims and their verdicts
     study     the worked example, lessons, departures, explorer
 

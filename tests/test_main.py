@@ -10,6 +10,7 @@ import sys
 import nbformat
 import pandas as pd
 import pytest
+import typer
 
 from pslib.lab import cli, place, publish, reproduce, runs
 
@@ -139,6 +140,47 @@ def test_steps_that_run_elsewhere_are_given_a_profiles_whole_path(tmp_path, monk
     assert seen == [str(tmp_path.resolve() / "mine.yaml")] * 3
     cli.main(["notebook", "06_train", "-p", "profile", "smoke"])
     assert seen[-1] == "smoke"
+
+
+def test_every_command_has_an_example_and_every_argument_a_word_of_help():
+    commands = typer.main.get_command(cli.app).commands
+    assert set(commands) >= {"reproduce", "notebook", "train", "export", "figures"}
+    for name, command in commands.items():
+        assert f"python -m pslib {name}" in command.help or f"-m pslib {name}" in command.help
+        assert all(parameter.help for parameter in command.params)
+
+
+def test_a_misspelt_command_is_refused_with_exit_code_2(capsys):
+    assert cli.main(["reprodcue", "smoke"]) == 2
+    assert "No such command 'reprodcue'" in capsys.readouterr().err
+
+
+def test_publishing_copies_small_results_and_condenses_evaluations(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path / "mine"))
+    profile = runs.load_profile("smoke")
+    run = runs.run_folder(profile, "grpo", "0.2m", 1)
+    (run / "model").mkdir(parents=True)
+    (run / "model" / "model.safetensors").write_text("large")
+    row = {"suite": "like", "mode": "normal", "question_id": "a", "correct": 1, "tokens": 4}
+    row |= {"entropy_bits": 0.5, "derivation": "steps"}
+    pd.DataFrame([row, {**row, "correct": 0}]).to_csv(run / "evaluation.csv")
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    book.metadata["papermill"] = {"input_path": f"{place.ROOT}/notebooks/06_train.ipynb"}
+    book.cells[0].outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="step 1/3"),
+        nbformat.v4.new_output("stream", name="stdout", text=f"in {place.ROOT}"),
+    ]
+    (profile.folder / "notebooks").mkdir()
+    nbformat.write(book, profile.folder / "notebooks" / "06_train-grpo.ipynb")
+    publish.publish(profile)
+    to = tmp_path / "results" / "smoke"
+    table = pd.read_csv(to / "runs" / run.name / "evaluation.csv")
+    assert table.samples.tolist() == [2] and table.correct.tolist() == [0.5]
+    assert pd.read_csv(to / "runs" / run.name / "derivations.csv").steps.tolist() == [1.0]
+    assert not (to / "runs" / run.name / "model").exists()
+    (shown,) = nbformat.read(to / "notebooks" / "06_train-grpo.ipynb", 4).cells[0].outputs
+    assert shown.text == "in ."
 
 
 def test_a_full_disk_is_said_in_one_sentence(monkeypatch, capsys):

@@ -25,8 +25,6 @@ from pslib.lab.settings import Training
 from pslib.nano import worlds
 from pslib.policy import stop_ids
 
-# Settings that are no more, with the value that meant nothing: a record may hold that value.
-REMOVED = {}
 # What a model's configuration says of the library and the process, and not of the model.
 _INCIDENTAL = {"transformers_version", "dtype", "torch_dtype"}
 
@@ -175,7 +173,7 @@ def _defaults(method):
 
 def changes(recorded, wanted):
     """What a record says otherwise than `wanted`, as texts; inputs where both name them."""
-    out, defaults = [], {**_defaults(recorded.get("method")), **REMOVED}
+    out, defaults = [], _defaults(recorded.get("method"))
     old, new = (
         _flat({key: value for key, value in record.items() if key != "inputs"})
         for record in (recorded, wanted)

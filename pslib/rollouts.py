@@ -24,27 +24,15 @@ from pslib.policy import stop_ids, unwrapped
 
 
 @dataclass(frozen=True)
-class Decoding:
+class Decoding(ranges.Checked):
     """How tokens are drawn: temperature (0 is greedy), top_k (0: all), top_p, and the most tokens
     of a response.
     """
 
-    temperature: float
-    top_k: int
-    top_p: float
-    max_new_tokens: int
-
-    def __post_init__(self):
-        ranges.check(
-            vars(self),
-            {
-                "temperature": ranges.FROM_ZERO,
-                "top_k": ranges.COUNT_OR_NONE,
-                "top_p": ranges.POSITIVE_SHARE,
-                "max_new_tokens": ranges.COUNT,
-            },
-            "decoding",
-        )
+    temperature: ranges.FromZero
+    top_k: ranges.CountOrNone
+    top_p: ranges.PositiveShare
+    max_new_tokens: ranges.Count
 
 
 @dataclass

@@ -87,22 +87,19 @@ class JudgeError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class JudgeSettings:
+class JudgeSettings(ranges.Checked):
     """Which judges score stories, and how patiently they are asked."""
 
     url: str = ""  # up to and with /v1; empty: no judge
     models: tuple = ()
     key: str = field(default="", repr=False)
-    attempts: int = 3
-    wait: float = 2.0  # seconds before the second attempt, twice as many before each further one
-    seconds: float = 120.0  # for one answer
+    attempts: ranges.Count = 3
+    # seconds before the second attempt, twice as many before each further one
+    wait: ranges.FromZero = 2.0
+    seconds: ranges.Positive = 120.0  # for one answer
 
     def __post_init__(self):
-        ranges.check(
-            vars(self),
-            {"attempts": ranges.COUNT, "wait": ranges.FROM_ZERO, "seconds": ranges.POSITIVE},
-            "judge",
-        )
+        super().__post_init__()
         if bool(self.url) != bool(self.models):
             given, missing = ("PSLIB_JUDGE_URL", "PSLIB_JUDGE_MODELS")[:: 1 if self.url else -1]
             raise ValueError(

@@ -29,29 +29,15 @@ COLUMNS = [
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ranges.Checked):
     """How models are evaluated; a profile's `evaluate` section."""
 
-    questions: int  # of each suite, or as many as it has
-    samples: int  # responses to a question
-    temperature: float
-    top_k: int
-    top_p: float
-    max_new_tokens: int
-
-    def __post_init__(self):
-        ranges.check(
-            vars(self),
-            {
-                "questions": ranges.COUNT,
-                "samples": ranges.COUNT,
-                "temperature": ranges.FROM_ZERO,
-                "top_k": ranges.COUNT_OR_NONE,
-                "top_p": ranges.POSITIVE_SHARE,
-                "max_new_tokens": ranges.COUNT,
-            },
-            "evaluation",
-        )
+    questions: ranges.Count  # of each suite, or as many as it has
+    samples: ranges.Count  # responses to a question
+    temperature: ranges.FromZero
+    top_k: ranges.CountOrNone
+    top_p: ranges.PositiveShare
+    max_new_tokens: ranges.Count
 
     @property
     def decoding(self):
@@ -60,32 +46,22 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(ranges.Checked):
     """What is asked of a model beside the suites, in both modes; a profile's `probe` section. 0
     leaves a part out.
     """
 
     methods: list = field(default_factory=list)  # of which methods; variants are not probed
-    best_of_n: int = (
+    best_of_n: ranges.CountOrNone = (
         0  # questions of each of the suites `like` and `long`, answered `samples` times
     )
-    samples: int = 64
-    prompts: int = 0  # questions of the suite `like` asked under every system prompt
-    stories: int = 0  # responses to each story prompt
+    samples: ranges.Count = 64
+    prompts: ranges.CountOrNone = 0  # questions of the suite `like` asked under every system prompt
+    stories: ranges.CountOrNone = 0  # responses to each story prompt
     # questions of the suite `like` that every model is asked under the same prompts with the same
     # draws
-    asked: int = 0
-    asked_samples: int = 8  # responses to each of these questions under each prompt
-
-    def __post_init__(self):
-        ranges.check(
-            vars(self),
-            {
-                **dict.fromkeys(("best_of_n", "prompts", "stories", "asked"), ranges.COUNT_OR_NONE),
-                **dict.fromkeys(("samples", "asked_samples"), ranges.COUNT),
-            },
-            "probe",
-        )
+    asked: ranges.CountOrNone = 0
+    asked_samples: ranges.Count = 8  # responses to each of these questions under each prompt
 
 
 def answer(model, tokenizer, mode, questions, settings, generator, suite="", reward=exact):

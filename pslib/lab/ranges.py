@@ -2,9 +2,10 @@
 and no strange result.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import inf
 from numbers import Integral, Real
+from typing import Annotated
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,27 @@ def check(values, ranges, where):
     for name, allowed in ranges.items():
         if name in values and values[name] not in allowed:
             raise ValueError(f"{where}: {name} must be {allowed}; got {values[name]!r}")
+
+
+# Types of settings: a number and its range, checked where a `Checked` dataclass is made.
+Count = Annotated[int, COUNT]
+CountOrNone = Annotated[int, COUNT_OR_NONE]
+Seed = Annotated[int, SEED]
+Any = Annotated[float, ANY]
+FromZero = Annotated[float, FROM_ZERO]
+Positive = Annotated[float, POSITIVE]
+PositiveShare = Annotated[float, POSITIVE_SHARE]
+Between = Annotated[float, BETWEEN]
+
+
+def of_fields(cls):
+    """{field: its range} of a dataclass."""
+    found = {field.name: getattr(field.type, "__metadata__", ()) for field in fields(cls)}
+    return {name: metadata[0] for name, metadata in found.items() if metadata}
+
+
+class Checked:
+    """A dataclass whose numbers must lie in the ranges that their types name."""
+
+    def __post_init__(self):
+        check(vars(self), of_fields(self), type(self).__name__)

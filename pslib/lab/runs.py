@@ -32,20 +32,16 @@ TOUR = ROOT / "results" / "tour" / "model"
 
 
 @dataclass(frozen=True)
-class BaseSettings:
+class BaseSettings(ranges.Checked):
     """How the nano base model is made; a profile's `base` section."""
 
     world: str
-    steps: int
-    batch_size: int = 64
-    seed: int = 0
+    steps: ranges.Count
+    batch_size: ranges.Count = 64
+    seed: ranges.Seed = 0
     shared: bool = (
         False  # kept once for all profiles of the world, with committed weights, see base_folder
     )
-
-    def __post_init__(self):
-        allowed = {"steps": ranges.COUNT, "batch_size": ranges.COUNT, "seed": ranges.SEED}
-        ranges.check(vars(self), allowed, "base model")
 
 
 # How many numbers the sums of a suite have
@@ -218,7 +214,7 @@ def _sentence(fault, cls, where):
     if fault["type"] == "unexpected_keyword_argument":
         return f"{where} has no setting {name!r}; it has {', '.join(f.name for f in fields(cls))}"
     if fault["type"] == "value_error":  # of a section's own check
-        return str(fault["ctx"]["error"])
+        return f"{where}, section {name}: {str(fault['ctx']['error']).partition(': ')[2]}"
     should = fault["msg"].removeprefix("Input should be ")
     should = should.replace("an object", "a mapping").replace("a valid array", "a list")
     return f"{where}: {name} must be {should}; got {fault['input']!r}"

@@ -23,7 +23,7 @@ Where this differs from what one may expect:
 
 import copy
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -33,6 +33,7 @@ from pslib.lab import checkpoint, checks, measures
 from pslib.lab import micro_batches as micro
 from pslib.lab.stopping import stop_requests
 from pslib.methods import Scored
+from pslib.modes import one_turn
 from pslib.policy import Policy, stop_ids
 from pslib.rollouts import Rollouts
 
@@ -128,7 +129,8 @@ class Run:
         method = self.method
         needed = {name: self.modes[name] for name in (*method.sampling, *method.training)}
         for name in method.rewrapped:
-            needed[micro.rewrapped(name)] = replace(self.modes[name], one_turn=True)
+            mode = one_turn(self.modes[name])
+            needed[mode.name] = mode
         context = self.model.config.max_position_embeddings
         batch.prompts = {
             name: rollouts.render_all(self.tokenizer, mode, batch.questions, self.decoding, context)

@@ -232,6 +232,8 @@ def test_the_smoke_chain_runs_is_not_repeated_and_shows_its_table(tmp_path, monk
     }
     for name, value in odd.items():
         monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("HF_HOME", "")
+    monkeypatch.delenv("HF_HOME")  # set by the command, and put back after the test
     assert cli.main(["reproduce", "smoke"]) == 0
     shown = capsys.readouterr().out
     assert (

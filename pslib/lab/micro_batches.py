@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pslib.modes import Mode, one_turn
 from pslib.policy import pack
 
 
@@ -28,11 +29,6 @@ class Part:
     pieces: list
 
 
-def rewrapped(name):
-    """The name under which prompts hold a mode whose system turn is written into the user's."""
-    return f"{name}, one turn"
-
-
 def _groups(rollouts, method, wanted):
     """The wanted rows, bool (N,), by the prompt that they are read under: {(mode, question): [(k,
     r)]}.
@@ -41,7 +37,7 @@ def _groups(rollouts, method, wanted):
     for k, mode in enumerate(method.training):
         for r in wanted[k * number : (k + 1) * number].nonzero().squeeze(1).tolist():
             foreign = mode in method.rewrapped and rollouts.modes[r] != mode
-            prompt = rewrapped(mode) if foreign else mode
+            prompt = one_turn(Mode(mode)).name if foreign else mode
             groups.setdefault((prompt, questions[r]), []).append((k, r))
     return groups
 

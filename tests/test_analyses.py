@@ -60,9 +60,7 @@ def test_dynamics_hold_measured_steps_only_and_start_is_the_first_and_the_end_a_
         0.001 * (26 + 31 + 36 + 41 + 46) / 5 + 0.0001
     )
     assert ends.kl_he_from_normal_peak == ends.kl_he_from_normal_end  # it only grows
-    assert "eta_1" not in set(table.method) and set(
-        analyses.dynamics(*found, variants=True).method
-    ) >= {"eta_1", "unshared"}
+    assert set(table.method) >= {"grpo", "eta_1", "unshared"}
 
 
 def test_learning_is_accuracy_above_grpos_of_the_same_seed_in_each_quarter_and_has_peaks_inside(
@@ -92,7 +90,7 @@ def test_learning_is_accuracy_above_grpos_of_the_same_seed_in_each_quarter_and_h
         and table.quarter_3.isna().all()
     )
     assert table.quarter_4["policy_split", "he"] == pytest.approx(30)
-    assert not {"grpo", "original", "eta_1"} & set(table.index.get_level_values("method"))
+    assert not {"grpo", "original"} & set(table.index.get_level_values("method"))
     ends = (
         analyses.start_and_end(profile, folder)
         .query("method == 'policy_split' and seed == 2")
@@ -222,14 +220,12 @@ def test_every_artefact_is_written_from_results_alone_and_has_content(tmp_path):
     profile, folder = evidence.write(tmp_path / "nano")
     evidence.write_parting(tmp_path, split=[0.03, 0.05], unheeded=[0.001, 0.002])
     names = artefacts.write_all(profile, folder)
-    assert names == list(artefacts.ARTEFACTS)
-    for _name, artefact in artefacts.ARTEFACTS.items():
-        for table in artefact.tables:
-            assert (
-                len(pd.read_csv(folder / "tables" / f"{table}.csv")) > 0
-                and (folder / "tables" / f"{table}.md").stat().st_size > 50
-            )
-        for figure in artefact.figures:
+    assert names == list(artefacts.listed())
+    for artefact in artefacts.listed().values():
+        for table in artefact["tables"]:
+            assert len(pd.read_csv(folder / "tables" / f"{table}.csv")) > 0
+            assert (folder / "tables" / f"{table}.md").stat().st_size > 50
+        for figure in artefact.get("figures", ()):
             for kind in ("svg", "png"):
                 assert (folder / "figures" / f"{figure}.{kind}").stat().st_size > 5000
 
@@ -237,9 +233,7 @@ def test_every_artefact_is_written_from_results_alone_and_has_content(tmp_path):
 def test_a_profile_without_results_has_empty_artefacts_and_no_error(tmp_path):
     for name in ("smoke", "nano"):
         profile = runs.load_profile(name)
-        for artefact in artefacts.ARTEFACTS:
-            if artefacts.ARTEFACTS[artefact].needs(profile):
-                artefacts.write(profile, artefact, tmp_path / name)
+        artefacts.write_all(profile, tmp_path / name)
     assert (
         pd.read_csv(tmp_path / "nano" / "tables" / "verdicts.csv")
         .verdict.eq("not testable here")
@@ -254,16 +248,6 @@ def test_an_unknown_artefact_is_refused():
         artefacts.write(runs.load_profile("smoke"), "table3")
 
 
-def test_checks_of_other_profiles_have_a_figure_of_their_own(tmp_path):
-    profile, folder = evidence.write(tmp_path / "nano")
-    evidence.write_parting(tmp_path, split=[0.03, 0.05])
-    for elsewhere in (False, True):
-        figure = figures.checks(profile, folder, elsewhere=elsewhere)
-        shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-        assert shown and all((" eta 2  " in label) == elsewhere for label in shown)
-        figures.plt.close(figure)
-
-
 def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
     figure = figures.dynamics(*found)
     accuracy, entropy, kl = figure.axes  # one size has results: one column
@@ -275,6 +259,7 @@ def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
         "Policy Split (released code's bonus)",
         "Policy Split (released code's bonus), HE mode",
     ]
+    assert [axis.get_gridspec().ncols for axis in figure.axes] == [3, 3, 3]
     assert len(kl.lines) == 2 and kl.lines[0].get_ydata()[0] == pytest.approx(0.001 + 0.0002)
     figures.plt.close(figure)
 
@@ -288,50 +273,34 @@ def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
         "part_ablation",
         "prompt_generalization",
         "creative",
-        "checks",
     ],
 )
 def test_a_figure_with_intervals_says_what_they_are_over(found, name):
     figure = getattr(figures, name)(*found)
-    assert any(
-        text.get_text().startswith("95% intervals over seeds of one base model")
-        for text in figure.texts
-    )
+    (legend,) = figure.legends
+    assert "95% intervals over seeds of one base model" in legend.get_title().get_text()
     figures.plt.close(figure)
 
 
 def test_a_figure_of_single_runs_speaks_of_no_interval(tmp_path):
     figure = figures.dynamics(runs.load_profile("smollm2"), tmp_path)
-    assert not any("interval" in text.get_text() for text in figure.texts)
+    assert not any("interval" in legend.get_title().get_text() for legend in figure.legends)
     figures.plt.close(figure)
 
 
-def test_the_training_curves_of_a_variant_are_drawn(found):
-    figure = figures.training_curves(found[0], "0.2m", methods=("eta_1",), folder=found[1])
-    assert [
-        line.get_label() for line in figure.axes[1].lines if not line.get_label().startswith("_")
-    ] == ["Policy Split, eta 1.0", "Policy Split, eta 1.0, HE mode"]
-    figures.plt.close(figure)
-
-
-def test_the_curves_of_a_run_outside_the_grid_are_drawn_and_those_of_base_models_together(
-    tmp_path,
-):
-    evidence.write_parting(tmp_path, split=[0.03, 0.05])
-    split, folder = runs.load_profile("split"), tmp_path / "split"
-    (folder / "runs" / "policy_split-0.2m.b1-s1").rename(
-        folder / "runs" / "policy_split_unshared-0.2m.b1-s9"
-    )
-    evidence.write_parting(tmp_path / "more", split=[0.03, 0.05])
-    for root, size, method, seeds, count in (
-        (folder, "0.2m.b1", "policy_split_unshared", (9,), 1),
-        (tmp_path / "more" / "split", "0.2m", "policy_split", None, 2),
-    ):
-        figure = figures.training_curves(split, size, methods=(method,), seeds=seeds, folder=root)
-        assert len(figure.axes[0].lines) == 2 * (
-            count + 1
-        )  # two modes, in each the runs and their mean
+def test_the_dynamics_of_a_variant_and_of_a_run_outside_the_grid_are_drawn(found):
+    profile, folder = found
+    (folder / "runs" / "eta_1-0.2m-s3").rename(folder / "runs" / "eta_1-0.2m-s9")
+    for grid, first in ((None, 0.00115), ([("eta_1", "0.2m", 9)], 0.0013)):
+        figure = figures.dynamics(profile, folder, ["eta_1"], grid)
+        accuracy, _, kl = figure.axes
+        assert [line.get_label() for line in accuracy.lines] == [
+            "Policy Split, eta 1.0",
+            "Policy Split, eta 1.0, HE mode",
+        ]
         figures.plt.close(figure)
+        assert kl.lines[0].get_ydata()[0] == pytest.approx(first)
+    (folder / "runs" / "eta_1-0.2m-s9").rename(folder / "runs" / "eta_1-0.2m-s3")
 
 
 def test_derivations_are_read_from_responses_or_from_what_was_published_of_them(tmp_path):
@@ -421,7 +390,7 @@ def test_how_far_the_modes_part_is_told_over_base_models_of_both_worlds(tmp_path
     )
     assert table.what.to_dict() == {
         "split": "eq. 3 with eta 2",
-        "unheeded": tables.PARTING["unheeded", "policy_split"],
+        "unheeded": analyses.written()["parting"][-1]["what"],
     }
 
 
@@ -481,12 +450,8 @@ SEEDS, SAMPLING = (
     ],
 )
 def test_a_table_says_what_its_intervals_are_over(found, name):
-    function, shown = next(
-        artefact.tables[name]
-        for artefact in artefacts.ARTEFACTS.values()
-        if name in artefact.tables
-    )
-    table = function(*found)
+    table = artefacts.table(found[0], name, found[1])
+    shown = artefacts.SHOWN.get(name, tables.shown)
     assert "replicates" in shown(table)
     untrained = (
         table.label.str.startswith("Original")
@@ -505,9 +470,7 @@ def test_base_models_with_a_run_each_are_what_intervals_of_their_profile_are_ove
     evidence.write_parting(tmp_path, split=[0.03, 0.05])
     profile, folder = runs.load_profile("split"), tmp_path / "split"
     assert set(tables.table1(profile, folder).replicates) == {"base models"}
-    assert set(
-        artefacts.ARTEFACTS["dynamics"].tables["dynamics"][0](profile, folder).replicates
-    ) == {"base models"}
+    assert set(artefacts.table(profile, "dynamics", folder).replicates) == {"base models"}
 
 
 def test_worlds_pair_by_base_model_and_leave_out_what_was_not_run(tmp_path):

@@ -1,5 +1,4 @@
-"""Creative writing (tables 2 and 10): how different the responses to one story prompt are, and what
-judges think of them.
+"""Creative writing (table 10): what judges think of stories.
 
 A judge is a language model behind an OpenAI-compatible chat endpoint, named by three environment
 variables: PSLIB_JUDGE_URL (up to and with `/v1`), PSLIB_JUDGE_MODELS (one or more, separated by
@@ -15,10 +14,9 @@ import time
 from dataclasses import dataclass, field
 
 import httpx
-import numpy as np
 import pandas as pd
-from sacrebleu.metrics import BLEU
 
+from pslib.evidence.diversity import as_list
 from pslib.lab import ranges
 
 RUBRICS = {
@@ -30,56 +28,6 @@ RUBRICS = {
 }
 LONGEST_REPLY = 65536  # bytes of an endpoint's reply that are read at all
 LONGEST_VERDICT = 2000  # characters of a judge's answer; five numbers need a hundred
-
-
-def div_ngram(texts, n=2):
-    """Div-n-gram of the responses to one prompt: mean over responses of 100 · |unique n-grams| /
-    |n-grams|, 0 to 100.
-
-    Words are what white space separates, letters and marks as they stand. A response of fewer than
-    n words has no n-gram and is left out of the mean; NaN where none is left.
-    """
-    shares = []
-    for text in _responses(texts):
-        words = text.split()
-        grams = [tuple(words[k : k + n]) for k in range(len(words) - n + 1)]
-        if grams:
-            shares.append(100 * len(set(grams)) / len(grams))
-    return float(np.mean(shares)) if shares else float("nan")
-
-
-def div_bleu(texts):
-    """Div-BLEU-4 of the responses to one prompt: 100 · (1 - meanᵢ BLEU-4(oᵢ; the other responses)),
-    0 to 100.
-
-    sacrebleu's sentence BLEU with effective order; `bleu_signature` says how it is set. Blank
-    responses are left out, as hypotheses and as references; NaN where fewer than two are left.
-    """
-    texts = [text for text in _responses(texts) if text.strip()]
-    if len(texts) < 2:
-        return float("nan")
-    bleu = BLEU(effective_order=True)
-    scores = [
-        bleu.sentence_score(text, texts[:k] + texts[k + 1 :]).score for k, text in enumerate(texts)
-    ]
-    return float(
-        np.clip(100 - np.mean(scores), 0, 100)
-    )  # rounding can take identical texts to -4e-6
-
-
-def bleu_signature(responses=8):
-    """sacrebleu's signature of `div_bleu` with so many responses to a prompt, to be printed beside
-    its figures.
-    """
-    bleu = BLEU(effective_order=True)
-    bleu.sentence_score("a", ["a"] * (responses - 1))  # it has none before it was used
-    return str(bleu.get_signature())
-
-
-def _responses(texts):
-    if isinstance(texts, str):
-        raise TypeError("a list of responses is wanted, and this is one string; put it in a list")
-    return list(texts)
 
 
 class JudgeError(RuntimeError):
@@ -138,7 +86,7 @@ def judge(stories, settings=None):
     Where that is no judge, one row a story with an empty judge and NaN: a blank, never an invented
     score. JudgeError where a judge fails, after settings.attempts.
     """
-    settings, stories = settings or JudgeSettings.from_environment(), _responses(stories)
+    settings, stories = settings or JudgeSettings.from_environment(), as_list(stories)
     if not settings.url:
         rows = [
             {"judge": "", "story": k, **dict.fromkeys(RUBRICS, float("nan"))}

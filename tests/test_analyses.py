@@ -7,7 +7,7 @@ import evidence
 import pandas as pd
 import pytest
 
-from pslib.evidence import analyses, artefacts, evaluate, figures, tables
+from pslib.evidence import analyses, artefacts, evaluate, figures, tables, verdicts
 from pslib.lab import runs
 
 
@@ -216,20 +216,6 @@ def test_judged_stories_are_blank_where_no_judge_is_configured(found, monkeypatc
 
 
 # --- artefacts ------------------------------------------------------------------------------------
-def test_every_artefact_is_written_from_results_alone_and_has_content(tmp_path):
-    profile, folder = evidence.write(tmp_path / "nano")
-    evidence.write_parting(tmp_path, split=[0.03, 0.05], unheeded=[0.001, 0.002])
-    names = artefacts.write_all(profile, folder)
-    assert names == list(artefacts.listed())
-    for artefact in artefacts.listed().values():
-        for table in artefact["tables"]:
-            assert len(pd.read_csv(folder / "tables" / f"{table}.csv")) > 0
-            assert (folder / "tables" / f"{table}.md").stat().st_size > 50
-        for figure in artefact.get("figures", ()):
-            for kind in ("svg", "png"):
-                assert (folder / "figures" / f"{figure}.{kind}").stat().st_size > 5000
-
-
 def test_a_profile_without_results_has_empty_artefacts_and_no_error(tmp_path):
     for name in ("smoke", "nano"):
         profile = runs.load_profile(name)
@@ -239,6 +225,113 @@ def test_a_profile_without_results_has_empty_artefacts_and_no_error(tmp_path):
         .verdict.eq("not testable here")
         .all()
     )
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of all artefacts of made-up results."""
+    root = tmp_path_factory.mktemp("written")
+    profile, folder = evidence.write(root / "nano")
+    evidence.write_parting(root, split=[0.03, 0.05], unheeded=[0.001, 0.002])
+    assert artefacts.write_all(profile, folder) == list(artefacts.listed())
+    return folder
+
+
+def test_every_artefact_is_written_from_results_alone_and_has_content(written):
+    for artefact in artefacts.listed().values():
+        for table in artefact["tables"]:
+            assert len(pd.read_csv(written / "tables" / f"{table}.csv")) > 0
+        for figure in artefact.get("figures", ()):
+            for kind in ("svg", "png"):
+                assert (written / "figures" / f"{figure}.{kind}").stat().st_size > 5000
+
+
+def test_every_table_begins_with_a_title_and_a_caption_and_no_line_breaks_at_a_plus_minus(written):
+    pages = sorted((written / "tables").glob("*.md"))
+    assert len(pages) > 15
+    for page in pages:
+        title, caption, table = page.read_text(encoding="utf-8").split("\n\n", 2)
+        assert title.startswith("# ") and caption.endswith(".") and "|:--" in table
+        assert " ±" not in table and "± " not in table
+    # heads are words, with a key to those that need one, and texts stand on the left
+    text = (written / "tables" / "behaviour.md").read_text(encoding="utf-8")
+    assert "| method " in text and "label" not in text and "\u00a0±\u00a0" in text
+    assert "- **replicates**: what these runs differ in" in text and "--:|" not in text
+
+
+def test_verdicts_are_read_in_four_columns_and_checks_claim_by_claim(written):
+    text = (written / "tables" / "verdicts.md").read_text(encoding="utf-8")
+    heads = next(line for line in text.splitlines() if line.startswith("|"))
+    assert [head.strip() for head in heads.strip("|").split("|")] == [
+        "claim",
+        "the paper",
+        "verdict",
+        "why",
+    ]
+    text = (written / "tables" / "checks.md").read_text(encoding="utf-8")
+    assert "\n## C2: Policy Split's normal mode has the best" in text and "bootstrap" not in text
+    table = pd.read_csv(written / "tables" / "checks.csv")
+    assert {"bootstrap_low", "d_z", "p_holm", "detectable"} <= set(table)
+
+
+def test_one_head_means_one_thing():
+    heads = tables.registry()["heads"]
+    said = {}
+    for head, meaning in heads.values():
+        assert said.setdefault(head, meaning) == meaning
+
+
+def test_a_notebook_shows_a_table_without_its_index(found):
+    html = artefacts.show(*found[:1], "cost", found[1])["cost"]._repr_html_()
+    assert "<th>0</th>" not in html and "text-align: left" in html
+
+
+def test_a_card_says_what_the_paper_reports_what_came_out_and_why(tmp_path):
+    profile, folder = evidence.write(tmp_path)
+    (folder / "why.yaml").write_text("C3: it is small (notebooks 05 and 20)\n")
+    checks = verdicts.checks(profile, folder)
+    table = verdicts.verdicts(profile, folder, checks)
+    cards = list(verdicts.cards(table, checks))
+    assert len(cards) == 10
+    text, own = cards[2]
+    assert text.startswith("**C3. It revives entropy") and "*paper*: normal mode +0.40" in text
+    assert "*why*: it is small" in text and "released bonus, seeds of one base model: **" in text
+    assert "[05_base_model](05_base_model.ipynb), [20_dynamics](20_dynamics.ipynb)" in text
+    assert own.claim.tolist() == ["C3", "C3 released"] and own.check.nunique() == 1
+    figure = figures.strip(own)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["nano 0.2m", "nano 0.2m (released bonus)"]
+    figures.plt.close(figure)
+
+
+# --- figures --------------------------------------------------------------------------------------
+def test_no_interval_reaches_beyond_what_a_quantity_can_be():
+    below, above = figures._reach([0.02, 99.0, 50.0], [0.05, 3.0, 2.0], 0, 100)
+    assert below.tolist() == [0.02, 3.0, 2.0] and above.tolist() == [0.05, 1.0, 2.0]
+    assert math.isnan(figures._reach(1.0, math.nan, 0)[0][0])  # one run has no interval
+
+
+def test_policy_split_alone_is_in_colour_and_every_method_has_its_own_marker():
+    def is_grey(colour):
+        return colour[1:3] == colour[3:5] == colour[5:7]
+
+    coloured = {name for name, (colour, _) in figures.LOOKS.items() if not is_grey(colour)}
+    assert coloured == {name for name in figures.LOOKS if name.startswith("policy_split")}
+    assert len({marker for _, marker in figures.LOOKS.values()}) == len(figures.LOOKS)
+
+
+def test_stories_are_compared_for_methods_that_were_asked_and_where_they_are_stories(tmp_path):
+    profile, folder = evidence.write(tmp_path)
+    figure = figures.creative(profile, folder)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["Original", "GRPO", "Policy Split", "Policy Split (released code's bonus)"]
+    for path in folder.glob("runs/*/stories.csv"):
+        table = pd.read_csv(path)
+        table.loc[table["mode"] == "he", "told"] = 0.1
+        table.to_csv(path, index=False)
+    artefacts.write(profile, "table2_creative", folder)
+    assert not (folder / "figures").exists()
+    figures.plt.close(figure)
 
 
 def test_an_unknown_artefact_is_refused():
@@ -451,8 +544,8 @@ SEEDS, SAMPLING = (
 )
 def test_a_table_says_what_its_intervals_are_over(found, name):
     table = artefacts.table(found[0], name, found[1])
-    shown = artefacts.SHOWN.get(name, tables.shown)
-    assert "replicates" in shown(table)
+    parts = artefacts._shown(name, table).values()
+    assert parts and all("replicates" in part for part in parts)
     untrained = (
         table.label.str.startswith("Original")
         if "label" in table

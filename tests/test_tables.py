@@ -133,6 +133,6 @@ def test_as_people_read_it_a_mean_of_one_seed_stands_alone():
         }
     )
     assert tables.shown(table).to_dict("list") == {
-        "label": ["a", "b", "c"],
-        "kl": ["0.50 ± 0.10", "0.25", ""],
+        "method": ["a", "b", "c"],
+        "KL under the prompt, nats": ["0.50 ± 0.10", "0.25", ""],
     }

@@ -186,13 +186,17 @@ def test_c1_is_tested_over_base_models_and_not_over_seeds_that_sample_one(tmp_pa
     assert table.verdict.to_list() == ["confirmed", "not separated"]
 
 
-def means(found, claim):
-    table = verdicts.checks(*found)
-    return table[table.claim == claim].set_index("check")["mean"].round(6).to_dict()
+@pytest.fixture(scope="module")
+def checked(found):
+    return verdicts.checks(*found)
 
 
-def test_the_checks_read_the_differences_that_they_name(found):
-    c2, c3, c5 = (means(found, claim) for claim in ("C2", "C3", "C5"))
+def means(checked, claim):
+    return checked[checked.claim == claim].set_index("check")["mean"].round(6).to_dict()
+
+
+def test_the_checks_read_the_differences_that_they_name(checked):
+    c2, c3, c5 = (means(checked, claim) for claim in ("C2", "C3", "C5"))
     assert c2 == {
         "normal mode more accurate than Original": 25,
         "normal mode more accurate than GRPO": 5,
@@ -211,22 +215,22 @@ def test_the_checks_read_the_differences_that_they_name(found):
         "a positive bonus in the normal mode lowers its accuracy (eta 1)": 2,
         "eta 1 has more entropy than eta 0.03": 0.2,
     }
-    assert means(found, "C6") == {
+    assert means(checked, "C6") == {
         "sharing makes the normal mode more accurate (eta 1)": 6,
         "sharing makes the he mode more accurate (eta 1)": -2,
     }
-    assert means(found, "C4") == {
+    assert means(checked, "C4") == {
         "HE mode above GRPO under the same prompt, Div-2-gram": 10,
         "HE mode above GRPO under the same prompt, Div-BLEU-4": 0,
         "HE mode above the normal mode, Div-2-gram": 10,
         "HE mode above the normal mode, Div-BLEU-4": 0,
     }
-    assert means(found, "C7") == {
+    assert means(checked, "C7") == {
         "inter-mode KL grows in training": 0.035,
         "KL under the prompt larger than GRPO's": 0.198,
         "modes' derivations farther apart than GRPO's under the same prompt": 0.2,
     }
-    assert means(found, "C9") == {
+    assert means(checked, "C9") == {
         "a rewritten prompt (its first sentence) raises entropy": 0.032,
         "the trained prompt raises entropy": 0.052,
         "an unseen low-entropy prompt (its first sentence) lowers entropy by less than 0.02 "
@@ -234,7 +238,7 @@ def test_the_checks_read_the_differences_that_they_name(found):
     }
     # (6.5 - k) / (4 - k) for seeds k = 1, 2, 3 counted from the last: 4.5/3, 5.5/4, 6.5/5
     step = "a step of these runs, other work beside them, takes at most 1.4 times GRPO's"
-    assert means(found, "C10")[step] == pytest.approx(
+    assert means(checked, "C10")[step] == pytest.approx(
         1.4 - (4.5 / 3 + 5.5 / 4 + 6.5 / 5) / 3, abs=1e-6
     )
 
@@ -312,9 +316,9 @@ def test_every_claim_of_the_paper_has_a_row_and_checks_that_decide():
         assert all(check["measure"] in verdicts.UNITS for check in checks)
 
 
-def test_a_claim_for_another_method_reads_that_methods_runs(found):
-    assert means(found, "C3 released")["normal mode has more entropy than GRPO"] == 0.25
-    assert means(found, "C3")["normal mode has more entropy than GRPO"] == 0.2
+def test_a_claim_for_another_method_reads_that_methods_runs(checked):
+    assert means(checked, "C3 released")["normal mode has more entropy than GRPO"] == 0.25
+    assert means(checked, "C3")["normal mode has more entropy than GRPO"] == 0.2
 
 
 def test_verdicts_stand_side_by_side_by_form():

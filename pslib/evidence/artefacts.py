@@ -6,10 +6,9 @@ again from the committed results, without training.
 """
 
 from dataclasses import asdict
-from functools import cache
-from pathlib import Path
 
-import yaml
+import pandas as pd
+from IPython.display import Markdown, display
 
 from pslib.evidence import analyses, figures, tables, verdicts
 from pslib.lab import checkpoint, records, runs
@@ -28,9 +27,9 @@ TABLES = {
 }
 # How a table is shown where that is not tables.shown.
 SHOWN = {
-    "table1_general": tables.as_shown,
-    "ablations": tables.ablations_shown,
     "best_of_n": tables.best_of_n_shown,
+    "verdicts": verdicts.verdicts_shown,
+    "checks": verdicts.checks_shown,
 }
 FIGURES = {
     "table1": figures.accuracy_against_entropy,
@@ -48,11 +47,17 @@ FIGURES = {
 }
 
 
-@cache
+class Shown(pd.DataFrame):
+    """A table that a notebook shows without its index, and with its texts on the left."""
+
+    def _repr_html_(self):
+        text = self.to_html(index=False, justify="left", border=0)
+        return text.replace("<td>", '<td style="text-align: left">')
+
+
 def listed():
     """What artefacts.yaml says: {artefact: its notebook, needs, tables and figures}."""
-    path = Path(__file__).with_name("artefacts.yaml")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))["artefacts"]
+    return tables.registry()["artefacts"]
 
 
 def has(settings, name):
@@ -83,6 +88,30 @@ def _artefact(name):
     return listed()[name]
 
 
+def as_text(profile, name, made, folder):
+    """A table as a page of Markdown: title, caption, the table or its parts, and a key to its
+    columns.
+    """
+    given = next(each["tables"][name] for each in listed().values() if name in each["tables"])
+    parts = _shown(name, made)
+    text = [f"# {given['title']} (profile `{profile.name}`)", given["caption"]]
+    for heading, part in parts.items():
+        text += [f"## {heading}"] if heading else []
+        text.append(part.to_markdown(index=False, disable_numparse=True))
+    heads = {head for part in parts.values() for head in part}
+    meanings = tables.registry()["heads"].values()
+    key = [f"- **{head}**: {said}" for head, said in meanings if said and head in heads]
+    text += ["Columns:\n\n" + "\n".join(dict.fromkeys(key))] if key else []
+    text += [records.unrecorded(profile, folder)]
+    return "\n\n".join(filter(None, text)).replace(" ± ", "\u00a0±\u00a0") + "\n"
+
+
+def _shown(name, made):
+    """The parts of a table as people read them: {heading: table}, one without a heading."""
+    parts = SHOWN.get(name, tables.shown)(made)
+    return parts if isinstance(parts, dict) else {"": parts}
+
+
 def write(profile, name, folder=None):
     """Make an artefact's tables (tables/<name>.csv and .md) and figures (figures/<name>.svg and
     .png); -> the first table.
@@ -93,12 +122,8 @@ def write(profile, name, folder=None):
     artefact, folder, made = _artefact(name), folder or profile.folder, {}
     for each in artefact["tables"]:
         made[each] = table(profile, each, folder)
-        path, shown = folder / "tables" / each, SHOWN.get(each, tables.shown)(made[each])
-        text = shown.to_markdown(index=False, disable_numparse=True) + "\n"
-        unrecorded = records.unrecorded(profile, folder)
-        checkpoint.write(
-            path.with_suffix(".md"), text + (f"\n{unrecorded}\n" if unrecorded else "")
-        )
+        path, text = folder / "tables" / each, as_text(profile, each, made[each], folder)
+        checkpoint.write(path.with_suffix(".md"), text)
         checkpoint.write(path.with_suffix(".csv"), made[each].round(4).to_csv(index=False))
     for each in artefact.get("figures", ()):
         figures.save(FIGURES[each](profile, folder), folder / "figures", each)
@@ -106,16 +131,30 @@ def write(profile, name, folder=None):
 
 
 def show(profile, name, folder):
-    """An artefact's tables as people read them, by name. Beside this machine's results all of it is
-    written too; committed ones are only read.
+    """An artefact's tables as people read them, by name; of one in parts the parts, by heading.
+    Beside this machine's results all of it is written too; committed ones are only read.
     """
-    artefact = _artefact(name)
     if folder == profile.folder:
         write(profile, name, folder)
+    shown = {each: _shown(each, table(profile, each, folder)) for each in _artefact(name)["tables"]}
     return {
-        each: SHOWN.get(each, tables.shown)(table(profile, each, folder))
-        for each in artefact["tables"]
+        heading or each: Shown(part)
+        for each, parts in shown.items()
+        for heading, part in parts.items()
     }
+
+
+def show_cards(profile, folder):
+    """A card for each of the paper's claims: what the paper reports, what came out here and why,
+    with a strip of intervals by world.
+    """
+    checks = verdicts.checks(profile, folder)
+    for text, own in verdicts.cards(verdicts.verdicts(profile, folder, checks), checks):
+        display(Markdown(text))
+        if len(own):
+            figure = figures.strip(own)
+            display(figure)
+            figures.plt.close(figure)
 
 
 def write_all(profile, folder):

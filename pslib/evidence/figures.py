@@ -145,11 +145,11 @@ def _legend(figure, said="", ncols=3):
         )
 
 
-def _over(profile, *said):
-    """What the intervals of a profile's runs are over, in words, where the untrained model stands
-    among them; nothing of it where a row has one run, and so no interval.
+def _over(profile, *said, untrained="original"):
+    """What is said of a figure, and what the intervals of a profile's runs are over, where the
+    untrained model stands among them; nothing of it where a row has one run, and so no interval.
     """
-    trained, untrained = profile.replicates(), profile.replicates("original")
+    trained, untrained = profile.replicates(), profile.replicates(untrained)
     over = trained if trained == untrained else f"{trained}; Original's over {untrained}"
     several = len(profile.sizes) * len(profile.seeds) > len(profile.table_sizes)
     return "; ".join([*said, *([f"95% intervals over {over}"] if several else [])])
@@ -228,7 +228,7 @@ def bonus_size(profile, folder=None):
             look = {"histtype": "step", "lw": 1.6, "ls": line, "color": COLOURS[name]}
             left.hist(share, bins=bins, label=label, **look)
         left.set(xscale="log", xlabel="|addition| / |A|", ylabel="tokens", xlim=(1e-4, 3))
-        left.legend(loc="upper left")
+        left.legend(loc="upper right")
         kinds = bonus.groupby("kind").bonus.mean().sort_values()
         names = [f"{kind} ({(bonus.kind == kind).mean():.0%})" for kind in kinds.index]
         right.barh(names, kinds, color=PLAIN)
@@ -272,7 +272,7 @@ def dynamics(profile, folder=None, methods=None, grid=None):
             axis.set_title(said)
         for axis in axes[-1]:
             axis.set_xlabel("training step")
-        _legend(figure, _over(profile))
+        _legend(figure, _over(profile, untrained=""))
     return figure
 
 
@@ -457,11 +457,14 @@ def prompt_generalization(profile, folder=None):
 
 def creative(profile, folder=None):
     """Diversity of stories in each mode of each method, where most responses are stories; means
-    over seeds with 95% intervals.
+    over seeds with 95% intervals. Empty where that leaves no high-entropy mode, or no interval, to
+    compare.
     """
     found = analyses.stories(profile, folder)
     told = over_seeds(found, ["size", "method", "mode"], analyses.STORIES)
     told = told[~(told.told < 0.5)]  # blank where it was not counted: all of a pretrained model's
+    if not len(told[told["mode"] == "he"].div_2gram_ci.dropna()):
+        return plt.figure()
     sizes, methods = _sizes(profile, told), [m for m in profile.methods if m in set(told.method)]
     panels = {"div_2gram": "Div-2-gram", "div_bleu4": "Div-BLEU-4"}
     with plt.rc_context(STYLE):
@@ -529,9 +532,34 @@ def worlds(profile, folder=None):
     return figure
 
 
+def strip(checks):
+    """One check in several forms, worlds and sizes, a row each: its mean with its 95% interval; the
+    side on which the claim puts it is shaded.
+    """
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.24 * len(checks) + 0.6))
+        names = []
+        for k, row in enumerate(checks.itertuples()):
+            form = row.claim.partition(" ")[2].removeprefix("bases").strip()
+            form = f" ({form})".replace("released", "released bonus") if form else ""
+            names.append(f"{row.profile} {checks['size'].iloc[k]}{form}")
+            look = _look("policy_split_released" if "released" in form else "policy_split")
+            reach = [[row.mean - row.low], [row.high - row.mean]]
+            axis.errorbar(row.mean, -k, xerr=reach, ms=5, lw=1.2, **look)
+        _rows(axis, names)
+        low, high = axis.get_xlim()
+        side = (0, high) if row.direction == "positive" else (low, 0)
+        axis.axvspan(*side, color="#8a8a8a", alpha=0.12, lw=0)
+        first = checks.iloc[0]
+        axis.set(xlim=(low, high), xlabel=f"{first.check}, {first.unit}")
+    return figure
+
+
 def save(figure, folder, name):
-    """Write a figure as <name>.svg and <name>.png, each whole or not at all, and close it."""
-    for kind in ("svg", "png"):
+    """Write a figure as <name>.svg and <name>.png, each whole or not at all, and close it; an empty
+    one is not written.
+    """
+    for kind in ("svg", "png") if figure.axes else ():
         data = io.BytesIO()
         with plt.rc_context(STYLE):
             figure.savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else None)

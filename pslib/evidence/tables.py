@@ -1,11 +1,13 @@
 """Tables: each function reads results and returns a DataFrame; a missing run is a blank."""
 
 import math
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
-from pslib import methods, tasks
+from pslib import methods
 from pslib.evidence import analyses, creative, stats
 from pslib.evidence.analyses import HE, Evidence, over_seeds
 from pslib.evidence.stats import mean_interval
@@ -87,27 +89,6 @@ def _cell(row, measure, digits):
     )
 
 
-def as_shown(table):
-    """A table 1 as people read it: accuracy in percent and entropy in bits, mean ± half-width of
-    the 95% interval.
-
-    Ours is headed by the roles that our suites play, or by the benchmarks where they are the
-    paper's.
-    """
-    ours = "seeds" in table
-    suffix = table.attrs.get("role", " role") if ours else ""
-    headings = {suite: role.upper().replace("_", "-") + suffix for suite, role in ROLES.items()}
-    shown = pd.DataFrame({"model": table["size"], "method": table.label})
-    for suite in (*tasks.TEST_SUITES, "average"):
-        for what, unit, digits in (("acc", "acc %", 1), ("ent", "bits", 3 if ours else 2)):
-            shown[f"{headings.get(suite, 'average')} {unit}"] = [
-                _cell(row, f"{suite}_{what}", digits) for row in table.to_dict("records")
-            ]
-    if ours:
-        shown["seeds"], shown["replicates"] = table.seeds, table.replicates
-    return shown
-
-
 def with_half(mean, half, sign=""):
     """A mean ± its interval's half-width as text, both to the place of the half-width's second
     digit.
@@ -120,32 +101,56 @@ def with_half(mean, half, sign=""):
     return f"{mean:{sign}.{places}f} ± {half:.{places}f}"
 
 
+@cache
+def registry():
+    """What artefacts.yaml says: `artefacts`, and the `heads` of columns with what they hold."""
+    path = Path(__file__).with_name("artefacts.yaml")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _heads(table):
+    """{column: its head}; the suites are headed by the roles that they play, or by the benchmarks
+    where they are the paper's.
+    """
+    names = {
+        s: role.upper().replace("_", "-") + table.attrs.get("role", "") for s, role in ROLES.items()
+    }
+    units = {"acc": "acc %", "ent": "bits"}
+    suites = {
+        f"{suite}_{what}": f"{names.get(suite, suite)} {unit}"
+        for suite in (*ROLES, "average")
+        for what, unit in units.items()
+    }
+    return suites | {column: head for column, (head, _) in registry()["heads"].items()}
+
+
 def shown(table):
-    """A table as people read it: a mean and its half-width `<mean>_ci` in one cell, no machine name
-    of the method.
+    """A table as people read it: heads in words, a mean and its half-width `<mean>_ci` in one cell,
+    no machine name of the method, no names of runs.
 
     Blanks for NaN; where there is one seed, a mean stands alone.
     """
-    cells = table.drop(columns=["method"] if {"method", "label"} <= set(table) else [])
+    hidden = {"runs"} | ({"method"} if "label" in table else set())
+    cells = table.drop(columns=[column for column in table if column in hidden])
     for name in [name for name in cells if f"{name}_ci" in cells]:
-        cells[name] = [
-            "" if pd.isna(mean) else with_half(mean, half)
-            for mean, half in zip(cells[name], cells[f"{name}_ci"], strict=True)
-        ]
+        pairs = zip(cells[name], cells[f"{name}_ci"], strict=True)
+        cells[name] = ["" if pd.isna(mean) else with_half(mean, half) for mean, half in pairs]
         cells = cells.drop(columns=f"{name}_ci")
-    return cells.round(4)
+    cells = cells.round(4).astype(object)
+    return cells.where(cells.notna(), "").rename(columns=_heads(table))
 
 
 def best_of_n_shown(table):
     """Best-of-n accuracy for n of 1, 8 and 64: a row a size and method, a column a way of sampling
     and n.
     """
-    cells = shown(table[table.n.isin((1, 8, 64))]).astype({"n": str})
-    cells["what"] = cells.sampling + ", n = " + cells.n
+    some = table[table.n.isin((1, 8, 64))].astype({"n": str})
+    what = some.sampling + ", n = " + some.n
+    cells = [with_half(*pair) for pair in zip(some.accuracy, some.accuracy_ci, strict=True)]
     row = ["size", "label", "seeds", "replicates"]
-    wide = cells.pivot(index=row, columns="what", values="accuracy")
-    rows = pd.MultiIndex.from_frame(cells[row]).unique()
-    return wide.reindex(columns=cells.what.unique()).reindex(rows).reset_index()
+    wide = some.assign(what=what, cell=cells).pivot(index=row, columns="what", values="cell")
+    rows = pd.MultiIndex.from_frame(some[row]).unique()
+    return shown(wide.reindex(columns=what.unique()).reindex(rows).reset_index())
 
 
 def _label(profile, term):
@@ -293,28 +298,6 @@ def ablations(profile, folder=None):
             row |= _interval("kl_end", evidence.of(size, name, "end", "kl_he_from_normal"))
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def ablations_shown(table):
-    """The ablation table as people read it: mean ± half-width of the 95% interval; the KL is of
-    both modes together.
-    """
-    rows = table.to_dict("records")
-    return pd.DataFrame(
-        {
-            "variant": table.variant,
-            "what": table.label,
-            "mode": table["mode"],
-            "seeds": table.seeds,
-            "replicates": table.replicates,
-            "acc %": [_cell(row, "average_acc", 1) for row in rows],
-            "bits": [_cell(row, "average_ent", 3) for row in rows],
-            "KL at the end, nats": [_cell(row, "kl_end", 4) for row in rows],
-            "against": table.reference,
-            "acc change, points": [_cell(row, "average_acc_change", 1) for row in rows],
-            "bits change": [_cell(row, "average_ent_change", 3) for row in rows],
-        }
-    )
 
 
 def judged(profile, folder=None):

@@ -16,6 +16,7 @@ is tested nowhere else. Why a verdict came out as it did is not computed: it is 
 results' why.yaml.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -166,16 +167,16 @@ def _measured(own):
     return f"{r.check}, {r.unit}, over {r.replicates}: {'; '.join(texts)}"
 
 
-def verdicts(profile, folder=None):
+def verdicts(profile, folder=None, found=None):
     """A row a claim: what the paper reports, what was measured here, with what power, the verdict,
     and why.
 
     measured: the claim's first check at each size, over what its replicates are, its mean ±
     half-width of the 95% interval, and their number n; detects: see `checks`. checks and the three
     counts are of the deciding ones. Verdict "not testable here" where there is none. why: from
-    why.yaml of the results, blank without.
+    why.yaml of the results, blank without. found: the checks, where they are at hand.
     """
-    found, rows = checks(profile, folder), []
+    found, rows = checks(profile, folder) if found is None else found, []
     path = Path(folder or profile.folder) / "why.yaml"
     why = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
     for claim, facts in claims().items():
@@ -218,3 +219,63 @@ def by_form(table):
         wide[wide.notna().sum(axis=1) > 1].fillna("").reindex(columns=FORMS.values(), fill_value="")
     )
     return wide.rename_axis(columns=None).reset_index()
+
+
+def verdicts_shown(table):
+    """The verdicts as people read them, in four columns."""
+    settled = " (" + table.confirmed.astype(str) + " of " + table.checks.astype(str) + " checks)"
+    return pd.DataFrame(
+        {
+            "claim": table.id + ": " + table.claim,
+            "the paper": table.reported + " (" + table["where"] + ")",
+            "verdict": "**" + table.verdict + "**" + settled.where(table.checks > 0, ""),
+            "why": table.why,
+        }
+    )
+
+
+def checks_shown(table):
+    """The checks as people read them: {claim: its checks}."""
+    parts = {}
+    for claim, own in table.groupby("claim", sort=False):
+        halves = (own["high"] - own["low"]) / 2
+        mean = [tables.with_half(*pair, "+") for pair in zip(own["mean"], halves, strict=True)]
+        cells = own.assign(mean=mean + (" " + own.unit), model=own.profile + " " + own["size"])
+        cells["decides"] = np.where(own.decides, "yes", "no")
+        columns = ["check", "decides", "model", "mean", "seeds", "replicates", "verdict"]
+        parts[f"{claim}: {claims()[claim]['claim']}"] = tables.shown(cells[columns])
+    return parts
+
+
+def _links(text):
+    """Links to the notebooks that a text names, as in "(notebooks 05 and 24)"."""
+    named = re.findall(r"notebooks? (\d\d)(?: and (\d\d))?", text)
+    numbers = sorted({number for pair in named for number in pair if number})
+    paths = [path for n in numbers for path in (runs.ROOT / "notebooks").glob(f"{n}_*.ipynb")]
+    return ", ".join(f"[{path.stem}]({path.name})" for path in paths)
+
+
+def cards(table, found):
+    """The paper's claims one by one -> (text in Markdown, the first deciding check of the claim in
+    each form, world and size).
+    """
+    for row in table[~table.id.str.contains(" ")].itertuples():
+        forms = table[(table.id == row.id) | table.id.str.startswith(f"{row.id} ")]
+        others = [
+            f"{FORMS[name.partition(' ')[2]]}: **{verdict}**"
+            for name, verdict in zip(forms.id[1:], forms.verdict[1:], strict=True)
+        ]
+        said = {
+            "paper": f"{row.reported} ({row.where})",
+            "here": row.measured,
+            "why": row.why,
+            "other forms": "; ".join(others),
+            "more": _links(" ".join(forms.why)),
+        }
+        lines = [f"*{name}*: {text}" for name, text in said.items() if text]
+        text = "\n\n".join([f"**{row.id}. {row.claim}: {row.verdict}**", *lines])
+        own = found[found.claim.isin(forms.id) & found.decides.eq(True)]
+        yield (
+            text.replace(" ± ", "\u00a0±\u00a0"),
+            own.groupby(["claim", "size"], sort=False).head(1),
+        )

@@ -311,6 +311,15 @@ def test_no_interval_reaches_beyond_what_a_quantity_can_be():
     assert math.isnan(figures._reach(1.0, math.nan, 0)[0][0])  # one run has no interval
 
 
+def test_no_band_is_drawn_below_zero_for_a_kl(tmp_path):
+    evidence.write_parting(tmp_path, split=[0.0, 0.05])  # 0.025 ± 0.32
+    figure = figures.dynamics(runs.load_profile("split"), tmp_path / "split")
+    kl = figure.axes[2]
+    lowest = [path.vertices[:, 1].min() for band in kl.collections for path in band.get_paths()]
+    assert lowest and min(lowest) == 0
+    figures.plt.close(figure)
+
+
 def test_policy_split_alone_is_in_colour_and_every_method_has_its_own_marker():
     def is_grey(colour):
         return colour[1:3] == colour[3:5] == colour[5:7]

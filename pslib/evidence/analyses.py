@@ -372,12 +372,12 @@ class Evidence:
     @property
     def sizes(self):
         """The sizes that have been evaluated, in the profile's order."""
-        found = {size for size, _, _ in self._indexed(MEASURED["average_acc"]).groups}
+        found = {size for size, _, _ in self._indexed(*MEASURED["average_acc"]).groups}
         return [size for size in self.profile.table_sizes if size in found]
 
     def of(self, size, method, at, measure):
         """A measure of a method at one place, by seed; empty where it was not measured."""
-        found = self._indexed(MEASURED[measure])
+        found = self._indexed(*MEASURED[measure])
         key = (size, method, at)
         return found.get_group(key)[measure].astype(float) if key in found.groups else _NONE
 
@@ -394,27 +394,12 @@ class Evidence:
         there = self.folder.parent / name
         return Evidence(runs.load_profile(name), there) if (there / "runs").exists() else None
 
-    def _indexed(self, source):
-        return source(self.profile, self.folder).set_index("seed").groupby(["size", "method", "at"])
+    def _indexed(self, source, at):
+        found = source(self.profile, self.folder).set_index("seed")
+        return found.assign(at=found.get(at, at)).groupby(["size", "method", "at"])
 
 
 _NONE = pd.Series(dtype=float)
-
-
-def _by_mode(source):
-    return lambda profile, folder: source(profile, folder).rename(columns={"mode": "at"})
-
-
-def _by_prompt(profile, folder):
-    return prompt_generalization(profile, folder).rename(columns={"prompt": "at"})
-
-
-def _under_prompt(profile, folder):
-    return behaviour(profile, folder).assign(at="he")
-
-
-def _in_training(profile, folder):
-    return cost(profile, folder).assign(at="training")
 
 
 def _kl_by_time(profile, folder):
@@ -428,13 +413,13 @@ def _by_budget(profile, folder):
     return found.assign(at=found.sampling + "_" + found.n.astype(str), solved=found.accuracy)
 
 
-# Which table has a measure, with a column `at`.
+# Which table has a measure, and which of its columns stands behind @, or what does for all rows.
 MEASURED = {
-    **dict.fromkeys(SUITES, _by_mode(suites)),
-    **dict.fromkeys(STORIES, _by_mode(stories)),
-    "kl_he_from_normal": _kl_by_time,
-    "solved": _by_budget,
-    **dict.fromkeys(("distance", "kl"), _under_prompt),
-    **dict.fromkeys(("kl_from_normal", "entropy_change", "accuracy_change"), _by_prompt),
-    **dict.fromkeys(("seconds", "times"), _in_training),
+    **dict.fromkeys(SUITES, (suites, "mode")),
+    **dict.fromkeys(STORIES, (stories, "mode")),
+    **dict.fromkeys(("kl_from_normal", "entropy_change"), (prompt_generalization, "prompt")),
+    **dict.fromkeys(("distance", "kl"), (behaviour, "he")),
+    "times": (cost, "training"),
+    "kl_he_from_normal": (_kl_by_time, "at"),
+    "solved": (_by_budget, "at"),
 }

@@ -156,6 +156,7 @@ def _over(profile, *said, untrained="original"):
 
 
 # --- table 1 --------------------------------------------------------------------------------------
+@plt.rc_context(STYLE)
 def accuracy_against_entropy(profile, folder=None):
     """Table 1 as a picture: average accuracy against average entropy, a panel a size, a mark a
     method and mode.
@@ -164,50 +165,48 @@ def accuracy_against_entropy(profile, folder=None):
     """
     found = analyses.suites(profile, folder)
     found = found[found.method.isin(profile.methods)]
-    with plt.rc_context(STYLE):
-        figure, panels = _panels(profile, found, height=3.6)
-        for axis, table in panels:
-            for (method, mode, label), own in table.groupby(
-                ["method", "mode", "label"], sort=False
-            ):
-                look, reach, means = _look(method, mode, ls=""), [], []
-                axis.plot(own.average_ent, own.average_acc, **look, ms=3, alpha=0.4)
-                for measure, high in (("average_ent", np.inf), ("average_acc", 100)):
-                    mean, half = mean_interval(own[measure])
-                    means.append(mean)
-                    reach.append(_reach(mean, half, 0, high))
-                axis.errorbar(*means, reach[1], reach[0], **look, ms=7.5, lw=1, label=label)
-            axis.set_xlabel("entropy, bits a token")
-        panels[0][0].set_ylabel("accuracy, %")
-        _legend(figure, _over(profile, "average of four suites; small: single runs"), ncols=2)
+    figure, panels = _panels(profile, found, height=3.6)
+    for axis, table in panels:
+        for (method, mode, label), own in table.groupby(["method", "mode", "label"], sort=False):
+            look, reach, means = _look(method, mode, ls=""), [], []
+            axis.plot(own.average_ent, own.average_acc, **look, ms=3, alpha=0.4)
+            for measure, high in (("average_ent", np.inf), ("average_acc", 100)):
+                mean, half = mean_interval(own[measure])
+                means.append(mean)
+                reach.append(_reach(mean, half, 0, high))
+            axis.errorbar(*means, reach[1], reach[0], **look, ms=7.5, lw=1, label=label)
+        axis.set_xlabel("entropy, bits a token")
+    panels[0][0].set_ylabel("accuracy, %")
+    _legend(figure, _over(profile, "average of four suites; small: single runs"), ncols=2)
     return figure
 
 
 # --- the base model -------------------------------------------------------------------------------
+@plt.rc_context(STYLE)
 def base_properties(measured):
     """What the base model does: share and accuracy of each derivation, without a prompt and under
     its own.
 
     measured: the table of `base.measure`.
     """
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8), sharey=True)
-        default = measured[measured.measure == "default"].set_index("derivation")
-        named = measured[measured.measure == "named"].set_index("derivation").loc[default.index]
-        places = -np.arange(len(default))
-        left.barh(places, default.share, color=PLAIN)
-        left.set(xlabel="share of responses without a system prompt", xlim=(0, 1))
-        for shift, table, colour, label in (
-            (0.2, default, PLAIN, "no system prompt"),
-            (-0.2, named, NAMED, "system prompt that names it"),
-        ):
-            right.barh(places + shift, table.accuracy, height=0.38, color=colour, label=label)
-        right.set(xlabel="accuracy when it is used", xlim=(0, 1))
-        right.set_yticks(places, default.index)
-        _legend(figure)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8), sharey=True)
+    default = measured[measured.measure == "default"].set_index("derivation")
+    named = measured[measured.measure == "named"].set_index("derivation").loc[default.index]
+    places = -np.arange(len(default))
+    left.barh(places, default.share, color=PLAIN)
+    left.set(xlabel="share of responses without a system prompt", xlim=(0, 1))
+    for shift, table, colour, label in (
+        (0.2, default, PLAIN, "no system prompt"),
+        (-0.2, named, NAMED, "system prompt that names it"),
+    ):
+        right.barh(places + shift, table.accuracy, height=0.38, color=colour, label=label)
+    right.set(xlabel="accuracy when it is used", xlim=(0, 1))
+    right.set_yticks(places, default.index)
+    _legend(figure)
     return figure
 
 
+@plt.rc_context(STYLE)
 def bonus_size(profile, folder=None):
     """How large eq. 3's addition is beside |A| at eta 0.03 in two forms, and which tokens get it,
     of the first size's base.
@@ -216,23 +215,22 @@ def bonus_size(profile, folder=None):
     if bonus.empty:
         return plt.figure()
     bonus = bonus[bonus["size"] == bonus["size"].iloc[0]]
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8))
-        bins = np.logspace(-4, 0.25, 35)
-        for form, name, line in (
-            ("paper", "policy_split", "-"),
-            ("released", "policy_split_released", "--"),
-        ):
-            share = (bonus[form] / bonus.advantage).abs().clip(lower=1e-4)
-            label = f"{form}, median {share.median():.3f}"
-            look = {"histtype": "step", "lw": 1.6, "ls": line, "color": COLOURS[name]}
-            left.hist(share, bins=bins, label=label, **look)
-        left.set(xscale="log", xlabel="|addition| / |A|", ylabel="tokens", xlim=(1e-4, 3))
-        left.legend(loc="upper right")
-        kinds = bonus.groupby("kind").bonus.mean().sort_values()
-        names = [f"{kind} ({(bonus.kind == kind).mean():.0%})" for kind in kinds.index]
-        right.barh(names, kinds, color=PLAIN)
-        right.set(xlabel="mean B (eq. 4), standard deviations")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8))
+    bins = np.logspace(-4, 0.25, 35)
+    for form, name, line in (
+        ("paper", "policy_split", "-"),
+        ("released", "policy_split_released", "--"),
+    ):
+        share = (bonus[form] / bonus.advantage).abs().clip(lower=1e-4)
+        label = f"{form}, median {share.median():.3f}"
+        look = {"histtype": "step", "lw": 1.6, "ls": line, "color": COLOURS[name]}
+        left.hist(share, bins=bins, label=label, **look)
+    left.set(xscale="log", xlabel="|addition| / |A|", ylabel="tokens", xlim=(1e-4, 3))
+    left.legend(loc="upper right")
+    kinds = bonus.groupby("kind").bonus.mean().sort_values()
+    names = [f"{kind} ({(bonus.kind == kind).mean():.0%})" for kind in kinds.index]
+    right.barh(names, kinds, color=PLAIN)
+    right.set(xlabel="mean B (eq. 4), standard deviations")
     return figure
 
 
@@ -244,6 +242,7 @@ CURVES = {
 }
 
 
+@plt.rc_context(STYLE)
 def dynamics(profile, folder=None, methods=None, grid=None):
     """Figure 1c, ours: accuracy and entropy of both modes, and the inter-mode KL, over training.
 
@@ -254,28 +253,28 @@ def dynamics(profile, folder=None, methods=None, grid=None):
     found = analyses.dynamics(profile, folder, grid)
     sizes, measures = _sizes(profile, found), [*analyses.ACCURACIES, *analyses.APART]
     methods = methods or [m for m in analyses.written()["compared"] if m in profile.methods]
-    with plt.rc_context(STYLE):
-        shape = {"figsize": (WIDTH, 2.2 * len(sizes) + 0.6), "squeeze": False, "sharex": True}
-        figure, axes = plt.subplots(len(sizes), 3, **shape)
-        for row, size in zip(axes, sizes, strict=True):
-            for name in methods:
-                own = found[(found["size"] == size) & (found.method == name)]
-                table = over_seeds(own, ["step"], measures)
-                modes = profile.method(name).sampling if len(own) else ()
-                for axis, (measure, (_, bounds)) in zip(row, CURVES.items(), strict=True):
-                    for mode in modes if measure != "kl_he_from_normal" else modes[1:]:
-                        column = measure if measure in table else f"{measure}_{mode}"
-                        look = _line(name, mode) | {"label": _called(profile, name, mode)}
-                        _band(axis, table, "step", column, bounds, **look)
-            row[0].set_ylabel(_named(profile, size))
-        for axis, (said, _) in zip(axes[0], CURVES.values(), strict=True):
-            axis.set_title(said)
-        for axis in axes[-1]:
-            axis.set_xlabel("training step")
-        _legend(figure, _over(profile, untrained=""))
+    shape = {"figsize": (WIDTH, 2.2 * len(sizes) + 0.6), "squeeze": False, "sharex": True}
+    figure, axes = plt.subplots(len(sizes), 3, **shape)
+    for row, size in zip(axes, sizes, strict=True):
+        for name in methods:
+            own = found[(found["size"] == size) & (found.method == name)]
+            table = over_seeds(own, ["step"], measures)
+            modes = profile.method(name).sampling if len(own) else ()
+            for axis, (measure, (_, bounds)) in zip(row, CURVES.items(), strict=True):
+                for mode in modes if measure != "kl_he_from_normal" else modes[1:]:
+                    column = measure if measure in table else f"{measure}_{mode}"
+                    look = _line(name, mode) | {"label": _called(profile, name, mode)}
+                    _band(axis, table, "step", column, bounds, **look)
+        row[0].set_ylabel(_named(profile, size))
+    for axis, (said, _) in zip(axes[0], CURVES.values(), strict=True):
+        axis.set_title(said)
+    for axis in axes[-1]:
+        axis.set_xlabel("training step")
+    _legend(figure, _over(profile, untrained=""))
     return figure
 
 
+@plt.rc_context(STYLE)
 def parting(profile, folder=None):
     """Policy Split's inter-mode KL in training, of the runs of `parting` in claims.yaml, made
     beside this profile's: a line a base model.
@@ -284,23 +283,23 @@ def parting(profile, folder=None):
     noise, and can be negative.
     """
     given = analyses.written()["parting"]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(given), figsize=(WIDTH, 2.7), sharey=True)
-        for axis, each in zip(axes, given, strict=True):
-            other = runs.load_profile(each["profile"])
-            there = Path(folder or profile.folder).parent / other.name
-            found = analyses.dynamics(other, there)
-            for _, own in found[found.method == each["method"]].groupby("seed"):
-                kl = own.kl_he_from_normal.rolling(5).mean().clip(lower=3e-4)
-                axis.plot(own.step, kl, color=COLOURS[each["method"]], lw=1.2)
-            axis.axhline(tables.PARTED, color="#666666", lw=0.8, ls=":")
-            axis.set(xlabel="training step", yscale="log", ylim=(2.8e-4, 0.6))
-            axis.set_title(textwrap.fill(each["what"], 27))
-        axes[0].set_ylabel("inter-mode KL, nats a token")
+    figure, axes = plt.subplots(1, len(given), figsize=(WIDTH, 2.7), sharey=True)
+    for axis, each in zip(axes, given, strict=True):
+        other = runs.load_profile(each["profile"])
+        there = Path(folder or profile.folder).parent / other.name
+        found = analyses.dynamics(other, there)
+        for _, own in found[found.method == each["method"]].groupby("seed"):
+            kl = own.kl_he_from_normal.rolling(5).mean().clip(lower=3e-4)
+            axis.plot(own.step, kl, color=COLOURS[each["method"]], lw=1.2)
+        axis.axhline(tables.PARTED, color="#666666", lw=0.8, ls=":")
+        axis.set(xlabel="training step", yscale="log", ylim=(2.8e-4, 0.6))
+        axis.set_title(textwrap.fill(each["what"], 27))
+    axes[0].set_ylabel("inter-mode KL, nats a token")
     return figure
 
 
 # --- ablations ------------------------------------------------------------------------------------
+@plt.rc_context(STYLE)
 def eta_ablation(profile, folder=None):
     """Accuracy, entropy and final inter-mode KL of both modes against eta; GRPO as a line with its
     95% band.
@@ -316,34 +315,34 @@ def eta_ablation(profile, folder=None):
         "average_ent": ("entropy, bits a token", (0,)),
         "kl_end": ("inter-mode KL at the end, nats", (0,)),
     }
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.0))
-        for axis, (measure, (name, bounds)) in zip(axes, panels.items(), strict=True):
-            for mode in ("normal", "he") if measure != "kl_end" else ("he",):
-                own = table[table["mode"] == mode]
-                reach = _reach(own[measure], own[f"{measure}_ci"], *bounds)
-                look = _look("policy_split", mode, ms=4.5) | _line("policy_split", mode)
-                label = _called(profile, "policy_split", mode)
-                axis.errorbar(own.eta, own[measure], reach, label=label, **look)
-            if measure != "kl_end":
-                mean, half = grpo[measure], grpo[f"{measure}_ci"]
-                axis.axhline(mean, color=COLOURS["grpo"], lw=1.2, label="GRPO")
-                axis.axhspan(mean - half, mean + half, color=COLOURS["grpo"], alpha=0.12, lw=0)
-            ticks = sorted(set(table.eta))
-            axis.set_xscale("symlog", linthresh=0.03)
-            axis.set_xticks(ticks, [f"{eta:g}" for eta in ticks])
-            axis.minorticks_off()
-            axis.set(xlabel="eta", title=name, xlim=(-0.01, 1.3 * max(ticks, default=1.0) + 0.03))
-        lines = [
-            f"eta {row.eta:g}, {row.mode} mode: {row.average_acc:.0f}%, {row.average_ent:.1f} "
-            f"bits, KL {row.kl_end:.2f}"
-            for row in collapsed.itertuples()
-        ]
-        said = "not drawn, collapsed: " + "; ".join(lines) + "\n" if lines else ""
-        _legend(figure, said + f"95% intervals over {profile.replicates()}")
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.0))
+    for axis, (measure, (name, bounds)) in zip(axes, panels.items(), strict=True):
+        for mode in ("normal", "he") if measure != "kl_end" else ("he",):
+            own = table[table["mode"] == mode]
+            reach = _reach(own[measure], own[f"{measure}_ci"], *bounds)
+            look = _look("policy_split", mode, ms=4.5) | _line("policy_split", mode)
+            label = _called(profile, "policy_split", mode)
+            axis.errorbar(own.eta, own[measure], reach, label=label, **look)
+        if measure != "kl_end":
+            mean, half = grpo[measure], grpo[f"{measure}_ci"]
+            axis.axhline(mean, color=COLOURS["grpo"], lw=1.2, label="GRPO")
+            axis.axhspan(mean - half, mean + half, color=COLOURS["grpo"], alpha=0.12, lw=0)
+        ticks = sorted(set(table.eta))
+        axis.set_xscale("symlog", linthresh=0.03)
+        axis.set_xticks(ticks, [f"{eta:g}" for eta in ticks])
+        axis.minorticks_off()
+        axis.set(xlabel="eta", title=name, xlim=(-0.01, 1.3 * max(ticks, default=1.0) + 0.03))
+    lines = [
+        f"eta {row.eta:g}, {row.mode} mode: {row.average_acc:.0f}%, {row.average_ent:.1f} "
+        f"bits, KL {row.kl_end:.2f}"
+        for row in collapsed.itertuples()
+    ]
+    said = "not drawn, collapsed: " + "; ".join(lines) + "\n" if lines else ""
+    _legend(figure, said + f"95% intervals over {profile.replicates()}")
     return figure
 
 
+@plt.rc_context(STYLE)
 def part_ablation(profile, folder=None):
     """What each part and each departure of the released code changes: differences from Policy Split
     with the same eta.
@@ -357,22 +356,22 @@ def part_ablation(profile, folder=None):
         table.loc[row.Index, "name"] = f"{row.variant}{more}".replace("_", " ")
     names = list(table.get("name", table.variant).unique())
     panels = {"average_acc": "accuracy, points", "average_ent": "entropy, bits a token"}
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, 2, figsize=(WIDTH, 0.3 * len(names) + 1.2), sharey=True, squeeze=False
-        )
-        for axis, (measure, name) in zip(axes[0], panels.items(), strict=True):
-            for mode, own in table.groupby("mode", sort=False):
-                place = (0.14 if mode == "normal" else -0.14) - own.name.map(names.index)
-                look = _look("policy_split", mode, label=f"{mode} mode")
-                _intervals(axis, own, f"{measure}_change", place, **look)
-            _rows(axis, names)
-            axis.set_title(f"change of {name}")
-        _legend(figure, f"95% intervals over {profile.replicates()}")
+    figure, axes = plt.subplots(
+        1, 2, figsize=(WIDTH, 0.3 * len(names) + 1.2), sharey=True, squeeze=False
+    )
+    for axis, (measure, name) in zip(axes[0], panels.items(), strict=True):
+        for mode, own in table.groupby("mode", sort=False):
+            place = (0.14 if mode == "normal" else -0.14) - own.name.map(names.index)
+            look = _look("policy_split", mode, label=f"{mode} mode")
+            _intervals(axis, own, f"{measure}_change", place, **look)
+        _rows(axis, names)
+        axis.set_title(f"change of {name}")
+    _legend(figure, f"95% intervals over {profile.replicates()}")
     return figure
 
 
 # --- what was asked beside the suites -------------------------------------------------------------
+@plt.rc_context(STYLE)
 def best_of_n(profile, folder=None):
     """The share of questions that none of n responses solves, for the normal mode, and for Policy
     Split also for the high-entropy mode and an equal budget split over both.
@@ -380,81 +379,79 @@ def best_of_n(profile, folder=None):
     On a logarithmic scale; a line ends where all questions are solved.
     """
     ways = {"normal": "-", "he": "--", "both": ":"}
-    with plt.rc_context(STYLE):
-        figure, panels = _panels(profile, analyses.best_of_n(profile, folder), sharey=True)
-        for axis, found in panels:
-            for name in analyses.written()["compared"]:
-                own = found[found.method == name]
-                table = over_seeds(own, ["sampling", "n"], ["accuracy"])
-                split = len(profile.method(name).sampling) > 1
-                for way in ways if split else ["normal"]:
-                    part = table[(table.sampling == way) & (table.accuracy < 100 - 1e-9)]
-                    mode = "normal" if way == "both" else way
-                    look = _look(name, mode, ms=4) | _line(name, mode) | {"ls": ways[way]}
-                    half = ", half in each mode" if way == "both" else ""
-                    label = _called(profile, name, mode) + half
-                    axis.plot(part.n, 100 - part.accuracy, **look, label=label)
-            axis.set(xlabel="responses n", xscale="log", yscale="log", ylim=(0.01, 100))
-            axis.set_xticks(analyses.TRIES, map(str, analyses.TRIES))
-            axis.minorticks_off()
-        panels[0][0].set_ylabel("questions not solved by any of n, %")
-        _legend(figure, ncols=2)
+    figure, panels = _panels(profile, analyses.best_of_n(profile, folder), sharey=True)
+    for axis, found in panels:
+        for name in analyses.written()["compared"]:
+            own = found[found.method == name]
+            table = over_seeds(own, ["sampling", "n"], ["accuracy"])
+            split = len(profile.method(name).sampling) > 1
+            for way in ways if split else ["normal"]:
+                part = table[(table.sampling == way) & (table.accuracy < 100 - 1e-9)]
+                mode = "normal" if way == "both" else way
+                look = _look(name, mode, ms=4) | _line(name, mode) | {"ls": ways[way]}
+                half = ", half in each mode" if way == "both" else ""
+                label = _called(profile, name, mode) + half
+                axis.plot(part.n, 100 - part.accuracy, **look, label=label)
+        axis.set(xlabel="responses n", xscale="log", yscale="log", ylim=(0.01, 100))
+        axis.set_xticks(analyses.TRIES, map(str, analyses.TRIES))
+        axis.minorticks_off()
+    panels[0][0].set_ylabel("questions not solved by any of n, %")
+    _legend(figure, ncols=2)
     return figure
 
 
+@plt.rc_context(STYLE)
 def behaviour(profile, folder=None):
     """Share of each derivation in the normal mode and under the high-entropy prompt, and the
     distance between them.
     """
-    with plt.rc_context(STYLE):
-        figure, panels = _panels(profile, analyses.behaviour(profile, folder), sharey=True)
-        for axis, found in panels:
-            own = found.drop(columns=["size", "label", "seed"])
-            means = own.groupby("method", sort=False).mean()
-            methods = [m for m in analyses.written()["compared"] if m in means.index]
-            for row, mode in enumerate(("normal", "he")):
-                places = -2 * np.arange(len(methods)) - row
-                left = 0.0
-                for share, colour in zip(analyses.SHARES, PARTS, strict=True):
-                    width = means.loc[methods, f"{share}_{mode}"]
-                    label = share.removeprefix("share_")
-                    axis.barh(places, width, left=left, color=colour, height=0.8, label=label)
-                    left = left + width
-            for k, method in enumerate(methods):
-                said = f"{means.distance[method]:.2f}"
-                axis.text(1.01, -2 * k - 0.5, said, va="center", fontsize=8)
-            prompts = [
-                f"{profile.method(m).label}{p}" for m in methods for p in ("", ", HE prompt")
-            ]
-            axis.set_yticks([-k for k in range(len(prompts))], prompts)
-            axis.set(xlabel="share; right: distance", xlim=(0, 1))
-            axis.grid(False)
-        _legend(figure, ncols=5)
+    figure, panels = _panels(profile, analyses.behaviour(profile, folder), sharey=True)
+    for axis, found in panels:
+        own = found.drop(columns=["size", "label", "seed"])
+        means = own.groupby("method", sort=False).mean()
+        methods = [m for m in analyses.written()["compared"] if m in means.index]
+        for row, mode in enumerate(("normal", "he")):
+            places = -2 * np.arange(len(methods)) - row
+            left = 0.0
+            for share, colour in zip(analyses.SHARES, PARTS, strict=True):
+                width = means.loc[methods, f"{share}_{mode}"]
+                label = share.removeprefix("share_")
+                axis.barh(places, width, left=left, color=colour, height=0.8, label=label)
+                left = left + width
+        for k, method in enumerate(methods):
+            said = f"{means.distance[method]:.2f}"
+            axis.text(1.01, -2 * k - 0.5, said, va="center", fontsize=8)
+        prompts = [f"{profile.method(m).label}{p}" for m in methods for p in ("", ", HE prompt")]
+        axis.set_yticks([-k for k in range(len(prompts))], prompts)
+        axis.set(xlabel="share; right: distance", xlim=(0, 1))
+        axis.grid(False)
+    _legend(figure, ncols=5)
     return figure
 
 
+@plt.rc_context(STYLE)
 def prompt_generalization(profile, folder=None):
     """Change of entropy from the normal mode under the trained and the unseen system prompts; means
     with 95% intervals.
     """
     found = analyses.prompt_generalization(profile, folder)
     prompts = list(found.prompt.unique())
-    with plt.rc_context(STYLE):
-        figure, panels = _panels(profile, found, height=3.4, sharey=True)
-        for axis, rows in panels:
-            for k, name in enumerate(analyses.written()["compared"]):
-                own = rows[rows.method == name]
-                table = over_seeds(own, ["prompt"], ["entropy_change"])
-                places = 0.18 * (1.5 - k) - table.prompt.map(prompts.index)
-                if len(own):
-                    look = _look(name, label=profile.method(name).label)
-                    _intervals(axis, table, "entropy_change", places, **look)
-            _rows(axis, [prompt.replace("_", " ") for prompt in prompts])
-            axis.set_xlabel("entropy, bits a token")
-        _legend(figure, _over(profile), ncols=2)
+    figure, panels = _panels(profile, found, height=3.4, sharey=True)
+    for axis, rows in panels:
+        for k, name in enumerate(analyses.written()["compared"]):
+            own = rows[rows.method == name]
+            table = over_seeds(own, ["prompt"], ["entropy_change"])
+            places = 0.18 * (1.5 - k) - table.prompt.map(prompts.index)
+            if len(own):
+                look = _look(name, label=profile.method(name).label)
+                _intervals(axis, table, "entropy_change", places, **look)
+        _rows(axis, [prompt.replace("_", " ") for prompt in prompts])
+        axis.set_xlabel("entropy, bits a token")
+    _legend(figure, _over(profile), ncols=2)
     return figure
 
 
+@plt.rc_context(STYLE)
 def creative(profile, folder=None):
     """Diversity of stories in each mode of each method, where most responses are stories; means
     over seeds with 95% intervals. Empty where that leaves no high-entropy mode, or no interval, to
@@ -467,41 +464,41 @@ def creative(profile, folder=None):
         return plt.figure()
     sizes, methods = _sizes(profile, told), [m for m in profile.methods if m in set(told.method)]
     panels = {"div_2gram": "Div-2-gram", "div_bleu4": "Div-BLEU-4"}
-    with plt.rc_context(STYLE):
-        shape = (WIDTH, (0.34 * len(methods) + 0.9) * len(sizes) + 0.7)
-        figure, axes = plt.subplots(len(sizes), 2, figsize=shape, squeeze=False, sharey="row")
-        for row, size in zip(axes, sizes, strict=True):
-            for axis, (measure, name) in zip(row, panels.items(), strict=True):
-                rows = told[told["size"] == size].groupby(["method", "mode"], sort=False)
-                for (method, mode), own in rows:
-                    if method in methods:
-                        place = (0.15 if mode == "normal" else -0.15) - methods.index(method)
-                        _intervals(axis, own, measure, [place], (0, 100), **_look(method, mode))
-                _rows(axis, [profile.method(m).label for m in methods], zero=False)
-                axis.set_title(f"{name}, {_named(profile, size)}")
-        _legend(figure, _over(profile, "filled: normal mode, hollow: under the HE prompt"))
+    shape = (WIDTH, (0.34 * len(methods) + 0.9) * len(sizes) + 0.7)
+    figure, axes = plt.subplots(len(sizes), 2, figsize=shape, squeeze=False, sharey="row")
+    for row, size in zip(axes, sizes, strict=True):
+        for axis, (measure, name) in zip(row, panels.items(), strict=True):
+            rows = told[told["size"] == size].groupby(["method", "mode"], sort=False)
+            for (method, mode), own in rows:
+                if method in methods:
+                    place = (0.15 if mode == "normal" else -0.15) - methods.index(method)
+                    _intervals(axis, own, measure, [place], (0, 100), **_look(method, mode))
+            _rows(axis, [profile.method(m).label for m in methods], zero=False)
+            axis.set_title(f"{name}, {_named(profile, size)}")
+    _legend(figure, _over(profile, "filled: normal mode, hollow: under the HE prompt"))
     return figure
 
 
+@plt.rc_context(STYLE)
 def reached(profile, folder=None):
     """Where exploration ends: accuracy on longer sums against the share of responses that work in
     steps there; a mark a run and mode, a panel a size.
     """
     table = analyses.derivations(profile, folder)
     table = table[(table.suite == "long") & table.method.isin(profile.methods)]
-    with plt.rc_context(STYLE):
-        figure, panels = _panels(profile, table)
-        for axis, found in panels:
-            for (method, mode), own in found.groupby(["method", "mode"], sort=False):
-                label = profile.method(method).label + (analyses.HE if mode == "he" else "")
-                look = _look(method, mode, ls="", ms=5, label=label)
-                axis.plot(100 * own.steps, 100 * own.accuracy, **look)
-            axis.set(xlabel="responses that work in steps, %", xlim=(-4, 104))
-        panels[0][0].set_ylabel("accuracy on longer sums, %")
-        _legend(figure, ncols=2)
+    figure, panels = _panels(profile, table)
+    for axis, found in panels:
+        for (method, mode), own in found.groupby(["method", "mode"], sort=False):
+            label = profile.method(method).label + (analyses.HE if mode == "he" else "")
+            look = _look(method, mode, ls="", ms=5, label=label)
+            axis.plot(100 * own.steps, 100 * own.accuracy, **look)
+        axis.set(xlabel="responses that work in steps, %", xlim=(-4, 104))
+    panels[0][0].set_ylabel("accuracy on longer sums, %")
+    _legend(figure, ncols=2)
     return figure
 
 
+@plt.rc_context(STYLE)
 def worlds(profile, folder=None):
     """What training changes in each world: see tables.worlds. Marks are mean differences, bars
     their 95% intervals.
@@ -517,49 +514,51 @@ def worlds(profile, folder=None):
     )
     names, given = list(table.world.unique()), analyses.written()["worlds"]["differences"]
     panels = ("accuracy, points", "on longer sums, points", "entropy, bits a token")
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.75 * len(names) + 1.5), sharey=True)
-        for axis, measure, what in zip(axes, tables.WORLDS, panels, strict=True):
-            for k, said in enumerate(table.difference.unique()):
-                own = table[table.difference == said]
-                method = analyses.terms(given[k])[0].method
-                look = _look(method, analyses.terms(given[k])[0].at, label=said)
-                places = 0.15 * (2 - k) - own.world.map(names.index)
-                _intervals(axis, own, measure, places, **look)
-            _rows(axis, names)
-            axis.set_title(what)
-        _legend(figure, "95% intervals over what stands beside each world", ncols=2)
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.75 * len(names) + 1.5), sharey=True)
+    for axis, measure, what in zip(axes, tables.WORLDS, panels, strict=True):
+        for k, said in enumerate(table.difference.unique()):
+            own = table[table.difference == said]
+            method = analyses.terms(given[k])[0].method
+            look = _look(method, analyses.terms(given[k])[0].at, label=said)
+            places = 0.15 * (2 - k) - own.world.map(names.index)
+            _intervals(axis, own, measure, places, **look)
+        _rows(axis, names)
+        axis.set_title(what)
+    _legend(figure, "95% intervals over what stands beside each world", ncols=2)
     return figure
 
 
+@plt.rc_context(STYLE)
 def strip(checks):
     """One check in several forms, worlds and sizes, a row each: its mean with its 95% interval; the
     side on which the claim puts it is shaded.
     """
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.24 * len(checks) + 0.6))
-        names = []
-        for k, row in enumerate(checks.itertuples()):
-            form = row.claim.partition(" ")[2].removeprefix("bases").strip()
-            form = f" ({form})".replace("released", "released bonus") if form else ""
-            names.append(f"{row.profile} {checks['size'].iloc[k]}{form}")
-            look = _look("policy_split_released" if "released" in form else "policy_split")
-            reach = [[row.mean - row.low], [row.high - row.mean]]
-            axis.errorbar(row.mean, -k, xerr=reach, ms=5, lw=1.2, **look)
-        _rows(axis, names)
-        low, high = axis.get_xlim()
-        side = (0, high) if row.direction == "positive" else (low, 0)
-        axis.axvspan(*side, color="#8a8a8a", alpha=0.12, lw=0)
-        first = checks.iloc[0]
-        axis.set(xlim=(low, high), xlabel=f"{first.check}, {first.unit}")
+    figure, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.24 * len(checks) + 0.6))
+    names = []
+    for k, row in enumerate(checks.itertuples()):
+        form = row.claim.partition(" ")[2].removeprefix("bases").strip()
+        form = f" ({form})".replace("released", "released bonus") if form else ""
+        names.append(f"{row.profile} {checks['size'].iloc[k]}{form}")
+        look = _look("policy_split_released" if "released" in form else "policy_split")
+        reach = [[row.mean - row.low], [row.high - row.mean]]
+        axis.errorbar(row.mean, -k, xerr=reach, ms=5, lw=1.2, **look)
+    _rows(axis, names)
+    low, high = axis.get_xlim()
+    side = (0, high) if row.direction == "positive" else (low, 0)
+    axis.axvspan(*side, color="#8a8a8a", alpha=0.12, lw=0)
+    first = checks.iloc[0]
+    axis.set(xlim=(low, high), xlabel=f"{first.check}, {first.unit}")
     return figure
 
 
 def save(figure, folder, name):
     """Write a figure as <name>.svg and <name>.png, each whole or not at all, and close it; an empty
-    one is not written.
+    one is not written, and no older one left.
     """
-    for kind in ("svg", "png") if figure.axes else ():
+    for kind in ("svg", "png"):
+        if not figure.axes:
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+            continue
         data = io.BytesIO()
         with plt.rc_context(STYLE):
             figure.savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else None)

@@ -3,7 +3,6 @@ about a claim.
 """
 
 import warnings
-from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -102,17 +101,15 @@ def sign_flip(differences):
     """The exact two-sided p of paired differences being as likely of either sign, by every pattern
     of their n signs.
 
-    p = |{s in {-1, 1}^n: |sum s_i d_i| >= |sum d_i|}| / 2^n. Its least attainable value is 2 / 2^n
-    (`least_sign_flip`): 0.0625 with five pairs, 0.031 with six, 0.0078 with eight. Differences need
+    p = |{s in {-1, 1}^n: |sum s_i d_i| >= |sum d_i|}| / 2^n. Its least attainable value is 2 / 2^n:
+    0.0625 with five pairs, 0.031 with six, 0.0078 with eight. Differences need
     not be normal, only symmetric if nothing parts the two. NaN values do not count; NaN for none;
     ValueError beyond 20, of whose patterns there are too many to list.
     """
     differences = _without_nan(differences)
     if len(differences) > 20:
-        raise ValueError(
-            "sign_flip lists every pattern of signs, of at most 20 differences; got "
-            f"{len(differences)}"
-        )
+        said = "sign_flip lists every pattern of signs, of at most 20 differences; got"
+        raise ValueError(f"{said} {len(differences)}")
     if len(differences) < 2:  # scipy asks for two
         return 1.0 if len(differences) else NAN
     return float(
@@ -122,31 +119,17 @@ def sign_flip(differences):
     )
 
 
-def least_sign_flip(n):
-    """The least p that `sign_flip` can give n pairs, 2 / 2^n: where all differences have one
-    sign.
-    """
-    return 2 / 2**n
-
-
 def unpaired_p(first, second):
     """The two-sided p of the Mann-Whitney test that two lists come from one distribution, exact
     where no values are equal.
 
     For lists that share nothing, of n and m values; lists that share base models or seeds are
-    paired (`sign_flip`). Its least attainable value is 2 / C(n + m, n) (`least_unpaired`): 0.0022
-    with six and six. NaN where one list is empty. For groups of
-    which one hardly varies: a t test takes them to vary alike or to be normal.
+    paired (`sign_flip`). Its least attainable value is 2 / C(n + m, n): 0.0022 with six and six.
+    NaN where one list is empty. For groups of which one hardly varies: a t test takes them to vary
+    alike or to be normal.
     """
     both = list(first), list(second)
     return float(stats.mannwhitneyu(*both).pvalue) if all(both) else NAN
-
-
-def least_unpaired(n, m):
-    """The least p that `unpaired_p` can give lists of n and m values, 2 / C(n + m, n): where the
-    lists do not overlap.
-    """
-    return 2 / comb(n + m, n)
 
 
 class CrossedEffect(NamedTuple):

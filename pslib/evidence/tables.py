@@ -367,10 +367,10 @@ def _peaks_apart(one, other):
     shared = ("base", "sizes", "seeds")
     if all(getattr(profile, part) == getattr(other_profile, part) for part in shared):
         differences = (peaks - other_peaks).dropna()
-        p, least = stats.sign_flip(differences), stats.least_sign_flip(len(differences))
+        p, least = stats.sign_flip(differences), 2 / 2 ** len(differences)
         return {"p": p, "test": f"sign flip, paired by base model (least p {least:.2g})"}
     p = stats.unpaired_p(peaks, other_peaks)
-    least = stats.least_unpaired(len(peaks), len(other_peaks))
+    least = 2 / math.comb(len(peaks) + len(other_peaks), len(peaks))
     return {"p": p, "test": f"Mann-Whitney, other base models (least p {least:.2g})"}
 
 

@@ -45,6 +45,7 @@ def _dots(axis, values, place, single=True, **look):
             axis.plot(values, [place - 0.16] * len(values), **look, alpha=0.5)
 
 
+@plt.rc_context(STYLE)
 def form_and_meaning(root):
     """Left: the normal mode's entropy after training minus before, by method and world. Right: D(p)
     of each trained prompt.
@@ -52,53 +53,53 @@ def form_and_meaning(root):
     D(p) is the gap between the entropies under p and under no prompt after the released form, minus
     the same after eta 0.
     """
-    with plt.rc_context(STYLE):
-        shape = {"figsize": (WIDTH, 3.6), "gridspec_kw": {"width_ratios": [1.25, 1]}}
-        figure, (left, right) = plt.subplots(1, 2, **shape)
-        for shift, (world, look) in zip((0.22, -0.22), WORLDS.items(), strict=True):
-            for row, method in enumerate(FORMS):
-                quantity = f"{world}/{method}@none - {world}/original@none"
-                _dots(left, predictions.measured(quantity, root), shift - row, **look)
-        for row, (world, prompt) in enumerate(GAPS.values()):
-            after = predictions.measured(_gap(world, "policy_split_released", prompt), root)
-            before = predictions.measured(_gap(world, "eta_0", prompt), root)
-            look = WORLDS.get(world, WORLDS["understood"])
-            _dots(right, (after - before).dropna(), -row, **look)
-        right.axvspan(-0.015, 0.015, color="#8a8a8a", alpha=0.12, lw=0)
-        for axis, names, title in (
-            (left, FORMS.values(), "normal mode's entropy, change in training"),
-            (right, GAPS, "D: gap that the bonus adds"),
-        ):
-            _rows(axis, list(names))
-            axis.set(xlabel="bits a token", title=title)
-        _legend(figure)
+    shape = {"figsize": (WIDTH, 3.6), "gridspec_kw": {"width_ratios": [1.25, 1]}}
+    figure, (left, right) = plt.subplots(1, 2, **shape)
+    for shift, (world, look) in zip((0.22, -0.22), WORLDS.items(), strict=True):
+        for row, method in enumerate(FORMS):
+            quantity = f"{world}/{method}@none - {world}/original@none"
+            _dots(left, predictions.measured(quantity, root), shift - row, **look)
+    for row, (world, prompt) in enumerate(GAPS.values()):
+        after = predictions.measured(_gap(world, "policy_split_released", prompt), root)
+        before = predictions.measured(_gap(world, "eta_0", prompt), root)
+        look = WORLDS.get(world, WORLDS["understood"])
+        _dots(right, (after - before).dropna(), -row, **look)
+    right.axvspan(-0.015, 0.015, color="#8a8a8a", alpha=0.12, lw=0)
+    for axis, names, title in (
+        (left, FORMS.values(), "normal mode's entropy, change in training"),
+        (right, GAPS, "D: gap that the bonus adds"),
+    ):
+        _rows(axis, list(names))
+        axis.set(xlabel="bits a token", title=title)
+    _legend(figure)
     return figure
 
 
+@plt.rc_context(STYLE)
 def gap_after_against_before(root):
     """The gap between the modes' entropies after training against the gap before, a dot a base
     model, a panel a method.
     """
     methods = {name: FORMS[name] for name in ("eta_0", "policy_split", "policy_split_released")}
-    with plt.rc_context(STYLE):
-        shape = {"figsize": (WIDTH, 3.0), "sharex": True, "sharey": True}
-        figure, axes = plt.subplots(1, len(methods), **shape)
-        for axis, (method, said) in zip(axes, methods.items(), strict=True):
-            for world, look in WORLDS.items():
-                before, after = (
-                    predictions.measured(_gap(world, name), root) for name in ("original", method)
-                )
-                both = before.index.intersection(after.index)
-                axis.plot(before[both], after[both], ls="", alpha=0.8, mew=0, **look)
-            axis.axline((0, 0), slope=1, color="black", lw=0.7, ls=":")
-            axis.axhline(0, color="black", lw=0.6)
-            axis.axvline(0, color="black", lw=0.6)
-            axis.set(title=said, xlabel="gap before training, bits")
-        axes[0].set_ylabel("gap after training, bits")
-        _legend(figure)
+    shape = {"figsize": (WIDTH, 3.0), "sharex": True, "sharey": True}
+    figure, axes = plt.subplots(1, len(methods), **shape)
+    for axis, (method, said) in zip(axes, methods.items(), strict=True):
+        for world, look in WORLDS.items():
+            before, after = (
+                predictions.measured(_gap(world, name), root) for name in ("original", method)
+            )
+            both = before.index.intersection(after.index)
+            axis.plot(before[both], after[both], ls="", alpha=0.8, mew=0, **look)
+        axis.axline((0, 0), slope=1, color="black", lw=0.7, ls=":")
+        axis.axhline(0, color="black", lw=0.6)
+        axis.axvline(0, color="black", lw=0.6)
+        axis.set(title=said, xlabel="gap before training, bits")
+    axes[0].set_ylabel("gap after training, bits")
+    _legend(figure)
     return figure
 
 
+@plt.rc_context(STYLE)
 def what_carries_the_gap(root):
     """Which tokens carry the gap between the modes' entropies, before training and after each form,
     by kind of token.
@@ -109,21 +110,20 @@ def what_carries_the_gap(root):
     methods = {"original": "before training"} | {
         name: FORMS[name] for name in ("grpo", "eta_0", "policy_split_released")
     }
-    with plt.rc_context(STYLE):
-        shape = {"figsize": (WIDTH, 3.2), "sharex": True, "sharey": True}
-        figure, axes = plt.subplots(1, len(WORLDS), **shape)
-        for axis, (world, look) in zip(axes, WORLDS.items(), strict=True):
-            for k, kind in enumerate(probe.KINDS):
-                own = {
-                    "color": PARTS[k],
-                    "marker": "os^Dv"[k],
-                    "label": KINDS[kind],
-                    "mec": "#333333",
-                }
-                for row, method in enumerate(methods):
-                    found = predictions.measured(_gap(world, method), root, f"part_{kind}")
-                    _dots(axis, found, 0.13 * (2 - k) - row, single=False, **own)
-            _rows(axis, list(methods.values()))
-            axis.set(title=look["label"], xlabel="part of the gap, bits a token")
-        _legend(figure, ncols=5)
+    shape = {"figsize": (WIDTH, 3.2), "sharex": True, "sharey": True}
+    figure, axes = plt.subplots(1, len(WORLDS), **shape)
+    for axis, (world, look) in zip(axes, WORLDS.items(), strict=True):
+        for k, kind in enumerate(probe.KINDS):
+            own = {
+                "color": PARTS[k],
+                "marker": "os^Dv"[k],
+                "label": KINDS[kind],
+                "mec": "#333333",
+            }
+            for row, method in enumerate(methods):
+                found = predictions.measured(_gap(world, method), root, f"part_{kind}")
+                _dots(axis, found, 0.13 * (2 - k) - row, single=False, **own)
+        _rows(axis, list(methods.values()))
+        axis.set(title=look["label"], xlabel="part of the gap, bits a token")
+    _legend(figure, ncols=5)
     return figure

@@ -77,7 +77,7 @@ def _panels(profile, found, height=2.9, **shared):
 
 
 def _named(profile, size):
-    return f"nano {size}" if profile.model == "nano" else size
+    return f"nano {size}" if profile.origin.made_here else size
 
 
 def _look(method, mode="normal", **more):

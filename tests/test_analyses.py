@@ -7,7 +7,7 @@ import evidence
 import pandas as pd
 import pytest
 
-from pslib.evidence import analyses, artefacts, evaluate, figures, tables
+from pslib.evidence import analyses, artefacts, evaluate, figures, tables, verdicts
 from pslib.lab import runs
 
 
@@ -60,9 +60,7 @@ def test_dynamics_hold_measured_steps_only_and_start_is_the_first_and_the_end_a_
         0.001 * (26 + 31 + 36 + 41 + 46) / 5 + 0.0001
     )
     assert ends.kl_he_from_normal_peak == ends.kl_he_from_normal_end  # it only grows
-    assert "eta_1" not in set(table.method) and set(
-        analyses.dynamics(*found, variants=True).method
-    ) >= {"eta_1", "unshared"}
+    assert set(table.method) >= {"grpo", "eta_1", "unshared"}
 
 
 def test_learning_is_accuracy_above_grpos_of_the_same_seed_in_each_quarter_and_has_peaks_inside(
@@ -92,7 +90,7 @@ def test_learning_is_accuracy_above_grpos_of_the_same_seed_in_each_quarter_and_h
         and table.quarter_3.isna().all()
     )
     assert table.quarter_4["policy_split", "he"] == pytest.approx(30)
-    assert not {"grpo", "original", "eta_1"} & set(table.index.get_level_values("method"))
+    assert not {"grpo", "original"} & set(table.index.get_level_values("method"))
     ends = (
         analyses.start_and_end(profile, folder)
         .query("method == 'policy_split' and seed == 2")
@@ -218,28 +216,10 @@ def test_judged_stories_are_blank_where_no_judge_is_configured(found, monkeypatc
 
 
 # --- artefacts ------------------------------------------------------------------------------------
-def test_every_artefact_is_written_from_results_alone_and_has_content(tmp_path):
-    profile, folder = evidence.write(tmp_path / "nano")
-    evidence.write_parting(tmp_path, split=[0.03, 0.05], unheeded=[0.001, 0.002])
-    names = artefacts.write_all(profile, folder)
-    assert names == list(artefacts.ARTEFACTS)
-    for _name, artefact in artefacts.ARTEFACTS.items():
-        for table in artefact.tables:
-            assert (
-                len(pd.read_csv(folder / "tables" / f"{table}.csv")) > 0
-                and (folder / "tables" / f"{table}.md").stat().st_size > 50
-            )
-        for figure in artefact.figures:
-            for kind in ("svg", "png"):
-                assert (folder / "figures" / f"{figure}.{kind}").stat().st_size > 5000
-
-
 def test_a_profile_without_results_has_empty_artefacts_and_no_error(tmp_path):
     for name in ("smoke", "nano"):
         profile = runs.load_profile(name)
-        for artefact in artefacts.ARTEFACTS:
-            if artefacts.ARTEFACTS[artefact].needs(profile):
-                artefacts.write(profile, artefact, tmp_path / name)
+        artefacts.write_all(profile, tmp_path / name)
     assert (
         pd.read_csv(tmp_path / "nano" / "tables" / "verdicts.csv")
         .verdict.eq("not testable here")
@@ -247,21 +227,127 @@ def test_a_profile_without_results_has_empty_artefacts_and_no_error(tmp_path):
     )
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of all artefacts of made-up results."""
+    root = tmp_path_factory.mktemp("written")
+    profile, folder = evidence.write(root / "nano")
+    evidence.write_parting(root, split=[0.03, 0.05], unheeded=[0.001, 0.002])
+    assert artefacts.write_all(profile, folder) == list(artefacts.listed())
+    return folder
+
+
+def test_every_artefact_is_written_from_results_alone_and_has_content(written):
+    for artefact in artefacts.listed().values():
+        for table in artefact["tables"]:
+            assert len(pd.read_csv(written / "tables" / f"{table}.csv")) > 0
+        for figure in artefact.get("figures", ()):
+            for kind in ("svg", "png"):
+                assert (written / "figures" / f"{figure}.{kind}").stat().st_size > 5000
+
+
+def test_every_table_begins_with_a_title_and_a_caption_and_no_line_breaks_at_a_plus_minus(written):
+    pages = sorted((written / "tables").glob("*.md"))
+    assert len(pages) > 15
+    for page in pages:
+        title, caption, table = page.read_text(encoding="utf-8").split("\n\n", 2)
+        assert title.startswith("# ") and caption.endswith(".") and "|:--" in table
+        assert " ±" not in table and "± " not in table
+    # heads are words, with a key to those that need one, and texts stand on the left
+    text = (written / "tables" / "behaviour.md").read_text(encoding="utf-8")
+    assert "| method " in text and "label" not in text and "\u00a0±\u00a0" in text
+    assert "- **replicates**: what these runs differ in" in text and "--:|" not in text
+
+
+def test_verdicts_are_read_in_four_columns_and_checks_claim_by_claim(written):
+    text = (written / "tables" / "verdicts.md").read_text(encoding="utf-8")
+    heads = next(line for line in text.splitlines() if line.startswith("|"))
+    assert [head.strip() for head in heads.strip("|").split("|")] == [
+        "claim",
+        "the paper",
+        "verdict",
+        "why",
+    ]
+    text = (written / "tables" / "checks.md").read_text(encoding="utf-8")
+    assert "\n## C2: Policy Split's normal mode has the best" in text and "bootstrap" not in text
+    table = pd.read_csv(written / "tables" / "checks.csv")
+    assert {"bootstrap_low", "d_z", "p_holm", "detectable"} <= set(table)
+
+
+def test_one_head_means_one_thing():
+    heads = tables.registry()["heads"]
+    said = {}
+    for head, meaning in heads.values():
+        assert said.setdefault(head, meaning) == meaning
+
+
+def test_a_notebook_shows_a_table_without_its_index(found):
+    html = artefacts.show(*found[:1], "cost", found[1])["cost"]._repr_html_()
+    assert "<th>0</th>" not in html and "text-align: left" in html
+
+
+def test_a_card_says_what_the_paper_reports_what_came_out_and_why(tmp_path):
+    profile, folder = evidence.write(tmp_path)
+    (folder / "why.yaml").write_text("C3: it is small (notebooks 05 and 20)\n")
+    checks = verdicts.checks(profile, folder)
+    table = verdicts.verdicts(profile, folder, checks)
+    cards = list(verdicts.cards(table, checks))
+    assert len(cards) == 10
+    text, own = cards[2]
+    assert text.startswith("**C3. It revives entropy") and "*paper*: normal mode +0.40" in text
+    assert "*why*: it is small" in text and "released bonus, seeds of one base model: **" in text
+    assert "[05_base_model](05_base_model.ipynb), [20_dynamics](20_dynamics.ipynb)" in text
+    assert own.claim.tolist() == ["C3", "C3 released"] and own.check.nunique() == 1
+    figure = figures.strip(own)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["nano 0.2m", "nano 0.2m (released bonus)"]
+    figures.plt.close(figure)
+
+
+# --- figures --------------------------------------------------------------------------------------
+def test_no_interval_reaches_beyond_what_a_quantity_can_be():
+    below, above = figures._reach([0.02, 99.0, 50.0], [0.05, 3.0, 2.0], 0, 100)
+    assert below.tolist() == [0.02, 3.0, 2.0] and above.tolist() == [0.05, 1.0, 2.0]
+    assert math.isnan(figures._reach(1.0, math.nan, 0)[0][0])  # one run has no interval
+
+
+def test_no_band_is_drawn_below_zero_for_a_kl(tmp_path):
+    evidence.write_parting(tmp_path, split=[0.0, 0.05])  # 0.025 ± 0.32
+    figure = figures.dynamics(runs.load_profile("split"), tmp_path / "split")
+    kl = figure.axes[2]
+    lowest = [path.vertices[:, 1].min() for band in kl.collections for path in band.get_paths()]
+    assert lowest and min(lowest) == 0
+    figures.plt.close(figure)
+
+
+def test_policy_split_alone_is_in_colour_and_every_method_has_its_own_marker():
+    def is_grey(colour):
+        return colour[1:3] == colour[3:5] == colour[5:7]
+
+    coloured = {name for name, (colour, _) in figures.LOOKS.items() if not is_grey(colour)}
+    assert coloured == {name for name in figures.LOOKS if name.startswith("policy_split")}
+    assert len({marker for _, marker in figures.LOOKS.values()}) == len(figures.LOOKS)
+
+
+def test_stories_are_compared_for_methods_that_were_asked_and_where_they_are_stories(tmp_path):
+    profile, folder = evidence.write(tmp_path)
+    figure = figures.creative(profile, folder)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["Original", "GRPO", "Policy Split", "Policy Split (released code's bonus)"]
+    for path in folder.glob("runs/*/stories.csv"):
+        table = pd.read_csv(path)
+        table.loc[table["mode"] == "he", "told"] = 0.1
+        table.to_csv(path, index=False)
+    artefacts.write(profile, "table2_creative", folder)
+    assert not (folder / "figures").exists()
+    figures.plt.close(figure)
+
+
 def test_an_unknown_artefact_is_refused():
     with pytest.raises(
         ValueError, match="no artefact is called 'table3'; there are table1_general"
     ):
         artefacts.write(runs.load_profile("smoke"), "table3")
-
-
-def test_checks_of_other_profiles_have_a_figure_of_their_own(tmp_path):
-    profile, folder = evidence.write(tmp_path / "nano")
-    evidence.write_parting(tmp_path, split=[0.03, 0.05])
-    for elsewhere in (False, True):
-        figure = figures.checks(profile, folder, elsewhere=elsewhere)
-        shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-        assert shown and all((" eta 2  " in label) == elsewhere for label in shown)
-        figures.plt.close(figure)
 
 
 def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
@@ -275,6 +361,7 @@ def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
         "Policy Split (released code's bonus)",
         "Policy Split (released code's bonus), HE mode",
     ]
+    assert [axis.get_gridspec().ncols for axis in figure.axes] == [3, 3, 3]
     assert len(kl.lines) == 2 and kl.lines[0].get_ydata()[0] == pytest.approx(0.001 + 0.0002)
     figures.plt.close(figure)
 
@@ -288,50 +375,34 @@ def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
         "part_ablation",
         "prompt_generalization",
         "creative",
-        "checks",
     ],
 )
 def test_a_figure_with_intervals_says_what_they_are_over(found, name):
     figure = getattr(figures, name)(*found)
-    assert any(
-        text.get_text().startswith("95% intervals over seeds of one base model")
-        for text in figure.texts
-    )
+    (legend,) = figure.legends
+    assert "95% intervals over seeds of one base model" in legend.get_title().get_text()
     figures.plt.close(figure)
 
 
 def test_a_figure_of_single_runs_speaks_of_no_interval(tmp_path):
     figure = figures.dynamics(runs.load_profile("smollm2"), tmp_path)
-    assert not any("interval" in text.get_text() for text in figure.texts)
+    assert not any("interval" in legend.get_title().get_text() for legend in figure.legends)
     figures.plt.close(figure)
 
 
-def test_the_training_curves_of_a_variant_are_drawn(found):
-    figure = figures.training_curves(found[0], "0.2m", methods=("eta_1",), folder=found[1])
-    assert [
-        line.get_label() for line in figure.axes[1].lines if not line.get_label().startswith("_")
-    ] == ["Policy Split, eta 1.0", "Policy Split, eta 1.0, HE mode"]
-    figures.plt.close(figure)
-
-
-def test_the_curves_of_a_run_outside_the_grid_are_drawn_and_those_of_base_models_together(
-    tmp_path,
-):
-    evidence.write_parting(tmp_path, split=[0.03, 0.05])
-    split, folder = runs.load_profile("split"), tmp_path / "split"
-    (folder / "runs" / "policy_split-0.2m.b1-s1").rename(
-        folder / "runs" / "policy_split_unshared-0.2m.b1-s9"
-    )
-    evidence.write_parting(tmp_path / "more", split=[0.03, 0.05])
-    for root, size, method, seeds, count in (
-        (folder, "0.2m.b1", "policy_split_unshared", (9,), 1),
-        (tmp_path / "more" / "split", "0.2m", "policy_split", None, 2),
-    ):
-        figure = figures.training_curves(split, size, methods=(method,), seeds=seeds, folder=root)
-        assert len(figure.axes[0].lines) == 2 * (
-            count + 1
-        )  # two modes, in each the runs and their mean
+def test_the_dynamics_of_a_variant_and_of_a_run_outside_the_grid_are_drawn(found):
+    profile, folder = found
+    (folder / "runs" / "eta_1-0.2m-s3").rename(folder / "runs" / "eta_1-0.2m-s9")
+    for grid, first in ((None, 0.00115), ([("eta_1", "0.2m", 9)], 0.0013)):
+        figure = figures.dynamics(profile, folder, ["eta_1"], grid)
+        accuracy, _, kl = figure.axes
+        assert [line.get_label() for line in accuracy.lines] == [
+            "Policy Split, eta 1.0",
+            "Policy Split, eta 1.0, HE mode",
+        ]
         figures.plt.close(figure)
+        assert kl.lines[0].get_ydata()[0] == pytest.approx(first)
+    (folder / "runs" / "eta_1-0.2m-s9").rename(folder / "runs" / "eta_1-0.2m-s3")
 
 
 def test_derivations_are_read_from_responses_or_from_what_was_published_of_them(tmp_path):
@@ -421,7 +492,7 @@ def test_how_far_the_modes_part_is_told_over_base_models_of_both_worlds(tmp_path
     )
     assert table.what.to_dict() == {
         "split": "eq. 3 with eta 2",
-        "unheeded": tables.PARTING["unheeded", "policy_split"],
+        "unheeded": analyses.written()["parting"][-1]["what"],
     }
 
 
@@ -481,13 +552,9 @@ SEEDS, SAMPLING = (
     ],
 )
 def test_a_table_says_what_its_intervals_are_over(found, name):
-    function, shown = next(
-        artefact.tables[name]
-        for artefact in artefacts.ARTEFACTS.values()
-        if name in artefact.tables
-    )
-    table = function(*found)
-    assert "replicates" in shown(table)
+    table = artefacts.table(found[0], name, found[1])
+    parts = artefacts._shown(name, table).values()
+    assert parts and all("replicates" in part for part in parts)
     untrained = (
         table.label.str.startswith("Original")
         if "label" in table
@@ -505,9 +572,7 @@ def test_base_models_with_a_run_each_are_what_intervals_of_their_profile_are_ove
     evidence.write_parting(tmp_path, split=[0.03, 0.05])
     profile, folder = runs.load_profile("split"), tmp_path / "split"
     assert set(tables.table1(profile, folder).replicates) == {"base models"}
-    assert set(
-        artefacts.ARTEFACTS["dynamics"].tables["dynamics"][0](profile, folder).replicates
-    ) == {"base models"}
+    assert set(artefacts.table(profile, "dynamics", folder).replicates) == {"base models"}
 
 
 def test_worlds_pair_by_base_model_and_leave_out_what_was_not_run(tmp_path):

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from pslib.evidence import creative
-from pslib.evidence.creative import JudgeError, JudgeSettings, div_bleu, div_ngram, judge, scores
+from pslib.evidence.creative import JudgeError, JudgeSettings, judge, scores
+from pslib.evidence.diversity import bleu_signature, div_bleu, div_ngram
 
 GOOD = {
     "creativity": 7,
@@ -100,7 +101,7 @@ def test_columns_of_a_table_are_taken():
 
 
 def test_the_signature_says_what_was_set():
-    signature = creative.bleu_signature(8)
+    signature = bleu_signature(8)
     assert all(
         part in signature.split("|")
         for part in ("nrefs:7", "case:mixed", "eff:yes", "tok:13a", "smooth:exp")

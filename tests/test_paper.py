@@ -223,7 +223,7 @@ def test_the_chain_runs_to_table_1_with_the_papers_settings(standing):
         and (table.seeds == 1).all()
     )
     assert table[tables.MEASURES].notna().all().all()
-    shown = tables.as_shown(table)
+    shown = tables.shown(table)
     assert (
         "AIME acc %" in shown
         and "GPQA bits" in shown

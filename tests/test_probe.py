@@ -124,8 +124,8 @@ def test_stories_are_scored_by_prompt_and_kept(model, tokenizer, both, monkeypat
     )
     assert not worlds.is_story("Well, halves: 7+8=15. \\boxed{15}")
     assert row.div_2gram == pytest.approx(
-        probe.creative.div_ngram(own)
-    ) and row.div_bleu4 == pytest.approx(probe.creative.div_bleu(own))
+        probe.diversity.div_ngram(own)
+    ) and row.div_bleu4 == pytest.approx(probe.diversity.div_bleu(own))
 
 
 def test_the_bonus_of_each_token_is_that_of_the_equations(model, tokenizer, both):

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 
 from pslib.evidence import stats
 
@@ -175,14 +174,6 @@ def test_two_groups_that_do_not_overlap_by_hand():
     assert math.isnan(stats.unpaired_p([], [1.0, 2.0]))
 
 
-def test_the_interval_of_paired_differences_by_hand():
-    assert stats.paired_interval([1, 2, math.nan, 3]) == pytest.approx(
-        (2, 2 - 2.484138, 2 + 2.484138), abs=1e-5
-    )
-    mean, low, high = stats.paired_interval([4])
-    assert mean == 4 and math.isnan(low) and math.isnan(high)
-
-
 @pytest.mark.parametrize(
     "differences, p",
     [
@@ -220,15 +211,8 @@ def test_the_sign_flip_test_counts_every_pattern_and_ties_up_to_rounding():
 
 def test_the_least_p_of_an_exact_test_is_where_the_data_could_not_be_farther_apart():
     for n in (2, 5, 6, 8):
-        assert stats.sign_flip(range(1, n + 1)) == stats.least_sign_flip(n)
-    assert (
-        stats.least_sign_flip(6) == 0.03125 and stats.least_sign_flip(5) > 0.05
-    )  # five pairs can never reach 5%
-    assert (
-        stats.unpaired_p([1, 2, 3], [4, 5, 6, 7])
-        == pytest.approx(stats.least_unpaired(3, 4))
-        == pytest.approx(2 / 35)
-    )
+        assert stats.sign_flip(range(1, n + 1)) == 2 / 2**n
+    assert stats.unpaired_p([1, 2, 3], [4, 5, 6, 7]) == pytest.approx(2 / 35)
 
 
 def test_a_sign_flip_test_of_nothing_is_blank_and_of_too_many_refused():
@@ -251,28 +235,14 @@ def test_equivalence_by_hand_and_as_an_interval_of_ninety_percent():
     values = [0.4, -0.1, 0.3, 0.2, -0.3, 0.1]
     mean, half = stats.mean_interval(values, 0.9)
     assert stats.equivalence(values, bound=abs(mean) + half) == pytest.approx(0.05)
-    first, second = [1.0, 2.0, 4.0, 2.5], [1.5, 2.5, 2.0]  # Welch's: as scipy's own interval of 90%
-    interval = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.9)
-    assert stats.equivalence(
-        first, second, bound=max(-interval.low, interval.high)
-    ) == pytest.approx(0.05)
-    assert stats.equivalence(second, first, bound=1) == pytest.approx(
-        stats.equivalence(first, second, bound=1)
-    )
 
 
 def test_equivalence_of_too_little_is_blank_and_of_nonsense_refused():
-    for samples in ([1.0],), ([2.0, 2.0],), ([1.0, 2.0], [3.0]), ([1.0, 1.0], [1.0, 1.0]):
-        assert math.isnan(stats.equivalence(*samples, bound=1))
-    for samples, bound in (
-        (([1, 2],), 0),
-        (([1, 2],), -1),
-        (([1, 2],), math.nan),
-        (([1, 2], [1, 2], [1, 2]), 1),
-        ((), 1),
-    ):
+    for values in [], [1.0], [2.0, 2.0]:
+        assert math.isnan(stats.equivalence(values, bound=1))
+    for bound in (0, -1, math.nan):
         with pytest.raises(ValueError, match="a bound above 0"):
-            stats.equivalence(*samples, bound=bound)
+            stats.equivalence([1, 2], bound=bound)
 
 
 def test_order_of_rows_and_seeds_of_one_table_do_not_matter():

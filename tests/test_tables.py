@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pslib import tasks
-from pslib.evidence import evaluate, stats, tables
+from pslib.evidence import analyses, evaluate, stats, tables
 from pslib.lab import runs
 
 
@@ -51,7 +51,7 @@ def results(tmp_path):
 
 def test_accuracy_is_the_mean_over_samples_and_entropy_the_mean_over_all_tokens(results):
     row = (
-        tables.per_seed(runs.load_profile("quick"), results).query("run == 'grpo-0.2m-s1'").iloc[0]
+        analyses.suites(runs.load_profile("quick"), results).query("run == 'grpo-0.2m-s1'").iloc[0]
     )
     assert row.like_acc == 50.0 and row.average_acc == 50.0
     assert row.like_ent == pytest.approx((10 * 0.1 + 30 * 0.5) / 40)  # not (0.1 + 0.5) / 2
@@ -133,6 +133,6 @@ def test_as_people_read_it_a_mean_of_one_seed_stands_alone():
         }
     )
     assert tables.shown(table).to_dict("list") == {
-        "label": ["a", "b", "c"],
-        "kl": ["0.50 ± 0.10", "0.25", ""],
+        "method": ["a", "b", "c"],
+        "KL under the prompt, nats": ["0.50 ± 0.10", "0.25", ""],
     }

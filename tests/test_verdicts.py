@@ -16,6 +16,21 @@ def found(tmp_path_factory):
     return evidence.write(tmp_path_factory.mktemp("evidence"))
 
 
+def only(monkeypatch, **checks):
+    """Let these claims have these checks, each its values and whether it stands beside, and no
+    other claim any.
+    """
+    names = {id(facts): name for name, facts in verdicts.claims().items()}
+
+    def tested(evidence, size, facts):
+        for k, (values, beside) in enumerate(checks.get(names[id(facts)], ())):
+            effect = stats.paired_effect(values, [0.0] * len(values))
+            check = {"measure": "average_acc", "beside": beside}
+            yield check, f"check {k} is above 0", effect, evidence.profile.replicates()
+
+    monkeypatch.setattr(verdicts, "_tested", tested)
+
+
 ABOVE, BELOW, NEITHER = [1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [1.0, -1.1, 0.2]
 
 
@@ -34,13 +49,7 @@ ABOVE, BELOW, NEITHER = [1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [1.0, -1.1, 0.2]
 def test_a_claim_is_what_its_deciding_checks_add_up_to(
     found, monkeypatch, checks, beside, expected
 ):
-    def function(e, size):
-        for values in checks:
-            yield "is above 0", "points", pd.Series(values), "positive"
-        for values in beside:
-            yield "is above 0 too", "points", pd.Series(values), "positive", verdicts.BESIDE
-
-    monkeypatch.setattr(verdicts, "CHECKS", {"C1": function})
+    only(monkeypatch, C1=[(each, False) for each in checks] + [(each, True) for each in beside])
     table = verdicts.verdicts(*found).set_index("id")
     assert table.verdict["C1"] == expected and table.checks["C1"] == len(checks)
     assert (table.verdict.drop("C1") == "not testable here").all()
@@ -49,12 +58,7 @@ def test_a_claim_is_what_its_deciding_checks_add_up_to(
 def test_a_check_that_holms_correction_takes_away_is_not_separated(found, monkeypatch):
     # alone p = .0206 (t = 6.86 with 2 degrees of freedom); of four such checks the smallest is
     # multiplied by 4
-    def function(count):
-        return lambda e, size: (
-            ("above", "points", pd.Series([1.0, 1.5, 0.8]), "positive") for _ in range(count)
-        )
-
-    monkeypatch.setattr(verdicts, "CHECKS", {"C2": function(1), "C3": function(4)})
+    only(monkeypatch, C2=[([1.0, 1.5, 0.8], False)], C3=4 * [([1.0, 1.5, 0.8], False)])
     table = verdicts.checks(*found).groupby("claim").first()
     assert table.p["C2"] == pytest.approx(table.p["C3"]) and table.p_holm["C3"] == pytest.approx(
         4 * table.p["C3"]
@@ -72,12 +76,7 @@ def test_a_check_that_holms_correction_takes_away_is_not_separated(found, monkey
 
 
 def test_checks_beside_a_claim_are_a_family_of_their_own(found, monkeypatch):
-    def function(e, size):
-        yield "above", "points", pd.Series([1.0, 1.5, 0.8]), "positive"
-        for _ in range(4):
-            yield "above too", "points", pd.Series([1.0, 1.5, 0.8]), "positive", verdicts.BESIDE
-
-    monkeypatch.setattr(verdicts, "CHECKS", {"C2": function})
+    only(monkeypatch, C2=[([1.0, 1.5, 0.8], k > 0) for k in range(5)])
     table = verdicts.checks(*found)
     assert table.decides.tolist() == [True] + 4 * [False]
     assert table.verdict.tolist() == ["confirmed"] + 4 * ["not separated"]
@@ -187,13 +186,17 @@ def test_c1_is_tested_over_base_models_and_not_over_seeds_that_sample_one(tmp_pa
     assert table.verdict.to_list() == ["confirmed", "not separated"]
 
 
-def means(found, claim):
-    table = verdicts.checks(*found)
-    return table[table.claim == claim].set_index("check")["mean"].round(6).to_dict()
+@pytest.fixture(scope="module")
+def checked(found):
+    return verdicts.checks(*found)
 
 
-def test_the_checks_read_the_differences_that_they_name(found):
-    c2, c3, c5 = (means(found, claim) for claim in ("C2", "C3", "C5"))
+def means(checked, claim):
+    return checked[checked.claim == claim].set_index("check")["mean"].round(6).to_dict()
+
+
+def test_the_checks_read_the_differences_that_they_name(checked):
+    c2, c3, c5 = (means(checked, claim) for claim in ("C2", "C3", "C5"))
     assert c2 == {
         "normal mode more accurate than Original": 25,
         "normal mode more accurate than GRPO": 5,
@@ -212,22 +215,22 @@ def test_the_checks_read_the_differences_that_they_name(found):
         "a positive bonus in the normal mode lowers its accuracy (eta 1)": 2,
         "eta 1 has more entropy than eta 0.03": 0.2,
     }
-    assert means(found, "C6") == {
+    assert means(checked, "C6") == {
         "sharing makes the normal mode more accurate (eta 1)": 6,
         "sharing makes the he mode more accurate (eta 1)": -2,
     }
-    assert means(found, "C4") == {
+    assert means(checked, "C4") == {
         "HE mode above GRPO under the same prompt, Div-2-gram": 10,
         "HE mode above GRPO under the same prompt, Div-BLEU-4": 0,
         "HE mode above the normal mode, Div-2-gram": 10,
         "HE mode above the normal mode, Div-BLEU-4": 0,
     }
-    assert means(found, "C7") == {
+    assert means(checked, "C7") == {
         "inter-mode KL grows in training": 0.035,
         "KL under the prompt larger than GRPO's": 0.198,
         "modes' derivations farther apart than GRPO's under the same prompt": 0.2,
     }
-    assert means(found, "C9") == {
+    assert means(checked, "C9") == {
         "a rewritten prompt (its first sentence) raises entropy": 0.032,
         "the trained prompt raises entropy": 0.052,
         "an unseen low-entropy prompt (its first sentence) lowers entropy by less than 0.02 "
@@ -235,7 +238,7 @@ def test_the_checks_read_the_differences_that_they_name(found):
     }
     # (6.5 - k) / (4 - k) for seeds k = 1, 2, 3 counted from the last: 4.5/3, 5.5/4, 6.5/5
     step = "a step of these runs, other work beside them, takes at most 1.4 times GRPO's"
-    assert means(found, "C10")[step] == pytest.approx(
+    assert means(checked, "C10")[step] == pytest.approx(
         1.4 - (4.5 / 3 + 5.5 / 4 + 6.5 / 5) / 3, abs=1e-6
     )
 
@@ -299,17 +302,23 @@ def test_a_verdict_says_what_was_measured_and_why(tmp_path):
     assert table.measured["C9"].endswith("at 0.2m")
 
 
-def test_every_claim_of_the_paper_has_a_row_and_a_check():
-    assert (
-        list(verdicts.claims())
-        == list(verdicts.CHECKS)
-        == [
-            *(f"C{k}" for k in range(1, 11)),
-            *(f"C{k} released" for k in (2, 3, 4)),
-            *(f"C{k} bases{form}" for form in ("", " released") for k in (2, 3)),
-            *(f"C{k} eta 2" for k in (2, 3, 7, 8, 9)),
-        ]
-    )
+def test_every_claim_of_the_paper_has_a_row_and_checks_that_decide():
+    claims = verdicts.claims()
+    assert list(claims) == [
+        *(f"C{k}" for k in range(1, 11)),
+        *(f"C{k} released" for k in (2, 3, 4)),
+        *(f"C{k} bases{form}" for form in ("", " released") for k in (2, 3)),
+        *(f"C{k} eta 2" for k in (2, 3, 7, 8, 9)),
+    ]
+    for facts in claims.values():
+        checks = claims.get(facts.get("like"), facts)["checks"]
+        assert any(not check.get("beside") for check in checks)
+        assert all(check["measure"] in verdicts.UNITS for check in checks)
+
+
+def test_a_claim_for_another_method_reads_that_methods_runs(checked):
+    assert means(checked, "C3 released")["normal mode has more entropy than GRPO"] == 0.25
+    assert means(checked, "C3")["normal mode has more entropy than GRPO"] == 0.2
 
 
 def test_verdicts_stand_side_by_side_by_form():

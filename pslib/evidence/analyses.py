@@ -1,27 +1,45 @@
-"""Analyses: what runs did, as tables that figures draw and verdicts quote; each reads a profile's
-result files.
+"""Analyses: what runs did, as tidy tables that other tables, figures and verdicts are made of.
 
-Every function takes a profile and optionally the folder of its results (by default this machine's),
-returns a DataFrame with columns size, method, label and seed before its own (see runs.Profile.unit
-for what counts as a seed), and leaves out what was not run.
+`collect` is the one reader of results. Every other function takes a profile and optionally the
+folder of its results (by default this machine's) and returns a DataFrame with columns KEYS before
+its own, variants too (see runs.Profile.unit for what counts as a seed); what was not run is left
+out. `Evidence` gives single quantities of them, by seed.
 """
 
-from functools import lru_cache
+import re
+from functools import cache, lru_cache
 from math import comb
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import yaml
 
+from pslib import tasks
 from pslib.evidence import evaluate
 from pslib.evidence.stats import mean_interval
 from pslib.lab import records, runs
 from pslib.nano import worlds
 
+KEYS = ["size", "method", "label", "seed"]
 TRIES = (1, 2, 4, 8, 16, 32, 64)
+# What a row of the high-entropy mode adds to the method's label, as in the paper.
+HE = " + HE prompt"
+ACCURACIES = ["accuracy_normal", "accuracy_he"]
+APART = ["entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal"]
+QUARTERS = [f"quarter_{k}" for k in (1, 2, 3, 4)]
+SHARES = [f"share_{derivation}" for derivation in (*worlds.DERIVATIONS, "other")]
+SUITES = [f"{suite}_{what}" for suite in (*tasks.TEST_SUITES, "average") for what in ("acc", "ent")]
 
 
-@lru_cache(maxsize=4096)
+@cache
+def written():
+    """What claims.yaml says: the paper's claims with their checks, predictions, comparisons."""
+    return yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=8192)
 def _read(path, stamp):
     return pd.read_csv(path)
 
@@ -31,107 +49,102 @@ def read(path):
     return _read(path, path.stat().st_mtime_ns)
 
 
-def collect(profile, name, folder=None, variants=False):
-    """Every run's <name>.csv of a profile's table 1, or of its variants, as one table; empty where
-    there is none.
+def collect(profile, name, folder=None, grid=None):
+    """Every run's <name>.csv as one table, with columns KEYS and run; empty where there is none.
+
+    grid: the runs as (method, size, seed), by default all that the profile holds.
     """
     root, parts = Path(folder or profile.folder) / "runs", []
     records.check(profile, folder)
-    for method, size, seed in profile.grid:
-        path = root / runs.run_id(method, size, seed) / f"{name}.csv"
-        if (method in profile.variants) == variants and path.exists():
-            own = read(path)
+    for method, size, seed in grid or profile.grid:
+        run = runs.run_id(method, size, seed)
+        path = root / run / f"{name}.csv"
+        if path.exists():
             shown, unit = profile.unit(size, seed)
-            who = {
-                "size": shown,
-                "method": method,
-                "label": profile.method(method).label,
-                "seed": unit,
-            }
-            parts.append(pd.concat([pd.DataFrame(who, index=own.index), own], axis=1))
-    return (
-        pd.concat(parts, ignore_index=True)
-        if parts
-        else pd.DataFrame(columns=["size", "method", "label", "seed"])
-    )
+            label = profile.method(method).label
+            who = {"size": shown, "method": method, "label": label, "seed": unit, "run": run}
+            parts.append(read(path).assign(**who))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*KEYS, "run"])
 
 
 def over_seeds(table, keys, measures):
     """Mean and 95% interval's half-width (`<measure>_ci`) of measures over seeds, a row for each of
     `keys`, in their order.
     """
-    if table.empty:
-        return pd.DataFrame(
-            columns=[
-                *keys,
-                "seeds",
-                *(part for measure in measures for part in (measure, f"{measure}_ci")),
-            ]
-        )
     rows = []
     for values, own in table.groupby(keys, sort=False):
-        row = dict(
-            zip(keys, values if isinstance(values, tuple) else (values,), strict=True),
-            seeds=own.seed.nunique(),
-        )
+        row = dict(zip(keys, values, strict=True), seeds=own.seed.nunique())
         for measure in measures:
             row[measure], row[f"{measure}_ci"] = mean_interval(own[measure])
         rows.append(row)
-    return pd.DataFrame(rows)
+    both = [part for measure in measures for part in (measure, f"{measure}_ci")]
+    return pd.DataFrame(rows, columns=[*keys, "seeds", *both])
 
 
-def with_replicates(table, profile):
-    """The table with a column `replicates` behind `seeds`: what those are, row by row (see
-    runs.Profile.replicates).
+# --- the suites of table 1 ------------------------------------------------------------------------
+def suites(profile, folder=None):
+    """Accuracy (percent) and entropy (bits) of every run in each mode, suite by suite and their
+    plain average.
+
+    Columns KEYS, run, mode and SUITES; the label names the high-entropy mode.
     """
-    names = (
-        [profile.replicates(method) for method in table["method"]]
-        if "method" in table
-        else profile.replicates()
-    )
-    table.insert(table.columns.get_loc("seeds") + 1, "replicates", names)
+    found = collect(profile, "evaluation", folder)
+    if found.empty:
+        return pd.DataFrame(columns=[*KEYS, "run", "mode", *SUITES])
+    weighed = found.assign(bits=found.entropy_bits * found.tokens)
+    by = weighed.groupby([*KEYS, "run", "mode", "suite"], sort=False)
+    means = {"acc": 100 * by.correct.mean(), "ent": by.bits.sum() / by.tokens.sum()}
+    columns = {
+        f"{suite}_{what}": means[what].xs(suite, level="suite")
+        for suite in tasks.TEST_SUITES
+        for what in means
+    }
+    table = pd.concat(columns, axis=1).reset_index()
+    for what in means:
+        own = [table[f"{suite}_{what}"] for suite in tasks.TEST_SUITES]
+        table[f"average_{what}"] = sum(own) / len(own)
+    table["label"] += table["mode"].map({"normal": "", "he": HE})
     return table
 
 
-def dynamics(profile, folder=None, variants=False):
-    """Entropy in bits of each mode on its own responses and inter-mode KL in nats a token, at every
-    measured step.
-
-    Also the accuracy of each mode's responses, over the five steps up to there.
+def derivations(profile, folder=None):
+    """Accuracy and the shares of the derivations in table 1's suites, a row a run, mode and suite
+    (see evaluate.derivations).
     """
-    found, accuracies = (
-        collect(profile, "metrics", folder, variants),
-        ["accuracy_normal", "accuracy_he"],
-    )
-    wanted = ["entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal", *accuracies]
-    found = found.reindex(columns=["size", "method", "label", "seed", "step", *wanted])
-    if len(found):
-        found[accuracies] = found.groupby(["size", "method", "seed"])[accuracies].transform(
-            lambda s: s.rolling(5, 1).mean()
-        )
+    found = collect(profile, "evaluation", folder)
+    if "derivation" in found:  # this machine's results; committed ones carry what was made of them
+        parts = {
+            of: evaluate.derivations(own).set_index(["suite", "mode"])
+            for of, own in found.groupby(KEYS, sort=False)
+        }
+        return pd.concat(parts, names=KEYS).reset_index()
+    columns = ["suite", "mode", "accuracy", *worlds.DERIVATIONS, "other"]
+    return collect(profile, "derivations", folder).reindex(columns=[*KEYS, *columns])
+
+
+# --- training -------------------------------------------------------------------------------------
+def dynamics(profile, folder=None, grid=None):
+    """Entropy in bits of each mode on its own responses and inter-mode KL in nats a token, at every
+    measured step, and the accuracy of each mode's responses over the five steps up to there.
+    """
+    found = collect(profile, "metrics", folder, grid)
+    found = found.reindex(columns=[*KEYS, "step", *APART, *ACCURACIES])
+    by_run = found.groupby(["size", "method", "seed"])[ACCURACIES]
+    found[ACCURACIES] = by_run.rolling(5, 1).mean().reset_index(drop=True, level=[0, 1, 2])
     return found.dropna(subset=["entropy_bits_normal"]).reset_index(drop=True)
 
 
-def start_and_end(profile, folder=None, variants=False, window=5):
+def start_and_end(profile, folder=None, window=5):
     """Each run's entropies and KL before training (the first step's rollouts), at the end, and the
     KL's peak.
 
     End: the mean of the last `window` measurements; peak: the largest mean of so many in a row.
     """
-    keys, rows = ["size", "method", "label", "seed"], []
-    for values, own in dynamics(profile, folder, variants).groupby(keys, sort=False):
-        row = dict(zip(keys, values, strict=True))
-        for measure in own.columns[5:]:
-            row[f"{measure}_start"], row[f"{measure}_end"] = (
-                own[measure].iloc[0],
-                own[measure].tail(window).mean(),
-            )
-        row["kl_he_from_normal_peak"] = own.kl_he_from_normal.rolling(window).mean().max()
-        rows.append(row)
-    return pd.DataFrame(rows, columns=list(rows[0]) if rows else keys)
-
-
-QUARTERS = [f"quarter_{k}" for k in (1, 2, 3, 4)]
+    by_run = dynamics(profile, folder).groupby(KEYS, sort=False)
+    start = by_run[APART].first().add_suffix("_start")
+    end = by_run[APART].agg(lambda values: values.tail(window).mean()).add_suffix("_end")
+    peak = by_run.kl_he_from_normal.agg(lambda values: values.rolling(window).mean().max())
+    return pd.concat([start, end, peak.rename("kl_he_from_normal_peak")], axis=1).reset_index()
 
 
 def learning(profile, folder=None):
@@ -141,27 +154,35 @@ def learning(profile, folder=None):
     A row a run and mode; paired with GRPO's run of the same seed, which had the same questions at
     every step.
     """
-    found, keys = collect(profile, "metrics", folder), ["size", "method", "label", "seed"]
-    rows = pd.DataFrame(columns=[*keys, "mode", *QUARTERS])
-    if found.empty:
-        return rows
+    found = collect(profile, "metrics", folder).reindex(columns=[*KEYS, "step", *ACCURACIES])
     found["quarter"] = [
-        "quarter_" + str(int(4 * (step - 1) // profile.train.steps) + 1) for step in found.step
+        f"quarter_{int(4 * (k - 1) // profile.train.steps) + 1}" for k in found.step
     ]
-    parts = []
-    for mode in ("normal", "he"):
-        if f"accuracy_{mode}" in found:
-            part = 100 * found.pivot_table(f"accuracy_{mode}", keys, "quarter", sort=False).reindex(
-                columns=QUARTERS
-            )
-            parts.append(part.assign(mode=mode).set_index("mode", append=True))
-    table = pd.concat(parts).reset_index()
+    long = found.melt([*KEYS, "quarter"], ACCURACIES, "mode", "accuracy").dropna()
+    long["mode"] = long["mode"].str.removeprefix("accuracy_")
+    table = 100 * long.pivot_table("accuracy", [*KEYS, "mode"], "quarter", sort=False)
+    table = table.reindex(columns=QUARTERS).reset_index()
+    table = table.sort_values("mode", ascending=False, kind="stable")  # the normal mode first
     grpo = table[table.method == "grpo"].set_index(["size", "seed"])[QUARTERS]
     table = table[table.method != "grpo"].set_index(["size", "seed"])
     table[QUARTERS] -= grpo.reindex(table.index)
-    return table.reset_index()[rows.columns]
+    return table.reset_index()[[*KEYS, "mode", *QUARTERS]]
 
 
+def cost(profile, folder=None):
+    """Seconds a step that each run spent on sampling, scoring and update, in all, and times GRPO's
+    of the same size and seed.
+    """
+    parts = [f"seconds_{part}" for part in ("sample", "score", "update")]
+    found = collect(profile, "metrics", folder).reindex(columns=[*KEYS, *parts])
+    table = found.groupby(KEYS, sort=False)[parts].mean().reset_index()
+    table["seconds"] = table[parts].sum(axis=1, min_count=1)
+    grpo = table[table.method == "grpo"].set_index(["size", "seed"]).seconds
+    beside = grpo.reindex(pd.MultiIndex.from_frame(table[["size", "seed"]])).to_numpy()
+    return table.assign(times=table.seconds / beside)
+
+
+# --- what was asked beside the suites -------------------------------------------------------------
 def best_of(correct, samples, n):
     """The probability that at least one of n responses is right, estimated without bias from
     `correct` of `samples`.
@@ -177,6 +198,15 @@ def best_of(correct, samples, n):
     return 1 - comb(samples - correct, n) / comb(samples, n)
 
 
+def _solved(profile, folder):
+    """Of each run: its keys, how many samples a question had, and how many were right: a row a
+    question, a column a mode.
+    """
+    for keys, own in collect(profile, "best_of_n", folder).groupby(KEYS, sort=False):
+        counts = own.pivot(index="question_id", columns="mode", values="correct")
+        yield keys, int(own.samples.iloc[0]), counts
+
+
 def best_of_n(profile, folder=None):
     """Best-of-n accuracy in percent for the normal mode, the high-entropy mode, and half of the n
     in each ("both").
@@ -185,11 +215,7 @@ def best_of_n(profile, folder=None):
     question, n even.
     """
     rows = []
-    for keys, own in collect(profile, "best_of_n", folder).groupby(
-        ["size", "method", "label", "seed"], sort=False
-    ):
-        counts = own.pivot(index="question_id", columns="mode", values="correct")
-        samples = int(own.samples.iloc[0])
+    for keys, samples, counts in _solved(profile, folder):
         chance = {
             (mode, n): np.array([best_of(c, samples, n) for c in counts[mode]])
             for mode in counts
@@ -201,9 +227,7 @@ def best_of_n(profile, folder=None):
             if mode == "normal" and n > 1:
                 both = 1 - (1 - chance["normal", n // 2]) * (1 - chance["he", n // 2])
                 rows.append((*keys, "both", n, 100 * both.mean()))
-    return pd.DataFrame(
-        rows, columns=["size", "method", "label", "seed", "sampling", "n", "accuracy"]
-    )
+    return pd.DataFrame(rows, columns=[*KEYS, "sampling", "n", "accuracy"])
 
 
 def solved_by_one(profile, folder=None):
@@ -211,58 +235,10 @@ def solved_by_one(profile, folder=None):
     only_he, neither.
     """
     rows = []
-    for keys, own in collect(profile, "best_of_n", folder).groupby(
-        ["size", "method", "label", "seed"], sort=False
-    ):
-        solved = own.pivot(index="question_id", columns="mode", values="correct") > 0
-        rows.append(
-            (
-                *keys,
-                *(
-                    100 * part.mean()
-                    for part in (
-                        solved.normal & ~solved.he,
-                        solved.he & ~solved.normal,
-                        ~solved.he & ~solved.normal,
-                    )
-                ),
-            )
-        )
-    return pd.DataFrame(
-        rows, columns=["size", "method", "label", "seed", "only_normal", "only_he", "neither"]
-    )
-
-
-def derivations(profile, folder=None):
-    """Accuracy and the shares of the derivations in table 1's suites, a row a run, mode and suite
-    (see evaluate.derivations).
-    """
-    whole = collect(profile, "evaluation", folder)
-    if "derivation" in whole:  # this machine's results; committed ones carry what was made of them
-        keys = ["size", "method", "label", "seed"]
-        return pd.concat(
-            [
-                evaluate.derivations(own).assign(**dict(zip(keys, of, strict=True)))
-                for of, own in whole.groupby(keys, sort=False)
-            ],
-            ignore_index=True,
-        )
-    return collect(profile, "derivations", folder).reindex(
-        columns=[
-            "size",
-            "method",
-            "label",
-            "seed",
-            "suite",
-            "mode",
-            "accuracy",
-            *worlds.DERIVATIONS,
-            "other",
-        ]
-    )
-
-
-SHARES = [f"share_{derivation}" for derivation in (*worlds.DERIVATIONS, "other")]
+    for keys, _, counts in _solved(profile, folder):
+        normal, he = counts.normal > 0, counts.he > 0
+        rows.append((*keys, *(100 * p.mean() for p in (normal & ~he, he & ~normal, ~he & ~normal))))
+    return pd.DataFrame(rows, columns=[*KEYS, "only_normal", "only_he", "neither"])
 
 
 def behaviour(profile, folder=None):
@@ -273,29 +249,17 @@ def behaviour(profile, folder=None):
     and `chance` what two samples of this size from one distribution would show on average. kl in
     nats a token.
     """
-    found, rows = collect(profile, "prompts", folder), []
-    responses = profile.probe.prompts * profile.evaluate.samples
-    for keys, own in found.groupby(["size", "method", "label", "seed"], sort=False):
+    responses, rows = profile.probe.prompts * profile.evaluate.samples, []
+    for keys, own in collect(profile, "prompts", folder).groupby(KEYS, sort=False):
         own = own.set_index("prompt")
         none, trained = (own.loc[name, SHARES].to_numpy(float) for name in ("none", "trained"))
-        draws = (
-            np.random.default_rng(0).multinomial(
-                responses, (none + trained) / (none + trained).sum(), (2, 2000)
-            )
-            / responses
-        )
-        row = dict(zip(["size", "method", "label", "seed"], keys, strict=True))
-        row |= {
-            "distance": np.abs(none - trained).sum() / 2,
-            "chance": np.abs(draws[0] - draws[1]).sum(1).mean() / 2,
-            "kl": own.kl_from_normal["trained"],
-        }
-        row |= {f"{name}_normal": value for name, value in zip(SHARES, none, strict=True)}
-        row |= {f"{name}_he": value for name, value in zip(SHARES, trained, strict=True)}
-        rows.append(row)
-    return pd.DataFrame(
-        rows, columns=list(rows[0]) if rows else ["size", "method", "label", "seed"]
-    )
+        both = (none + trained) / (none + trained).sum()
+        draws = np.random.default_rng(0).multinomial(responses, both, (2, 2000)) / responses
+        chance = np.abs(draws[0] - draws[1]).sum(1).mean() / 2
+        distance = np.abs(none - trained).sum() / 2
+        rows.append((*keys, distance, chance, own.kl_from_normal["trained"], *none, *trained))
+    shares = [f"{share}_{mode}" for mode in ("normal", "he") for share in SHARES]
+    return pd.DataFrame(rows, columns=[*KEYS, "distance", "chance", "kl", *shares])
 
 
 def prompt_generalization(profile, folder=None):
@@ -304,14 +268,10 @@ def prompt_generalization(profile, folder=None):
 
     A row a run and prompt.
     """
-    found = collect(profile, "prompts", folder)
-    keys = ["size", "method", "label", "seed"]
-    if found.empty:
-        return pd.DataFrame(
-            columns=[*keys, "prompt", "kl_from_normal", "accuracy_change", "entropy_change"]
-        )
-    none = found[found.prompt == "none"].set_index(keys)
-    rest = found[found.prompt != "none"].set_index(keys)
+    columns = ["prompt", "accuracy", "entropy_bits", "kl_from_normal"]
+    found = collect(profile, "prompts", folder).reindex(columns=[*KEYS, *columns])
+    none = found[found.prompt == "none"].set_index(KEYS)
+    rest = found[found.prompt != "none"].set_index(KEYS)
     moved = rest[["prompt", "kl_from_normal"]].assign(
         accuracy_change=100 * (rest.accuracy - none.accuracy.reindex(rest.index)),
         entropy_change=rest.entropy_bits - none.entropy_bits.reindex(rest.index),
@@ -319,54 +279,147 @@ def prompt_generalization(profile, folder=None):
     return moved.reset_index()
 
 
-def cost(profile, folder=None):
-    """Seconds a step that each run spent on sampling, scoring and update, and in all."""
-    found, parts = collect(profile, "metrics", folder), ["sample", "score", "update"]
-    if found.empty:
-        return pd.DataFrame(
-            columns=["size", "method", "label", "seed", "seconds", *(f"seconds_{p}" for p in parts)]
-        )
-    means = (
-        found.groupby(["size", "method", "label", "seed"], sort=False)[
-            [f"seconds_{p}" for p in parts]
-        ]
-        .mean()
-        .reset_index()
-    )
-    return means.assign(seconds=means[[f"seconds_{p}" for p in parts]].sum(axis=1, min_count=1))
+STORIES = ["div_2gram", "div_bleu4", "told", "entropy_bits", "tokens"]
 
 
+def stories(profile, folder=None):
+    """How diverse a run's stories are in each mode, means over prompts; columns STORIES.
+
+    told: the share of responses that are stories. A method that has one mode was asked under the
+    high-entropy prompt too, to tell what the prompt alone does; the label names that prompt.
+    """
+    found = collect(profile, "stories", folder).reindex(columns=[*KEYS, "mode", *STORIES])
+    found["label"] += found["mode"].map({"normal": "", "he": HE})
+    return found.groupby([*KEYS, "mode"], sort=False)[STORIES].mean().reset_index()
+
+
+# --- the bonus of eq. 3 ---------------------------------------------------------------------------
 def bonus(profile, folder=None):
     """What eq. 3 adds to the base models' advantages, token by token (see probe.bonus), with their
     sizes.
     """
-    paths = {
-        size: Path(folder or profile.folder) / "base" / size / "bonus.csv" for size in profile.sizes
-    }
-    parts = [pd.read_csv(path).assign(size=size) for size, path in paths.items() if path.exists()]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["size", "kind"])
+    root = Path(folder or profile.folder) / "base"
+    paths = {size: root / size / "bonus.csv" for size in profile.sizes}
+    parts = [read(path).assign(size=size) for size, path in paths.items() if path.exists()]
+    columns = ["size", "kind", "mode", "advantage", "bonus", "paper", "released"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def bonus_by_kind(profile, folder=None):
     """By size and kind of token: its share of all tokens, its mean B, and the median addition over
     |A| in two forms.
     """
-    rows = []
-    for (size, kind), own in bonus(profile, folder).groupby(["size", "kind"], sort=False):
-        beside = own[["paper", "released"]].abs().div(own.advantage.abs(), axis=0)
-        rows.append(
-            {
-                "size": size,
-                "kind": kind,
-                "tokens": len(own),
-                "mean_bonus": own.bonus.mean(),
-                **{
-                    f"{form}_{what}": getattr(beside[form], what)()
-                    for form in beside
-                    for what in ("median", "max")
-                },
-            }
+    found = bonus(profile, folder)
+    for form in ("paper", "released"):
+        found[form] = found[form].abs() / found.advantage.abs()
+    by = found.groupby(["size", "kind"], sort=False)
+    columns = {"tokens": by.size(), "mean_bonus": by.bonus.mean()}
+    for form in ("paper", "released"):
+        columns |= {f"{form}_median": by[form].median(), f"{form}_max": by[form].max()}
+    return pd.DataFrame(columns).reset_index()
+
+
+# --- single quantities ----------------------------------------------------------------------------
+class Term(NamedTuple):
+    """A part of a quantity: a number, or what a method of a profile was measured at, with a
+    sign.
+    """
+
+    sign: int
+    profile: str  # "": the one at hand
+    method: str
+    at: str
+    number: float
+
+
+def terms(quantity):
+    """A quantity's Terms: "a/b@c - d@e + 0.5" is the sum of b at c in profile a, minus d at e, and
+    a half; ValueError if it is not such a sum.
+    """
+    pattern = r"([+-]?)\s*(?:(?:(\w+)/)?([\w.]+)@(\w+)|(\d[\d.]*))(?:\s+|$)"
+    found = re.findall(pattern, quantity.strip())
+    if re.sub(pattern, "", quantity.strip()) or not found:
+        raise ValueError(
+            f"a quantity is a signed sum of terms like profile/method@prompt; got {quantity!r}"
         )
-    return pd.DataFrame(
-        rows, columns=list(rows[0]) if rows else ["size", "kind", "tokens", "mean_bonus"]
-    )
+    return [
+        Term(-1 if sign == "-" else 1, profile, method, at, float(number or 0))
+        for sign, profile, method, at, number in found
+    ]
+
+
+def added_up(quantity, value_of):
+    """A quantity by seed, for each that has all of its terms.
+
+    value_of: function of a Term that is no number -> Series by seed.
+    """
+    values = (t.sign * (value_of(t) if t.method else t.number) for t in terms(quantity))
+    return sum(values).dropna().sort_index()
+
+
+class Evidence:
+    """A profile's results as single quantities: "policy_split@he - grpo@normal" of a measure, by
+    seed.
+
+    What stands behind @ is a mode; for prompt_generalization's measures a prompt, for the measure
+    `solved` a way of sampling and n (both_8), for the KL in training start or end.
+    """
+
+    def __init__(self, profile, folder=None):
+        self.profile, self.folder = profile, Path(folder or profile.folder)
+        self._indexed, self.beside = cache(self._indexed), cache(self.beside)
+
+    @property
+    def sizes(self):
+        """The sizes that have been evaluated, in the profile's order."""
+        found = {size for size, _, _ in self._indexed(*MEASURED["average_acc"]).groups}
+        return [size for size in self.profile.table_sizes if size in found]
+
+    def of(self, size, method, at, measure):
+        """A measure of a method at one place, by seed; empty where it was not measured."""
+        found = self._indexed(*MEASURED[measure])
+        key = (size, method, at)
+        return found.get_group(key)[measure].astype(float) if key in found.groups else _NONE
+
+    def quantity(self, quantity, size, measure):
+        """The values of a quantity, by seed (see added_up)."""
+        return added_up(quantity, lambda term: self.of(size, term.method, term.at, measure))
+
+    def beside(self, name):
+        """The Evidence of another profile, whose results lie beside these; None where it was not
+        run.
+        """
+        if name == self.profile.name:
+            return self
+        there = self.folder.parent / name
+        return Evidence(runs.load_profile(name), there) if (there / "runs").exists() else None
+
+    def _indexed(self, source, at):
+        found = source(self.profile, self.folder).set_index("seed")
+        return found.assign(at=found.get(at, at)).groupby(["size", "method", "at"])
+
+
+_NONE = pd.Series(dtype=float)
+
+
+def _kl_by_time(profile, folder):
+    found = start_and_end(profile, folder)
+    kl = {at: found[f"kl_he_from_normal_{at}"] for at in ("start", "end")}
+    return pd.concat([found[KEYS].assign(at=at, kl_he_from_normal=kl[at]) for at in kl])
+
+
+def _by_budget(profile, folder):
+    found = best_of_n(profile, folder)
+    return found.assign(at=found.sampling + "_" + found.n.astype(str), solved=found.accuracy)
+
+
+# Which table has a measure, and which of its columns stands behind @, or what does for all rows.
+MEASURED = {
+    **dict.fromkeys(SUITES, (suites, "mode")),
+    **dict.fromkeys(STORIES, (stories, "mode")),
+    **dict.fromkeys(("kl_from_normal", "entropy_change"), (prompt_generalization, "prompt")),
+    **dict.fromkeys(("distance", "kl"), (behaviour, "he")),
+    "times": (cost, "training"),
+    "kl_he_from_normal": (_kl_by_time, "at"),
+    "solved": (_by_budget, "at"),
+}

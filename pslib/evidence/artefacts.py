@@ -1,182 +1,115 @@
 """Artefacts: every table and figure of the evidence, made from a folder of results and written
 beside them.
 
-Notebooks call `show`; `python -m pslib figures` makes all of them again from the committed results,
-without training.
+artefacts.yaml lists them, once. Notebooks call `show`; `python -m pslib figures` makes all of them
+again from the committed results, without training.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict
+
+import pandas as pd
+from IPython.display import Markdown, display
 
 from pslib.evidence import analyses, figures, tables, verdicts
 from pslib.lab import checkpoint, records, runs
-from pslib.nano import worlds
 
-
-@dataclass(frozen=True)
-class Artefact:
-    """Tables, as {name: (function of profile and folder, how it is shown)}, and figures, as {name:
-    function}.
-    """
-
-    tables: dict
-    figures: dict = field(default_factory=dict)
-    needs: Callable = lambda profile: True  # whether a profile has it
-
-
-def _over_seeds(function, keys, measures):
-    """A table over seeds of a table of runs."""
-    return lambda profile, folder: analyses.with_replicates(
-        analyses.over_seeds(function(profile, folder), keys, measures), profile
-    )
-
-
-def _probes(part):
-    return lambda profile: getattr(profile.probe, part) > 0
-
-
-_RUN, _MODE_ENDS = (
-    ["size", "method", "label"],
-    [
-        f"{measure}_{when}"
-        for measure in ("entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal")
-        for when in ("start", "end")
-    ]
-    + ["kl_he_from_normal_peak"],
-)
-ARTEFACTS = {
-    "table1_general": Artefact(
-        {
-            "table1_general": (tables.table1, tables.as_shown),
-            "table1_effects": (tables.effects, tables.shown),
-        },
-        {
-            "table1": figures.accuracy_against_entropy,
-            "training": lambda profile, folder: figures.training_curves(
-                profile, profile.table_sizes[len(profile.table_sizes) // 2], folder=folder
-            ),
-        },
-    ),
-    "derivations": Artefact(
-        {
-            "derivations": (
-                _over_seeds(
-                    analyses.derivations,
-                    [*_RUN, "mode", "suite"],
-                    ["accuracy", *worlds.DERIVATIONS],
-                ),
-                tables.shown,
-            )
-        },
-        {"reached": figures.reached},
-        lambda profile: profile.model == "nano",
-    ),
-    "table2_creative": Artefact(
-        {"table2_creative": (tables.table2, tables.shown)},
-        {"creative": figures.creative},
-        _probes("stories"),
-    ),
-    "ablations": Artefact(
-        {"ablations": (tables.ablations, tables.ablations_shown)},
-        {"eta": figures.eta_ablation, "parts": figures.part_ablation},
-        lambda profile: bool(profile.variants),
-    ),
-    "dynamics": Artefact(
-        {
-            "dynamics": (_over_seeds(analyses.start_and_end, _RUN, _MODE_ENDS), tables.shown),
-            "learning": (
-                _over_seeds(analyses.learning, [*_RUN, "mode"], analyses.QUARTERS),
-                tables.shown,
-            ),
-        },
-        {"dynamics": figures.dynamics},
-        lambda profile: "grpo" in profile.methods,
-    ),
-    "best_of_n": Artefact(
-        {
-            "best_of_n": (
-                _over_seeds(analyses.best_of_n, [*_RUN, "sampling", "n"], ["accuracy"]),
-                tables.best_of_n_shown,
-            ),
-            "solved_by_one": (
-                _over_seeds(analyses.solved_by_one, _RUN, ["only_normal", "only_he", "neither"]),
-                tables.shown,
-            ),
-        },
-        {"best_of_n": figures.best_of_n},
-        _probes("best_of_n"),
-    ),
-    "behaviour": Artefact(
-        {
-            "behaviour": (
-                _over_seeds(analyses.behaviour, _RUN, ["distance", "chance", "kl"]),
-                tables.shown,
-            )
-        },
-        {"behaviour": figures.behaviour},
-        _probes("prompts"),
-    ),
-    "prompt_generalization": Artefact(
-        {
-            "prompt_generalization": (
-                _over_seeds(
-                    analyses.prompt_generalization,
-                    [*_RUN, "prompt"],
-                    ["entropy_change", "accuracy_change", "kl_from_normal"],
-                ),
-                tables.shown,
-            )
-        },
-        {"prompt_generalization": figures.prompt_generalization},
-        _probes("prompts"),
-    ),
-    "bonus": Artefact(
-        {"bonus": (analyses.bonus_by_kind, tables.shown)},
-        {"bonus": figures.bonus_size},
-        lambda p: bool(p.variants),
-    ),
-    "verdicts": Artefact(
-        {
-            "verdicts": (verdicts.verdicts, tables.shown),
-            "checks": (verdicts.checks, tables.shown),
-            "by_question": (tables.by_question, tables.shown),
-            "worlds": (tables.worlds, tables.shown),
-        },
-        {
-            "checks": figures.checks,
-            "worlds": figures.worlds,
-            "checks_elsewhere": lambda profile, folder: figures.checks(
-                profile, folder, elsewhere=True
-            ),
-        },
-        lambda profile: bool(profile.variants),
-    ),
-    "parting": Artefact(
-        {"parting": (tables.parting, tables.shown)},
-        {"parting": figures.parting},
-        lambda profile: bool(profile.variants),
-    ),
-    "cost": Artefact(
-        {
-            "cost": (
-                _over_seeds(
-                    analyses.cost,
-                    _RUN,
-                    ["seconds", "seconds_sample", "seconds_score", "seconds_update"],
-                ),
-                tables.shown,
-            )
-        },
-        {"cost": figures.cost},
-        _probes("prompts"),
-    ),
+TABLES = {
+    "table1_general": tables.table1,
+    "table1_effects": tables.effects,
+    "table2_creative": tables.table2,
+    "ablations": tables.ablations,
+    "bonus": analyses.bonus_by_kind,
+    "verdicts": verdicts.verdicts,
+    "checks": verdicts.checks,
+    "by_question": tables.by_question,
+    "worlds": tables.worlds,
+    "parting": tables.parting,
+}
+# How a table is shown where that is not tables.shown.
+SHOWN = {
+    "best_of_n": tables.best_of_n_shown,
+    "verdicts": verdicts.verdicts_shown,
+    "checks": verdicts.checks_shown,
+}
+FIGURES = {
+    "table1": figures.accuracy_against_entropy,
+    "reached": figures.reached,
+    "creative": figures.creative,
+    "eta": figures.eta_ablation,
+    "parts": figures.part_ablation,
+    "dynamics": figures.dynamics,
+    "best_of_n": figures.best_of_n,
+    "behaviour": figures.behaviour,
+    "prompt_generalization": figures.prompt_generalization,
+    "bonus": figures.bonus_size,
+    "worlds": figures.worlds,
+    "parting": figures.parting,
 }
 
 
+class Shown(pd.DataFrame):
+    """A table that a notebook shows without its index, and with its texts on the left."""
+
+    def _repr_html_(self):
+        text = self.to_html(index=False, justify="left", border=0)
+        return text.replace("<td>", '<td style="text-align: left">')
+
+
+def listed():
+    """What artefacts.yaml says: {artefact: its notebook, needs, tables and figures}."""
+    return tables.registry()["artefacts"]
+
+
+def has(settings, name):
+    """Whether a profile, given as a dictionary, has what an artefact needs."""
+    return all(_setting(settings, each) for each in listed()[name].get("needs", ()))
+
+
+def _setting(found, path):
+    for part in path.split("."):
+        found = part in found if isinstance(found, list) else (found or {}).get(part)
+    return found
+
+
+def table(profile, name, folder):
+    """A table of an artefact, by its own name, from the results in a folder."""
+    if name in TABLES:
+        return TABLES[name](profile, folder)
+    given = next(each["tables"][name] for each in listed().values() if name in each["tables"])
+    found = getattr(analyses, given["runs"])(profile, folder)
+    found = found[found.method.isin(profile.methods)]
+    keys = ["size", "method", "label", *given["rows"]]
+    return tables.with_replicates(analyses.over_seeds(found, keys, given["means"]), profile)
+
+
 def _artefact(name):
-    if name not in ARTEFACTS:
-        raise ValueError(f"no artefact is called {name!r}; there are {', '.join(ARTEFACTS)}")
-    return ARTEFACTS[name]
+    if name not in listed():
+        raise ValueError(f"no artefact is called {name!r}; there are {', '.join(listed())}")
+    return listed()[name]
+
+
+def as_text(profile, name, made, folder):
+    """A table as a page of Markdown: title, caption, the table or its parts, and a key to its
+    columns.
+    """
+    given = next(each["tables"][name] for each in listed().values() if name in each["tables"])
+    parts = _shown(name, made)
+    text = [f"# {given['title']} (profile `{profile.name}`)", given["caption"]]
+    for heading, part in parts.items():
+        text += [f"## {heading}"] if heading else []
+        text.append(part.to_markdown(index=False, disable_numparse=True))
+    heads = {head for part in parts.values() for head in part}
+    meanings = tables.registry()["heads"].values()
+    key = [f"- **{head}**: {said}" for head, said in meanings if said and head in heads]
+    text += ["Columns:\n\n" + "\n".join(dict.fromkeys(key))] if key else []
+    text += [records.unrecorded(profile, folder)]
+    return "\n\n".join(filter(None, text)).replace(" ± ", "\u00a0±\u00a0") + "\n"
+
+
+def _shown(name, made):
+    """The parts of a table as people read them: {heading: table}, one without a heading."""
+    parts = SHOWN.get(name, tables.shown)(made)
+    return parts if isinstance(parts, dict) else {"": parts}
 
 
 def write(profile, name, folder=None):
@@ -186,36 +119,47 @@ def write(profile, name, folder=None):
     folder: the profile's results, by default this machine's; ValueError for an artefact that there
     is not.
     """
-    artefact, folder, made = _artefact(name), folder or profile.folder, []
-    for table_name, (function, shown) in artefact.tables.items():
-        made.append(function(profile, folder))
-        path = folder / "tables" / table_name
-        text = shown(made[-1]).to_markdown(index=False, disable_numparse=True) + "\n"
-        unrecorded = records.unrecorded(profile, folder)
-        checkpoint.write(
-            path.with_suffix(".md"), text + (f"\n{unrecorded}\n" if unrecorded else "")
-        )
-        checkpoint.write(path.with_suffix(".csv"), made[-1].round(4).to_csv(index=False))
-    for figure_name, draw in artefact.figures.items():
-        figures.save(draw(profile, folder), folder / "figures", figure_name)
-    return made[0]
+    artefact, folder, made = _artefact(name), folder or profile.folder, {}
+    for each in artefact["tables"]:
+        made[each] = table(profile, each, folder)
+        path, text = folder / "tables" / each, as_text(profile, each, made[each], folder)
+        checkpoint.write(path.with_suffix(".md"), text)
+        checkpoint.write(path.with_suffix(".csv"), made[each].round(4).to_csv(index=False))
+    for each in artefact.get("figures", ()):
+        figures.save(FIGURES[each](profile, folder), folder / "figures", each)
+    return next(iter(made.values()))
 
 
 def show(profile, name, folder):
-    """An artefact's tables as people read them, by name. Beside this machine's results all of it is
-    written too; committed ones are only read.
+    """An artefact's tables as people read them, by name; of one in parts the parts, by heading.
+    Beside this machine's results all of it is written too; committed ones are only read.
     """
     if folder == profile.folder:
         write(profile, name, folder)
+    shown = {each: _shown(each, table(profile, each, folder)) for each in _artefact(name)["tables"]}
     return {
-        key: shown(function(profile, folder))
-        for key, (function, shown) in _artefact(name).tables.items()
+        heading or each: Shown(part)
+        for each, parts in shown.items()
+        for heading, part in parts.items()
     }
+
+
+def show_cards(profile, folder):
+    """A card for each of the paper's claims: what the paper reports, what came out here and why,
+    with a strip of intervals by world.
+    """
+    checks = verdicts.checks(profile, folder)
+    for text, own in verdicts.cards(verdicts.verdicts(profile, folder, checks), checks):
+        display(Markdown(text))
+        if len(own):
+            figure = figures.strip(own)
+            display(figure)
+            figures.plt.close(figure)
 
 
 def write_all(profile, folder):
     """Every artefact that a profile has, from its results in `folder`; -> the names."""
-    names = [name for name, artefact in ARTEFACTS.items() if artefact.needs(profile)]
+    names = [name for name in listed() if has(asdict(profile), name)]
     for name in names:
         write(profile, name, folder)
     return names

@@ -1,4 +1,9 @@
-"""Figures: one function each, from results to a matplotlib Figure; saving is `save`'s business."""
+"""Figures: one function each, from results to a matplotlib Figure; saving is `save`'s business.
+
+One style for all: Policy Split's two forms in colours of their own, everything they are compared
+with in greys, each method with its own marker; the normal mode filled or a full line, the
+high-entropy mode hollow or dashed.
+"""
 
 import io
 import textwrap
@@ -6,568 +11,202 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 
-from pslib.evidence import analyses, tables, verdicts
-from pslib.lab import checkpoint, records, runs
+from pslib.evidence import analyses, tables
+from pslib.evidence.analyses import over_seeds
+from pslib.evidence.stats import mean_interval
+from pslib.lab import checkpoint, runs
 
 # A notebook's backend shows figures because it makes pyplot interactive when it is loaded, which is
 # at the first figure unless it is here: then inside a rc_context, whose end would undo it, and no
 # later figure would be shown.
 plt.switch_backend(plt.get_backend())
 
-# One colour a method in every figure; the two modes of Policy Split share one hue.
-COLOURS = {
-    "original": "#7f7f7f",
-    "grpo": "#1f77b4",
-    "forking": "#17becf",
-    "clip_cov": "#2ca02c",
-    "entropy_driven": "#8c564b",
-    "entropy_regularization": "#bcbd22",
-    "entropy_advantage": "#e377c2",
-    "policy_split": "#d62728",
-    "policy_split_released": "#ff7f0e",
-    "policy_split_unshared": "#9467bd",
+LOOKS = {  # of each method: its colour and marker
+    "original": ("#8a8a8a", "s"),
+    "grpo": ("#3d3d3d", "^"),
+    "forking": ("#a6a6a6", "<"),
+    "clip_cov": ("#a6a6a6", ">"),
+    "entropy_driven": ("#a6a6a6", "P"),
+    "entropy_regularization": ("#a6a6a6", "X"),
+    "entropy_advantage": ("#6e6e6e", "v"),
+    "policy_split": ("#0072b2", "o"),
+    "policy_split_released": ("#d55e00", "D"),
+    "policy_split_unshared": ("#56b4e9", "p"),
 }
+COLOURS = {method: colour for method, (colour, _) in LOOKS.items()}
+# What stands for parts of a whole, which are no methods; told apart by lightness too.
+PARTS = ("#20386b", "#5b7fb5", "#a9c4e4", "#e3b23c", "#d9d9d9")
+PLAIN, NAMED = "#5b7fb5", "#e3b23c"
+WIDTH = 8.4  # inches, shown 838 pixels wide in a README: a point is then a little over a pixel
 STYLE = {
     "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8.5,
+    "legend.title_fontsize": 8.5,
+    "legend.frameon": False,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
     "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
     "savefig.bbox": "tight",
     "svg.hashsalt": "pslib",
-    "legend.frameon": False,
 }
 
 
+# --- shapes that figures share --------------------------------------------------------------------
+def _sizes(profile, found):
+    """The sizes that have results, in the profile's order; all of them where none has."""
+    return [s for s in profile.table_sizes if s in set(found["size"])] or profile.table_sizes
+
+
+def _panels(profile, found, height=2.9, **shared):
+    """A figure with a panel a size that has results -> (figure, [(axis, the size's rows)])."""
+    sizes = _sizes(profile, found)
+    width = WIDTH if len(sizes) > 1 else 0.68 * WIDTH
+    figure, axes = plt.subplots(1, len(sizes), figsize=(width, height), squeeze=False, **shared)
+    for axis, size in zip(axes[0], sizes, strict=True):
+        axis.set_title(_named(profile, size))
+    rows = (found[found["size"] == size] for size in sizes)
+    return figure, list(zip(axes[0], rows, strict=True))
+
+
+def _named(profile, size):
+    return f"nano {size}" if profile.origin.made_here else size
+
+
+def _look(method, mode="normal", **more):
+    """How a mark of a method's mode is drawn: its colour and marker, hollow in the HE mode. A
+    variant looks like Policy Split.
+    """
+    colour, marker = LOOKS.get(method, LOOKS["policy_split"])
+    face = colour if mode == "normal" else "white"
+    return {"color": colour, "marker": marker, "mfc": face, **more}
+
+
+def _line(method, mode="normal"):
+    """How a line of a method's mode is drawn."""
+    colour, _ = LOOKS.get(method, LOOKS["policy_split"])
+    return {"color": colour, "ls": "-" if mode == "normal" else "--", "lw": 1.5}
+
+
+def _called(profile, method, mode):
+    return profile.method(method).label + (", HE mode" if mode == "he" else "")
+
+
+def _reach(mean, half, low=-np.inf, high=np.inf):
+    """How far an interval is drawn below and above its mean (2, n): not beyond what the quantity
+    can be.
+    """
+    mean, half = np.atleast_1d(np.asarray(mean, float)), np.atleast_1d(np.asarray(half, float))
+    return np.stack([np.minimum(half, mean - low), np.minimum(half, high - mean)]).clip(min=0)
+
+
+def _intervals(axis, table, measure, places, bounds=(), **look):
+    """Means as marks with their 95% intervals as bars, at these places of the vertical axis."""
+    reach = _reach(table[measure], table[f"{measure}_ci"], *bounds)
+    axis.errorbar(table[measure], places, xerr=reach, **{"ls": "", "ms": 5, "lw": 1, **look})
+
+
+def _band(axis, table, x, y, bounds, **look):
+    """A line of means with its 95% band."""
+    axis.plot(table[x], table[y], **look)
+    below, above = _reach(table[y], table[f"{y}_ci"], *bounds)
+    axis.fill_between(
+        table[x], table[y] - below, table[y] + above, color=look["color"], alpha=0.13, lw=0
+    )
+
+
+def _rows(axis, names, zero=True):
+    """Names down the vertical axis, the first on top, and a line at no difference."""
+    axis.set_yticks([-k for k in range(len(names))], names)
+    axis.set_ylim(0.4 - max(1, len(names)), 0.6)
+    if zero:
+        axis.axvline(0, color="black", lw=0.8, zorder=0)
+
+
+def _legend(figure, said="", ncols=3):
+    """One legend below all panels, in which a size without results has no lines, under what is said
+    of the marks.
+    """
+    found = {
+        label: handle
+        for axis in figure.axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    if found or said:
+        figure.legend(
+            found.values(), found, title=said or None, loc="outside lower center", ncols=ncols
+        )
+
+
+def _over(profile, *said, untrained="original"):
+    """What is said of a figure, and what the intervals of a profile's runs are over, where the
+    untrained model stands among them; nothing of it where a row has one run, and so no interval.
+    """
+    trained, untrained = profile.replicates(), profile.replicates(untrained)
+    over = trained if trained == untrained else f"{trained}; Original's over {untrained}"
+    several = len(profile.sizes) * len(profile.seeds) > len(profile.table_sizes)
+    return "; ".join([*said, *([f"95% intervals over {over}"] if several else [])])
+
+
+# --- table 1 --------------------------------------------------------------------------------------
+@plt.rc_context(STYLE)
 def accuracy_against_entropy(profile, folder=None):
     """Table 1 as a picture: average accuracy against average entropy, a panel a size, a mark a
     method and mode.
 
-    Large marks are means over seeds with 95% intervals, small ones single seeds; hollow marks are
-    the HE mode.
+    Large marks are means over seeds with 95% intervals, small ones single seeds.
     """
-    found, table = tables.per_seed(profile, folder), tables.table1(profile, folder)
-    with plt.rc_context(STYLE):
-        sizes = _sizes(profile, found)
-        figure, axes = plt.subplots(
-            1, len(sizes), figsize=(2.2 + 4.2 * len(sizes), 3.8), squeeze=False
-        )
-        for axis, size in zip(axes[0], sizes, strict=True):
-            for name in profile.methods:
-                for mode in profile.method(name).sampling:
-                    own = found[
-                        (found["size"] == size) & (found.method == name) & (found["mode"] == mode)
-                    ]
-                    if not len(own):
-                        continue
-                    mean = table[(table["size"] == size) & (table.label == own.label.iloc[0])].iloc[
-                        0
-                    ]
-                    face = COLOURS[name] if mode == "normal" else "white"
-                    axis.scatter(
-                        own.average_ent,
-                        own.average_acc,
-                        s=9,
-                        color=COLOURS[name],
-                        alpha=0.45,
-                        linewidths=0,
-                    )
-                    axis.errorbar(
-                        mean.average_ent,
-                        mean.average_acc,
-                        xerr=mean.average_ent_ci,
-                        yerr=mean.average_acc_ci,
-                        fmt="s" if name == "original" else "o",
-                        ms=7,
-                        color=COLOURS[name],
-                        mfc=face,
-                        lw=0.8,
-                        label=mean.label,
-                    )
-            axis.set(
-                title=f"nano {size}" if profile.model == "nano" else size,
-                xlabel="entropy, bits a token (average of four suites)",
-            )
-        axes[0, 0].set_ylabel("accuracy, % (average of four suites)")
-        _legend(axes, axes[0, -1])
-        _say(figure, profile, _over(profile))
+    found = analyses.suites(profile, folder)
+    found = found[found.method.isin(profile.methods)]
+    figure, panels = _panels(profile, found, height=3.6)
+    for axis, table in panels:
+        for (method, mode, label), own in table.groupby(["method", "mode", "label"], sort=False):
+            look, reach, means = _look(method, mode, ls=""), [], []
+            axis.plot(own.average_ent, own.average_acc, **look, ms=3, alpha=0.4)
+            for measure, high in (("average_ent", np.inf), ("average_acc", 100)):
+                mean, half = mean_interval(own[measure])
+                means.append(mean)
+                reach.append(_reach(mean, half, 0, high))
+            axis.errorbar(*means, reach[1], reach[0], **look, ms=7.5, lw=1, label=label)
+        axis.set_xlabel("entropy, bits a token")
+    panels[0][0].set_ylabel("accuracy, %")
+    _legend(figure, _over(profile, "average of four suites; small: single runs"), ncols=2)
     return figure
 
 
-def training_curves(profile, size, methods=("grpo", "policy_split"), seeds=None, folder=None):
-    """Training of some methods: reward, and each mode's entropy in bits, means over seeds in
-    windows of five measurements.
-
-    Thin lines are seeds; dashed lines are the high-entropy mode. size: one of the profile's
-    table_sizes; with seeds, that of their runs.
-    """
-    root = (folder or profile.folder) / "runs"
-    records.check(profile, folder)
-    units = [
-        (own, seed)
-        for own in profile.sizes
-        for seed in profile.seeds
-        if profile.unit(own, seed)[0] == size
-    ]
-    units = units if seeds is None else [(size, seed) for seed in seeds]
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.2))
-        for name in methods:
-            paths = [root / runs.run_id(name, *unit) / "metrics.csv" for unit in units]
-            found = [pd.read_csv(path).set_index("step") for path in paths if path.exists()]
-            for mode in profile.method(name).sampling if found else ():
-                line = "-" if mode == "normal" else "--"
-                label = profile.method(name).label + (", HE mode" if mode == "he" else "")
-                for axis, column in ((left, f"accuracy_{mode}"), (right, f"entropy_bits_{mode}")):
-                    smooth = [
-                        seed[column].dropna().rolling(5, min_periods=1).mean() for seed in found
-                    ]
-                    for seed in smooth:
-                        axis.plot(
-                            seed.index,
-                            seed,
-                            line,
-                            color=COLOURS.get(name, COLOURS["policy_split"]),
-                            lw=0.5,
-                            alpha=0.4,
-                        )
-                    mean = pd.concat(smooth, axis=1).mean(axis=1)
-                    axis.plot(
-                        mean.index,
-                        mean,
-                        line,
-                        color=COLOURS.get(name, COLOURS["policy_split"]),
-                        lw=1.8,
-                        label=label,
-                    )
-        left.set(xlabel="step", ylabel="accuracy of the step's rollouts")
-        right.set(xlabel="step", ylabel="entropy, bits a token")
-        _legend([left, right], right, loc="best", bbox_to_anchor=None)
-        figure.tight_layout()
-    return figure
-
-
+# --- the base model -------------------------------------------------------------------------------
+@plt.rc_context(STYLE)
 def base_properties(measured):
     """What the base model does: share and accuracy of each derivation, without a prompt and under
     its own.
 
     measured: the table of `base.measure`.
     """
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.0), sharey=True)
-        default = measured[measured.measure == "default"].set_index("derivation")
-        named = measured[measured.measure == "named"].set_index("derivation")
-        order = list(default.index)[::-1]
-        left.barh(order, default.share[order], color="#4c72b0")
-        left.set(xlabel="share of responses without a system prompt", xlim=(0, 1))
-        places = range(len(order))
-        right.barh(
-            [p + 0.2 for p in places],
-            default.accuracy[order],
-            height=0.38,
-            color="#4c72b0",
-            label="no system prompt",
-        )
-        right.barh(
-            [p - 0.2 for p in places],
-            named.accuracy[order],
-            height=0.38,
-            color="#dd8452",
-            label="system prompt that names it",
-        )
-        right.set(xlabel="accuracy when it is used", xlim=(0, 1))
-        right.set_yticks(list(places), order)
-        right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2)
-        figure.tight_layout()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8), sharey=True)
+    default = measured[measured.measure == "default"].set_index("derivation")
+    named = measured[measured.measure == "named"].set_index("derivation").loc[default.index]
+    places = -np.arange(len(default))
+    left.barh(places, default.share, color=PLAIN)
+    left.set(xlabel="share of responses without a system prompt", xlim=(0, 1))
+    for shift, table, colour, label in (
+        (0.2, default, PLAIN, "no system prompt"),
+        (-0.2, named, NAMED, "system prompt that names it"),
+    ):
+        right.barh(places + shift, table.accuracy, height=0.38, color=colour, label=label)
+    right.set(xlabel="accuracy when it is used", xlim=(0, 1))
+    right.set_yticks(places, default.index)
+    _legend(figure)
     return figure
 
 
-def _sizes(profile, found):
-    """The sizes that have results, in the profile's order; all of them where none has."""
-    return [
-        size for size in profile.table_sizes if size in set(found["size"])
-    ] or profile.table_sizes
-
-
-def _panels(sizes, rows=1, width=3.6, height=3.0, **kwargs):
-    """A figure with a column a size."""
-    return plt.subplots(
-        rows, len(sizes), figsize=(width * len(sizes) + 2.2, height * rows), squeeze=False, **kwargs
-    )
-
-
-def _legend(axes, at, **where):
-    """One legend for all panels, in which a size without results has no lines."""
-    found = {
-        label: handle
-        for axis in np.ravel(axes)
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    if found:
-        at.legend(
-            found.values(),
-            found,
-            **{"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "fontsize": 8, **where},
-        )
-
-
-def _over(profile):
-    """What the intervals of a profile's runs are over, in words, where the untrained model stands
-    among them.
-    """
-    trained, untrained = profile.replicates(), profile.replicates("original")
-    return trained if trained == untrained else f"{trained}; Original's over {untrained}"
-
-
-def _say(figure, profile, replicates):
-    """Write below a figure what its 95% intervals are over; nothing where a row has one run, and so
-    no interval.
-    """
-    if len(profile.sizes) * len(profile.seeds) > len(profile.table_sizes):
-        figure.text(
-            0.995,
-            -0.01,
-            f"95% intervals over {replicates}",
-            ha="right",
-            va="top",
-            fontsize=7,
-            color="#666666",
-        )
-
-
-def _band(axis, table, x, y, **style):
-    """A line of means with its 95% band."""
-    axis.plot(table[x], table[y], **style)
-    axis.fill_between(
-        table[x],
-        table[y] - table[f"{y}_ci"],
-        table[y] + table[f"{y}_ci"],
-        color=style["color"],
-        alpha=0.13,
-        lw=0,
-    )
-
-
-def dynamics(profile, folder=None, methods=("grpo", "policy_split", "policy_split_released")):
-    """Figure 1c, ours: accuracy and entropy of both modes, and the inter-mode KL, over training.
-
-    Means over seeds with 95% bands, of the rollouts of every fifth step; accuracy over the five
-    steps up to there.
-    """
-    found = analyses.dynamics(profile, folder)
-    sizes = _sizes(profile, found)
-    rows = (("accuracy", "accuracy of the rollouts"), ("entropy_bits", "entropy, bits a token"))
-    measures = [f"{measure}_{mode}" for measure, _ in rows for mode in ("normal", "he")] + [
-        "kl_he_from_normal"
-    ]
-    with plt.rc_context(STYLE):
-        figure, axes = _panels(sizes, rows=3, height=2.4, sharex=True)
-        for column, size in enumerate(sizes):
-            for name in methods:
-                own = found[(found["size"] == size) & (found.method == name)]
-                table = analyses.over_seeds(own, ["step"], measures) if len(own) else own
-                for mode in profile.method(name).sampling if len(table) else ():
-                    label = profile.method(name).label + (", HE mode" if mode == "he" else "")
-                    for axis, (measure, _) in zip(axes[:, column], rows, strict=False):
-                        _band(
-                            axis,
-                            table,
-                            "step",
-                            f"{measure}_{mode}",
-                            color=COLOURS[name],
-                            ls="--" if mode == "he" else "-",
-                            lw=1.4,
-                            label=label,
-                        )
-                if len(table) and len(profile.method(name).sampling) > 1:
-                    _band(
-                        axes[2, column],
-                        table,
-                        "step",
-                        "kl_he_from_normal",
-                        color=COLOURS[name],
-                        lw=1.4,
-                    )
-            axes[0, column].set(title=_named(profile, size))
-            axes[2, column].set(xlabel="training step")
-        for axis, what in zip(
-            axes[:, 0], (*(what for _, what in rows), "inter-mode KL, nats a token"), strict=True
-        ):
-            axis.set_ylabel(what)
-        _legend(axes, axes[0, -1])
-        figure.tight_layout()
-        _say(figure, profile, profile.replicates())
-    return figure
-
-
-def _named(profile, size):
-    return f"nano {size}" if profile.model == "nano" else size
-
-
-def eta_ablation(profile, folder=None):
-    """Accuracy, entropy and final inter-mode KL of both modes against eta; GRPO as a line with its
-    95% band.
-    """
-    table = tables.ablations(profile, folder)
-    table = table[(table.reference == "grpo") & (table.seeds > 0)]
-    collapsed = table[table.average_acc < 20].sort_values("eta")  # would hide all the rest
-    table = table.drop(collapsed.index)
-    grpo = tables.table1(profile, folder).set_index(["size", "label"])
-    at = (profile.ablation_unit, "GRPO")
-    panels = (
-        ("average_acc", "accuracy, %"),
-        ("average_ent", "entropy, bits a token"),
-        ("kl_end", "inter-mode KL at the end, nats"),
-    )
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(10.4, 3.1))
-        for axis, (measure, name) in zip(axes, panels, strict=True):
-            for mode, style in (("normal", "-o"), ("he", "--o")):
-                own = table[table["mode"] == mode].sort_values("eta")
-                if measure != "kl_end" or mode == "he":
-                    axis.errorbar(
-                        own.eta,
-                        own[measure],
-                        own[f"{measure}_ci"],
-                        fmt=style,
-                        color=COLOURS["policy_split"],
-                        ms=4,
-                        lw=1.2,
-                        mfc=COLOURS["policy_split"] if mode == "normal" else "white",
-                        label=f"Policy Split, {mode} mode",
-                    )
-            if measure != "kl_end":
-                mean, half = grpo.loc[at, measure], grpo.loc[at, f"{measure}_ci"]
-                axis.axhline(mean, color=COLOURS["grpo"], lw=1.2, label="GRPO")
-                axis.axhspan(mean - half, mean + half, color=COLOURS["grpo"], alpha=0.12, lw=0)
-            axis.set_xscale("symlog", linthresh=0.03)
-            ticks = sorted(set(table.eta))
-            axis.set_xticks(ticks, [f"{eta:g}" for eta in ticks])
-            axis.minorticks_off()
-            axis.set(xlabel="eta", ylabel=name, xlim=(-0.01, 1.3 * max(ticks, default=1.0) + 0.03))
-        axes[0].legend(fontsize=8)
-        if len(collapsed):
-            lines = [
-                f"eta {row.eta:g}, {row.mode} mode: {row.average_acc:.0f}%, {row.average_ent:.1f} "
-                f"bits, KL {row.kl_end:.2f}"
-                for row in collapsed.itertuples()
-            ]
-            axes[2].set_title("not drawn, collapsed:\n" + "\n".join(lines), fontsize=7)
-        figure.tight_layout()
-        _say(figure, profile, profile.replicates())
-    return figure
-
-
-def part_ablation(profile, folder=None):
-    """What each part and each departure of the released code changes: differences from Policy Split
-    with the same eta.
-    """
-    table = tables.ablations(profile, folder)
-    table = table[(table.reference != "grpo") & (table.seeds > 0)]
-    table["name"] = [
-        f"{row.variant} (eta {row.eta:g})".replace("_", " ") for row in table.itertuples()
-    ]
-    beyond = table.reference == "clip_order"
-    table.loc[beyond, "name"] = "policy split released, against clip order"
-    order = list(dict.fromkeys(table.name))[::-1]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(8.6, 0.34 * len(order) + 1.2), sharey=True)
-        for axis, (measure, name) in zip(
-            axes,
-            (
-                ("average_acc", "change of accuracy, points"),
-                ("average_ent", "change of entropy, bits a token"),
-            ),
-            strict=True,
-        ):
-            for mode, shift, face in (
-                ("normal", 0.14, COLOURS["policy_split"]),
-                ("he", -0.14, "white"),
-            ):
-                own = table[table["mode"] == mode]
-                axis.errorbar(
-                    own[f"{measure}_change"],
-                    own.name.map(order.index) + shift,
-                    fmt="o",
-                    ms=4.5,
-                    xerr=own[f"{measure}_change_ci"],
-                    color=COLOURS["policy_split"],
-                    mfc=face,
-                    lw=1,
-                    label=f"{mode} mode",
-                )
-            axis.axvline(0, color="black", lw=0.8)
-            axis.set_yticks(range(len(order)), order)
-            axis.set(xlabel=name)
-        axes[0].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)
-        figure.tight_layout()
-        _say(figure, profile, profile.replicates())
-    return figure
-
-
-SAMPLING = {"normal": ("-", "normal mode"), "he": ("--", "HE mode"), "both": (":", "half of each")}
-
-
-def best_of_n(
-    profile, folder=None, methods=("original", "grpo", "policy_split", "policy_split_released")
-):
-    """Best-of-n accuracy against n for the normal mode, the high-entropy mode, and an equal budget
-    split over both.
-    """
-    found = analyses.best_of_n(profile, folder)
-    sizes = _sizes(profile, found)
-    with plt.rc_context(STYLE):
-        figure, axes = _panels(sizes)
-        for axis, size in zip(axes[0], sizes, strict=True):
-            for name in methods:
-                own = found[(found["size"] == size) & (found.method == name)]
-                table = (
-                    analyses.over_seeds(own, ["sampling", "n"], ["accuracy"]) if len(own) else None
-                )
-                for sampling, (line, label) in SAMPLING.items() if table is not None else ():
-                    part = table[table.sampling == sampling]
-                    axis.plot(
-                        part.n,
-                        100 - part.accuracy,
-                        line,
-                        color=COLOURS[name],
-                        lw=1.3,
-                        marker=".",
-                        ms=4,
-                        label=f"{profile.method(name).label}, {label}",
-                    )
-            axis.set(
-                title=_named(profile, size),
-                xlabel="responses n",
-                xscale="log",
-                yscale="log",
-                ylim=(0.01, 100),
-            )
-            axis.set_xticks(analyses.TRIES, map(str, analyses.TRIES))
-            axis.minorticks_off()
-        axes[0, 0].set_ylabel("questions not solved by any of n, %")
-        _legend(axes, axes[0, -1], fontsize=7)
-        figure.tight_layout()
-    return figure
-
-
-DERIVATION_COLOURS = ("#332288", "#88ccee", "#ddcc77", "#cc6677", "#bbbbbb")
-
-
-def behaviour(
-    profile, folder=None, methods=("original", "grpo", "policy_split", "policy_split_released")
-):
-    """Share of each derivation in the normal mode and under the high-entropy prompt, and the
-    distance between them.
-    """
-    found = analyses.behaviour(profile, folder)
-    sizes = _sizes(profile, found)
-    with plt.rc_context(STYLE):
-        figure, axes = _panels(sizes, height=3.2, sharey=True)
-        for axis, size in zip(axes[0], sizes, strict=True):
-            ticks = []
-            for name in methods:
-                own = found[(found["size"] == size) & (found.method == name)]
-                for mode in ("normal", "he") if len(own) else ():
-                    left, place = 0.0, -len(ticks)
-                    for share, colour in zip(analyses.SHARES, DERIVATION_COLOURS, strict=True):
-                        value = own[f"{share}_{mode}"].mean()
-                        axis.barh(
-                            place,
-                            value,
-                            left=left,
-                            color=colour,
-                            height=0.8,
-                            label=None if ticks else share[6:],
-                        )
-                        left += value
-                    ticks.append(
-                        profile.method(name).label + (", HE prompt" if mode == "he" else "")
-                    )
-                    if mode == "he":
-                        axis.text(
-                            1.01, place + 0.5, f"{own.distance.mean():.2f}", va="center", fontsize=7
-                        )
-            axis.set_yticks([-k for k in range(len(ticks))], ticks, fontsize=8)
-            axis.set(
-                title=_named(profile, size),
-                xlabel="share of responses; right: distance",
-                xlim=(0, 1),
-            )
-            axis.grid(False)
-        _legend(axes, axes[0, 0], loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5)
-        figure.tight_layout()
-    return figure
-
-
-def prompt_generalization(
-    profile, folder=None, methods=("original", "grpo", "policy_split", "policy_split_released")
-):
-    """Change of entropy from the normal mode under the trained and the unseen system prompts; means
-    with 95% intervals.
-    """
-    found = analyses.prompt_generalization(profile, folder)
-    sizes = _sizes(profile, found)
-    with plt.rc_context(STYLE):
-        figure, axes = _panels(sizes, height=3.2, sharey=True)
-        for axis, size in zip(axes[0], sizes, strict=True):
-            for k, name in enumerate(methods):
-                own = found[(found["size"] == size) & (found.method == name)]
-                if len(own):
-                    table = analyses.over_seeds(own, ["prompt"], ["entropy_change"])
-                    places = [-place + 0.15 * (1.5 - k) for place in range(len(table))]
-                    axis.errorbar(
-                        table.entropy_change,
-                        places,
-                        xerr=table.entropy_change_ci,
-                        fmt="o",
-                        ms=4,
-                        lw=1,
-                        color=COLOURS[name],
-                        label=profile.method(name).label,
-                    )
-                    axis.set_yticks(
-                        [-place for place in range(len(table))],
-                        [p.replace("_", " ") for p in table.prompt],
-                    )
-            axis.axvline(0, color="black", lw=0.8)
-            axis.set(title=_named(profile, size), xlabel="change of entropy, bits a token")
-        _legend(axes, axes[0, -1])
-        figure.tight_layout()
-        _say(figure, profile, _over(profile))
-    return figure
-
-
-def cost(profile, folder=None):
-    """Seconds a step by method, split into sampling, scoring and update; means over seeds."""
-    found, parts = analyses.cost(profile, folder), ("sample", "score", "update")
-    sizes = _sizes(profile, found)
-    with plt.rc_context(STYLE):
-        figure, axes = _panels(sizes, height=3.0, sharey=True)
-        for axis, size in zip(axes[0], sizes, strict=True):
-            own = (
-                found[found["size"] == size]
-                .groupby("label", sort=False)
-                .mean(numeric_only=True)[::-1]
-                if len(found)
-                else found
-            )
-            left = 0.0
-            for part, colour in zip(parts, ("#88ccee", "#ddcc77", "#332288"), strict=True):
-                if len(own):
-                    axis.barh(
-                        own.index, own[f"seconds_{part}"], left=left, color=colour, label=part
-                    )
-                    left = left + own[f"seconds_{part}"]
-            axis.set(title=_named(profile, size), xlabel="seconds a step")
-        _legend(axes, axes[0, -1])
-        figure.tight_layout()
-    return figure
-
-
+@plt.rc_context(STYLE)
 def bonus_size(profile, folder=None):
     """How large eq. 3's addition is beside |A| at eta 0.03 in two forms, and which tokens get it,
     of the first size's base.
@@ -576,260 +215,350 @@ def bonus_size(profile, folder=None):
     if bonus.empty:
         return plt.figure()
     bonus = bonus[bonus["size"] == bonus["size"].iloc[0]]
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8.8, 3.0))
-        for variant, name in (("paper", "policy_split"), ("released", "policy_split_released")):
-            share = (bonus[variant] / bonus.advantage).abs().clip(lower=1e-5)
-            left.hist(
-                share,
-                bins=[10 ** (-5 + k / 8) for k in range(42)],
-                histtype="step",
-                lw=1.6,
-                color=COLOURS[name],
-                label=f"{variant}, median {share.median():.3f}",
-            )
-        left.set(xscale="log", xlabel="|addition| / |A|", ylabel="tokens")
-        left.legend(fontsize=8, loc="upper left")
-        kinds = bonus.groupby("kind").bonus.mean().sort_values()
-        right.barh(
-            [f"{kind} ({(bonus.kind == kind).mean():.0%})" for kind in kinds.index],
-            kinds,
-            color="#4c72b0",
-        )
-        right.set(xlabel="mean B (eq. 4), standard deviations")
-        figure.tight_layout()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8))
+    bins = np.logspace(-4, 0.25, 35)
+    for form, name, line in (
+        ("paper", "policy_split", "-"),
+        ("released", "policy_split_released", "--"),
+    ):
+        share = (bonus[form] / bonus.advantage).abs().clip(lower=1e-4)
+        label = f"{form}, median {share.median():.3f}"
+        look = {"histtype": "step", "lw": 1.6, "ls": line, "color": COLOURS[name]}
+        left.hist(share, bins=bins, label=label, **look)
+    left.set(xscale="log", xlabel="|addition| / |A|", ylabel="tokens", xlim=(1e-4, 3))
+    left.legend(loc="upper right")
+    kinds = bonus.groupby("kind").bonus.mean().sort_values()
+    names = [f"{kind} ({(bonus.kind == kind).mean():.0%})" for kind in kinds.index]
+    right.barh(names, kinds, color=PLAIN)
+    right.set(xlabel="mean B (eq. 4), standard deviations")
     return figure
 
 
-def checks(profile, folder=None, elsewhere=False):
-    """Every check of every claim, a panel a size: its mean in half-widths of its 95% interval,
-    right where the claim puts it.
+# --- training -------------------------------------------------------------------------------------
+CURVES = {
+    "accuracy": ("accuracy of the rollouts", (0, 1)),
+    "entropy_bits": ("entropy, bits a token", (0,)),
+    "kl_he_from_normal": ("inter-mode KL, nats a token", (0,)),
+}
 
-    elsewhere: of the claims that are tested in another profile only, instead of all the others.
+
+@plt.rc_context(STYLE)
+def dynamics(profile, folder=None, methods=None, grid=None):
+    """Figure 1c, ours: accuracy and entropy of both modes, and the inter-mode KL, over training.
+
+    Means over seeds with 95% bands, of the rollouts of every fifth step; accuracy over the five
+    steps up to there. A row a size. methods: by default those of `compared` in claims.yaml; grid:
+    the runs (method, size, seed), by default the profile's.
     """
-    table = verdicts.checks(profile, folder)
-    table = table[table.claim.map(lambda claim: "only_in" in verdicts.claims()[claim]) == elsewhere]
-    if table.empty:
-        return plt.figure()
-    colours = {"confirmed": "#117733", "refuted": "#cc6677", "not separated": "#888888"}
-    signs = {"confirmed": "o", "refuted": "X", "not separated": "|"}
-    table["what"] = table.claim + np.where(table.decides, "  ", "  (beside) ") + table.check
-    place = {what: -k for k, what in enumerate(table.what.unique())}
-    sizes = _sizes(profile, table)
-    table["scaled"] = (
-        table.direction.map({"positive": 1, "negative": -1})
-        * table["mean"]
-        / ((table.high - table.low) / 2)
-    )
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1,
-            len(sizes),
-            figsize=(4.6 + 2.3 * len(sizes), 0.17 * len(place) + 1.2),
-            squeeze=False,
-            sharey=True,
-        )
-        for axis, size in zip(axes[0], sizes, strict=True):
-            for kind, own in table[table["size"] == size].groupby("verdict"):
-                axis.errorbar(
-                    own.scaled.clip(-6, 6),
-                    own.what.map(place),
-                    xerr=1,
-                    fmt=signs[kind],
-                    color=colours[kind],
-                    ms=5,
-                    lw=1,
-                    label=kind,
-                )
-            axis.axvline(0, color="black", lw=0.8)
-            axis.set(title=_named(profile, size), ylim=(0.7 - len(place), 0.7))
-        axes[0, 0].set_yticks(list(place.values()), list(place), fontsize=6.5)
-        figure.supxlabel(
-            "mean difference over its interval's half-width (cut at 6); the claim's side is right",
-            fontsize=8,
-        )
-        handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
-        for axis in axes[0, 1:]:
-            handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-        figure.legend(handles.values(), handles.keys(), fontsize=8, loc="upper left", ncols=1)
-        figure.tight_layout()
-        claims = (
-            table.groupby("replicates")
-            .claim.unique()
-            .sort_values(key=lambda found: found.map(len), ascending=False)
-        )
-        _say(
-            figure,
-            profile,
-            "; ".join(f"{over}: {', '.join(found)}" for over, found in claims.items()),
-        )
+    found = analyses.dynamics(profile, folder, grid)
+    sizes, measures = _sizes(profile, found), [*analyses.ACCURACIES, *analyses.APART]
+    methods = methods or [m for m in analyses.written()["compared"] if m in profile.methods]
+    shape = {"figsize": (WIDTH, 2.2 * len(sizes) + 0.6), "squeeze": False, "sharex": True}
+    figure, axes = plt.subplots(len(sizes), 3, **shape)
+    for row, size in zip(axes, sizes, strict=True):
+        for name in methods:
+            own = found[(found["size"] == size) & (found.method == name)]
+            table = over_seeds(own, ["step"], measures)
+            modes = profile.method(name).sampling if len(own) else ()
+            for axis, (measure, (_, bounds)) in zip(row, CURVES.items(), strict=True):
+                for mode in modes if measure != "kl_he_from_normal" else modes[1:]:
+                    column = measure if measure in table else f"{measure}_{mode}"
+                    look = _line(name, mode) | {"label": _called(profile, name, mode)}
+                    _band(axis, table, "step", column, bounds, **look)
+        row[0].set_ylabel(_named(profile, size))
+    for axis, (said, _) in zip(axes[0], CURVES.values(), strict=True):
+        axis.set_title(said)
+    for axis in axes[-1]:
+        axis.set_xlabel("training step")
+    _legend(figure, _over(profile, untrained=""))
     return figure
 
 
-def worlds(profile, folder=None):
-    """What training changes in each world: see tables.worlds. Dots are mean differences, bars their
-    95% intervals.
-
-    The legend names what the intervals are over.
-    """
-    table = tables.worlds(profile, folder)
-    table["world"] += " " + table["size"]
-    names, places = (
-        list(table.world.unique()),
-        {name: -k for k, name in enumerate(table.difference.unique())},
-    )
-    styles = list(
-        zip(
-            ("#56b4e9", "#0072b2", "#000000", "#d55e00", "#009e73", "#cc79a7"),
-            "oDs^vP",
-            strict=True,
-        )
-    )
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(11.0, 0.8 * len(places) + 1.3), sharey=True)
-        for axis, (measure, what) in zip(
-            axes,
-            (
-                ("points", "accuracy, points"),
-                ("longer", "on longer sums, points"),
-                ("bits", "entropy, bits a token"),
-            ),
-            strict=True,
-        ):
-            for k, (name, (colour, mark)) in enumerate(zip(names, styles, strict=False)):
-                own = table[table.world == name]
-                axis.errorbar(
-                    own[measure],
-                    own.difference.map(places) + 0.35 - 0.14 * k,
-                    xerr=own[f"{measure}_ci"],
-                    fmt=mark,
-                    ms=4.5,
-                    lw=1,
-                    color=colour,
-                    label=f"{name}, {own.pairs.min()} {own.replicates.iloc[0]}",
-                )
-            axis.axvline(0, color="black", lw=0.8)
-            axis.set(xlabel=what)
-        axes[0].set_yticks(list(places.values()), list(places), fontsize=8)
-        _legend(axes, axes[2])
-        figure.tight_layout()
-    return figure
-
-
-def reached(profile, folder=None):
-    """Where exploration ends: accuracy on longer sums against the share of responses that work in
-    steps there.
-
-    A mark a run and mode, filled the normal mode, hollow the high-entropy mode; a panel a size.
-    """
-    table = analyses.derivations(profile, folder)
-    table = table[table.suite == "long"]
-    sizes = _sizes(profile, table)
-    with plt.rc_context(STYLE):
-        figure, axes = _panels(sizes)
-        for axis, size in zip(axes[0], sizes, strict=True):
-            for (method, mode), own in table[table["size"] == size].groupby(
-                ["method", "mode"], sort=False
-            ):
-                axis.scatter(
-                    100 * own.steps,
-                    100 * own.accuracy,
-                    s=18,
-                    lw=0.9,
-                    marker="s" if method == "original" else "o",
-                    facecolor=COLOURS[method] if mode == "normal" else "white",
-                    edgecolor=COLOURS[method],
-                    label=profile.method(method).label + (tables.HE if mode == "he" else ""),
-                )
-            axis.set(
-                title=_named(profile, size),
-                xlabel="responses that work in steps, %",
-                xlim=(-4, 104),
-            )
-        axes[0, 0].set_ylabel("accuracy on longer sums, %")
-        _legend(axes, axes[0, -1], fontsize=7)
-        figure.tight_layout()
-    return figure
-
-
+@plt.rc_context(STYLE)
 def parting(profile, folder=None):
-    """Policy Split's inter-mode KL in training, of the runs in tables.PARTING, made beside this
-    profile's: a line a base model.
+    """Policy Split's inter-mode KL in training, of the runs of `parting` in claims.yaml, made
+    beside this profile's: a line a base model.
 
     Means of five measurements, on a logarithmic scale from 0.0003 nats; below that the estimate is
     noise, and can be negative.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(tables.PARTING), figsize=(11.0, 3.0), sharey=True)
-        for axis, ((name, method), what), colour in zip(
-            axes, tables.PARTING.items(), ("#d62728", "#ff7f0e", "#1f77b4", "#9467bd"), strict=True
-        ):
-            found = analyses.dynamics(
-                runs.load_profile(name), Path(folder or profile.folder).parent / name
-            )
-            for _, own in found[found.method == method].groupby("seed"):
-                axis.plot(
-                    own.step,
-                    own.kl_he_from_normal.rolling(5).mean().clip(lower=3e-4),
-                    color=colour,
-                    lw=1.2,
-                )
-            axis.axhline(tables.PARTED, color="#666666", lw=0.8, ls=":")
-            axis.set(xlabel="training step", yscale="log", ylim=(2.8e-4, 0.6))
-            axis.set_title(textwrap.fill(what, 36), fontsize=9)
-        axes[0].set_ylabel("inter-mode KL, nats a token")
-        figure.tight_layout()
+    given = analyses.written()["parting"]
+    figure, axes = plt.subplots(1, len(given), figsize=(WIDTH, 2.7), sharey=True)
+    for axis, each in zip(axes, given, strict=True):
+        other = runs.load_profile(each["profile"])
+        there = Path(folder or profile.folder).parent / other.name
+        found = analyses.dynamics(other, there)
+        for _, own in found[found.method == each["method"]].groupby("seed"):
+            kl = own.kl_he_from_normal.rolling(5).mean().clip(lower=3e-4)
+            axis.plot(own.step, kl, color=COLOURS[each["method"]], lw=1.2)
+        axis.axhline(tables.PARTED, color="#666666", lw=0.8, ls=":")
+        axis.set(xlabel="training step", yscale="log", ylim=(2.8e-4, 0.6))
+        axis.set_title(textwrap.fill(each["what"], 27))
+    axes[0].set_ylabel("inter-mode KL, nats a token")
     return figure
 
 
-def creative(profile, folder=None):
-    """Diversity of stories in each mode of each method; means over seeds with 95% intervals, filled
-    the normal mode.
+# --- ablations ------------------------------------------------------------------------------------
+@plt.rc_context(STYLE)
+def eta_ablation(profile, folder=None):
+    """Accuracy, entropy and final inter-mode KL of both modes against eta; GRPO as a line with its
+    95% band.
     """
-    table = tables.table2(profile, folder)
-    sizes = _sizes(profile, table)
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            2, len(sizes), figsize=(3.6 * len(sizes) + 2.2, 6.2), squeeze=False, sharey=True
-        )
-        for column, size in enumerate(sizes):
-            for row, (measure, name) in enumerate(
-                (("div_2gram", "Div-2-gram"), ("div_bleu4", "Div-BLEU-4"))
-            ):
-                for place, method in enumerate(profile.methods):
-                    label = profile.method(method).label
-                    for mode, shift, face in (
-                        ("", 0.14, COLOURS[method]),
-                        (tables.HE, -0.14, "white"),
-                    ):
-                        own = table[(table["size"] == size) & (table.label == label + mode)]
-                        if len(own):
-                            axes[row, column].errorbar(
-                                own[measure],
-                                -place + shift,
-                                xerr=own[f"{measure}_ci"],
-                                fmt="o",
-                                ms=4.5,
-                                color=COLOURS[method],
-                                mfc=face,
-                                lw=1,
-                            )
-                axes[row, column].set_yticks(
-                    [-k for k in range(len(profile.methods))],
-                    [profile.method(m).label for m in profile.methods],
-                    fontsize=8,
-                )
-                axes[row, column].set(
-                    xlabel=f"{name}, 0 to 100", title=_named(profile, size) if row == 0 else ""
-                )
-        figure.tight_layout()
-        _say(figure, profile, _over(profile))
+    table = tables.ablations(profile, folder)
+    table = table[(table.reference == "grpo") & (table.seeds > 0)]
+    collapsed = table[table.average_acc < 20].sort_values("eta")  # would hide all the rest
+    table = table.drop(collapsed.index).sort_values("eta")
+    grpo = tables.table1(profile, folder).set_index(["size", "label"])
+    grpo = grpo.loc[(profile.ablation_unit, "GRPO")]
+    panels = {
+        "average_acc": ("accuracy, %", (0, 100)),
+        "average_ent": ("entropy, bits a token", (0,)),
+        "kl_end": ("inter-mode KL at the end, nats", (0,)),
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.0))
+    for axis, (measure, (name, bounds)) in zip(axes, panels.items(), strict=True):
+        for mode in ("normal", "he") if measure != "kl_end" else ("he",):
+            own = table[table["mode"] == mode]
+            reach = _reach(own[measure], own[f"{measure}_ci"], *bounds)
+            look = _look("policy_split", mode, ms=4.5) | _line("policy_split", mode)
+            label = _called(profile, "policy_split", mode)
+            axis.errorbar(own.eta, own[measure], reach, label=label, **look)
+        if measure != "kl_end":
+            mean, half = grpo[measure], grpo[f"{measure}_ci"]
+            axis.axhline(mean, color=COLOURS["grpo"], lw=1.2, label="GRPO")
+            axis.axhspan(mean - half, mean + half, color=COLOURS["grpo"], alpha=0.12, lw=0)
+        ticks = sorted(set(table.eta))
+        axis.set_xscale("symlog", linthresh=0.03)
+        axis.set_xticks(ticks, [f"{eta:g}" for eta in ticks])
+        axis.minorticks_off()
+        axis.set(xlabel="eta", title=name, xlim=(-0.01, 1.3 * max(ticks, default=1.0) + 0.03))
+    lines = [
+        f"eta {row.eta:g}, {row.mode} mode: {row.average_acc:.0f}%, {row.average_ent:.1f} "
+        f"bits, KL {row.kl_end:.2f}"
+        for row in collapsed.itertuples()
+    ]
+    said = "not drawn, collapsed: " + "; ".join(lines) + "\n" if lines else ""
+    _legend(figure, said + f"95% intervals over {profile.replicates()}")
+    return figure
+
+
+@plt.rc_context(STYLE)
+def part_ablation(profile, folder=None):
+    """What each part and each departure of the released code changes: differences from Policy Split
+    with the same eta.
+    """
+    table = tables.ablations(profile, folder)
+    table = table[(table.reference != "grpo") & (table.seeds > 0)]
+    second = analyses.written()["second_reference"]
+    for row in table.itertuples():
+        twice = second.get(row.variant) == row.reference
+        more = f", against {row.reference}" if twice else f" (eta {row.eta:g})"
+        table.loc[row.Index, "name"] = f"{row.variant}{more}".replace("_", " ")
+    names = list(table.get("name", table.variant).unique())
+    panels = {"average_acc": "accuracy, points", "average_ent": "entropy, bits a token"}
+    figure, axes = plt.subplots(
+        1, 2, figsize=(WIDTH, 0.3 * len(names) + 1.2), sharey=True, squeeze=False
+    )
+    for axis, (measure, name) in zip(axes[0], panels.items(), strict=True):
+        for mode, own in table.groupby("mode", sort=False):
+            place = (0.14 if mode == "normal" else -0.14) - own.name.map(names.index)
+            look = _look("policy_split", mode, label=f"{mode} mode")
+            _intervals(axis, own, f"{measure}_change", place, **look)
+        _rows(axis, names)
+        axis.set_title(f"change of {name}")
+    _legend(figure, f"95% intervals over {profile.replicates()}")
+    return figure
+
+
+# --- what was asked beside the suites -------------------------------------------------------------
+@plt.rc_context(STYLE)
+def best_of_n(profile, folder=None):
+    """The share of questions that none of n responses solves, for the normal mode, and for Policy
+    Split also for the high-entropy mode and an equal budget split over both.
+
+    On a logarithmic scale; a line ends where all questions are solved.
+    """
+    ways = {"normal": "-", "he": "--", "both": ":"}
+    figure, panels = _panels(profile, analyses.best_of_n(profile, folder), sharey=True)
+    for axis, found in panels:
+        for name in analyses.written()["compared"]:
+            own = found[found.method == name]
+            table = over_seeds(own, ["sampling", "n"], ["accuracy"])
+            split = len(profile.method(name).sampling) > 1
+            for way in ways if split else ["normal"]:
+                part = table[(table.sampling == way) & (table.accuracy < 100 - 1e-9)]
+                mode = "normal" if way == "both" else way
+                look = _look(name, mode, ms=4) | _line(name, mode) | {"ls": ways[way]}
+                half = ", half in each mode" if way == "both" else ""
+                label = _called(profile, name, mode) + half
+                axis.plot(part.n, 100 - part.accuracy, **look, label=label)
+        axis.set(xlabel="responses n", xscale="log", yscale="log", ylim=(0.01, 100))
+        axis.set_xticks(analyses.TRIES, map(str, analyses.TRIES))
+        axis.minorticks_off()
+    panels[0][0].set_ylabel("questions not solved by any of n, %")
+    _legend(figure, ncols=2)
+    return figure
+
+
+@plt.rc_context(STYLE)
+def behaviour(profile, folder=None):
+    """Share of each derivation in the normal mode and under the high-entropy prompt, and the
+    distance between them.
+    """
+    figure, panels = _panels(profile, analyses.behaviour(profile, folder), sharey=True)
+    for axis, found in panels:
+        own = found.drop(columns=["size", "label", "seed"])
+        means = own.groupby("method", sort=False).mean()
+        methods = [m for m in analyses.written()["compared"] if m in means.index]
+        for row, mode in enumerate(("normal", "he")):
+            places = -2 * np.arange(len(methods)) - row
+            left = 0.0
+            for share, colour in zip(analyses.SHARES, PARTS, strict=True):
+                width = means.loc[methods, f"{share}_{mode}"]
+                label = share.removeprefix("share_")
+                axis.barh(places, width, left=left, color=colour, height=0.8, label=label)
+                left = left + width
+        for k, method in enumerate(methods):
+            said = f"{means.distance[method]:.2f}"
+            axis.text(1.01, -2 * k - 0.5, said, va="center", fontsize=8)
+        prompts = [f"{profile.method(m).label}{p}" for m in methods for p in ("", ", HE prompt")]
+        axis.set_yticks([-k for k in range(len(prompts))], prompts)
+        axis.set(xlabel="share; right: distance", xlim=(0, 1))
+        axis.grid(False)
+    _legend(figure, ncols=5)
+    return figure
+
+
+@plt.rc_context(STYLE)
+def prompt_generalization(profile, folder=None):
+    """Change of entropy from the normal mode under the trained and the unseen system prompts; means
+    with 95% intervals.
+    """
+    found = analyses.prompt_generalization(profile, folder)
+    prompts = list(found.prompt.unique())
+    figure, panels = _panels(profile, found, height=3.4, sharey=True)
+    for axis, rows in panels:
+        for k, name in enumerate(analyses.written()["compared"]):
+            own = rows[rows.method == name]
+            table = over_seeds(own, ["prompt"], ["entropy_change"])
+            places = 0.18 * (1.5 - k) - table.prompt.map(prompts.index)
+            if len(own):
+                look = _look(name, label=profile.method(name).label)
+                _intervals(axis, table, "entropy_change", places, **look)
+        _rows(axis, [prompt.replace("_", " ") for prompt in prompts])
+        axis.set_xlabel("entropy, bits a token")
+    _legend(figure, _over(profile), ncols=2)
+    return figure
+
+
+@plt.rc_context(STYLE)
+def creative(profile, folder=None):
+    """Diversity of stories in each mode of each method, where most responses are stories; means
+    over seeds with 95% intervals. Empty where that leaves no high-entropy mode, or no interval, to
+    compare.
+    """
+    found = analyses.stories(profile, folder)
+    told = over_seeds(found, ["size", "method", "mode"], analyses.STORIES)
+    told = told[~(told.told < 0.5)]  # blank where it was not counted: all of a pretrained model's
+    if not len(told[told["mode"] == "he"].div_2gram_ci.dropna()):
+        return plt.figure()
+    sizes, methods = _sizes(profile, told), [m for m in profile.methods if m in set(told.method)]
+    panels = {"div_2gram": "Div-2-gram", "div_bleu4": "Div-BLEU-4"}
+    shape = (WIDTH, (0.34 * len(methods) + 0.9) * len(sizes) + 0.7)
+    figure, axes = plt.subplots(len(sizes), 2, figsize=shape, squeeze=False, sharey="row")
+    for row, size in zip(axes, sizes, strict=True):
+        for axis, (measure, name) in zip(row, panels.items(), strict=True):
+            rows = told[told["size"] == size].groupby(["method", "mode"], sort=False)
+            for (method, mode), own in rows:
+                if method in methods:
+                    place = (0.15 if mode == "normal" else -0.15) - methods.index(method)
+                    _intervals(axis, own, measure, [place], (0, 100), **_look(method, mode))
+            _rows(axis, [profile.method(m).label for m in methods], zero=False)
+            axis.set_title(f"{name}, {_named(profile, size)}")
+    _legend(figure, _over(profile, "filled: normal mode, hollow: under the HE prompt"))
+    return figure
+
+
+@plt.rc_context(STYLE)
+def reached(profile, folder=None):
+    """Where exploration ends: accuracy on longer sums against the share of responses that work in
+    steps there; a mark a run and mode, a panel a size.
+    """
+    table = analyses.derivations(profile, folder)
+    table = table[(table.suite == "long") & table.method.isin(profile.methods)]
+    figure, panels = _panels(profile, table)
+    for axis, found in panels:
+        for (method, mode), own in found.groupby(["method", "mode"], sort=False):
+            label = profile.method(method).label + (analyses.HE if mode == "he" else "")
+            look = _look(method, mode, ls="", ms=5, label=label)
+            axis.plot(100 * own.steps, 100 * own.accuracy, **look)
+        axis.set(xlabel="responses that work in steps, %", xlim=(-4, 104))
+    panels[0][0].set_ylabel("accuracy on longer sums, %")
+    _legend(figure, ncols=2)
+    return figure
+
+
+@plt.rc_context(STYLE)
+def worlds(profile, folder=None):
+    """What training changes in each world: see tables.worlds. Marks are mean differences, bars
+    their 95% intervals.
+    """
+    table = tables.worlds(profile, folder)
+    table["world"] += (
+        " "
+        + table["size"]
+        + ", "
+        + table.pairs.astype(str)
+        + " "
+        + table.replicates.str.replace(" of one base model", "")
+    )
+    names, given = list(table.world.unique()), analyses.written()["worlds"]["differences"]
+    panels = ("accuracy, points", "on longer sums, points", "entropy, bits a token")
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.75 * len(names) + 1.5), sharey=True)
+    for axis, measure, what in zip(axes, tables.WORLDS, panels, strict=True):
+        for k, said in enumerate(table.difference.unique()):
+            own = table[table.difference == said]
+            method = analyses.terms(given[k])[0].method
+            look = _look(method, analyses.terms(given[k])[0].at, label=said)
+            places = 0.15 * (2 - k) - own.world.map(names.index)
+            _intervals(axis, own, measure, places, **look)
+        _rows(axis, names)
+        axis.set_title(what)
+    _legend(figure, "95% intervals over what stands beside each world", ncols=2)
+    return figure
+
+
+@plt.rc_context(STYLE)
+def strip(checks):
+    """One check in several forms, worlds and sizes, a row each: its mean with its 95% interval; the
+    side on which the claim puts it is shaded.
+    """
+    figure, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.24 * len(checks) + 0.6))
+    names = []
+    for k, row in enumerate(checks.itertuples()):
+        form = row.claim.partition(" ")[2].removeprefix("bases").strip()
+        form = f" ({form})".replace("released", "released bonus") if form else ""
+        names.append(f"{row.profile} {checks['size'].iloc[k]}{form}")
+        look = _look("policy_split_released" if "released" in form else "policy_split")
+        reach = [[row.mean - row.low], [row.high - row.mean]]
+        axis.errorbar(row.mean, -k, xerr=reach, ms=5, lw=1.2, **look)
+    _rows(axis, names)
+    low, high = axis.get_xlim()
+    side = (0, high) if row.direction == "positive" else (low, 0)
+    axis.axvspan(*side, color="#8a8a8a", alpha=0.12, lw=0)
+    first = checks.iloc[0]
+    axis.set(xlim=(low, high), xlabel=f"{first.check}, {first.unit}")
     return figure
 
 
 def save(figure, folder, name):
-    """Write a figure as <name>.svg and <name>.png, each whole or not at all, and close it."""
+    """Write a figure as <name>.svg and <name>.png, each whole or not at all, and close it; an empty
+    one is not written, and no older one left.
+    """
     for kind in ("svg", "png"):
+        if not figure.axes:
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+            continue
         data = io.BytesIO()
         with plt.rc_context(STYLE):
             figure.savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else None)

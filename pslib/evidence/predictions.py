@@ -6,23 +6,17 @@ questions under the same prompts with the same draws. A term of a quantity is a 
 model's responses; the base model is the unit.
 """
 
-import re
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from pslib.evidence import analyses, probe, stats
-from pslib.lab import records, runs
+from pslib.lab import runs
 from pslib.nano import worlds
 
 MEASURES = {"entropy_bits": "bits", "accuracy": "points", "kl": "nats"}
-
-
-@cache
-def _written():
-    return yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))
+BEHAVIOURS = (*worlds.DERIVATIONS, "other")
 
 
 def asked(profile, folder=None):
@@ -33,19 +27,16 @@ def asked(profile, folder=None):
     and tokens_<kind> a response, and part_<kind>, the kind's bits divided by all tokens: what it
     contributes to entropy_bits.
     """
-    found = pd.concat(
-        [analyses.collect(profile, "asked", folder, variants) for variants in (False, True)]
-    )
-    keys = ["size", "method", "label", "seed", "prompt"]
+    found, keys = analyses.collect(profile, "asked", folder), [*analyses.KEYS, "prompt"]
     if found.empty:
-        return pd.DataFrame(columns=[*keys, "accuracy", "entropy_bits", "kl"])
-    total = found.drop(columns="question_id").groupby(keys, sort=False).sum().reset_index()
+        return pd.DataFrame(columns=[*keys, *MEASURES])
+    total = found.drop(columns=["question_id", "run"]).groupby(keys, sort=False).sum().reset_index()
     out = total[keys].assign(
         accuracy=100 * total.correct / total.samples,
         entropy_bits=total.bits / total.tokens,
         kl=total.kl / total.tokens,
     )
-    for derivation in (*worlds.DERIVATIONS, "other"):
+    for derivation in BEHAVIOURS:
         out[f"share_{derivation}"] = total[derivation] / total.samples
     for kind in probe.KINDS:
         for what in ("bits", "tokens"):
@@ -54,38 +45,28 @@ def asked(profile, folder=None):
     return out
 
 
-@cache
-def _asked_once(name, root):
-    profile = runs.load_profile(name)
-    records.check(profile, root / name)
-    return asked(profile, root / name).set_index(["method", "prompt", "seed"]).sort_index()
-
-
-def terms(quantity):
-    """A quantity's terms: "a/b@c - d/e@f" -> [(1, "a", "b", "c"), (-1, "d", "e", "f")]; ValueError
-    if it is not such a sum.
-    """
-    found = re.findall(r"([+-]?)\s*([\w.]+)/([\w.]+)@(\w+)\s*", quantity)
-    whole = "".join(f"{sign}{profile}/{method}@{prompt}" for sign, profile, method, prompt in found)
-    if whole != re.sub(r"\s", "", quantity):
-        raise ValueError(
-            f"a quantity is a signed sum of terms like profile/method@prompt; got {quantity!r}"
-        )
-    return [(-1 if sign == "-" else 1, *rest) for sign, *rest in found]
+@lru_cache(maxsize=64)
+def _asked_once(name, root, stamps):
+    found = asked(runs.load_profile(name), root / name)
+    return found.set_index("seed").groupby(["method", "prompt"])
 
 
 def measured(quantity, root, measure="entropy_bits"):
-    """A quantity for each base model that has all of its terms -> Series by base model.
+    """A quantity for each base model that has all of its terms -> Series by base model (see
+    analyses.terms).
 
-    root: the folder in which the profiles' results lie side by side.
+    root: the folder in which the profiles' results lie side by side. Read once for as long as no
+    file changes.
     """
-    total = None
-    for sign, profile, method, prompt in terms(quantity):
-        table = _asked_once(profile, Path(root))
-        here = (method, prompt) in table.index.droplevel("seed") if len(table) else False
-        own = sign * table.loc[(method, prompt), measure] if here else pd.Series(dtype=float)
-        total = own if total is None else (total + own)
-    return total.dropna().sort_index()
+
+    def value_of(term):
+        files = sorted(Path(root).glob(f"{term.profile}/runs/*/asked.csv"))
+        stamps = tuple((path, path.stat().st_mtime_ns) for path in files)
+        found = _asked_once(term.profile, Path(root), stamps)
+        key = (term.method, term.at)
+        return found.get_group(key)[measure] if key in found.groups else pd.Series(dtype=float)
+
+    return analyses.added_up(quantity, value_of)
 
 
 def distance(profile, method, prompt, root):
@@ -94,18 +75,8 @@ def distance(profile, method, prompt, root):
 
     Total variation of the shares of derivations, 0 (alike) to 1; a Series by base model.
     """
-    total = None
-    for derivation in (*worlds.DERIVATIONS, "other"):
-        own = (
-            measured(
-                f"{profile}/{method}@{prompt} - {profile}/{method}@none",
-                root,
-                f"share_{derivation}",
-            ).abs()
-            / 2
-        )
-        total = own if total is None else total + own
-    return total
+    quantity = f"{profile}/{method}@{prompt} - {profile}/{method}@none"
+    return sum(measured(quantity, root, f"share_{name}").abs() / 2 for name in BEHAVIOURS)
 
 
 def tested(root):
@@ -117,27 +88,27 @@ def tested(root):
     difference" ("not shown" for equivalence).
     """
     rows = []
-    for name, given in _written()["predictions"].items():
-        found = measured(given["quantity"], root, given.get("measure", "entropy_bits"))
-        mean, half = stats.mean_interval(found)
+    for name, given in analyses.written()["predictions"].items():
+        found, row = _row("prediction", name, given, root)
         bound = given.get("within")
-        p = stats.equivalence(found, bound=bound) if bound else stats.sign_flip(found)
-        rows.append(
-            {
-                "prediction": name,
-                "says": " ".join(given["says"].split()),
-                "n": len(found),
-                "mean": mean,
-                "half": half,
-                "unit": MEASURES[given.get("measure", "entropy_bits")],
-                "test": f"equivalence within {bound}" if bound else "sign flip",
-                "p": p,
-            }
-        )
-    table = pd.DataFrame(rows)
+        row["says"] = " ".join(given["says"].split())
+        row["test"] = f"equivalence within {bound}" if bound else "sign flip"
+        row["p"] = stats.equivalence(found, bound=bound) if bound else stats.sign_flip(found)
+        rows.append(row)
+    columns = ["prediction", "says", "n", "mean", "half", "unit", "test", "p"]
+    table = pd.DataFrame(rows)[columns]
     table["p_holm"] = stats.holm(table.p)
     table["outcome"] = [_outcome(row) for row in table.itertuples()]
     return table
+
+
+def _row(kind, name, given, root):
+    """A quantity's values by base model, and its row: name, n, mean, half and unit."""
+    measure = given.get("measure", "entropy_bits")
+    found = measured(given["quantity"], root, measure)
+    mean, half = stats.mean_interval(found)
+    row = {kind: name, "n": len(found), "mean": mean, "half": half, "unit": MEASURES[measure]}
+    return found, row
 
 
 def _outcome(row):
@@ -158,20 +129,8 @@ def estimated(root):
     0.05.
     """
     rows = []
-    for name, given in _written()["estimates"].items():
-        measure = given.get("measure", "entropy_bits")
-        found = measured(given["quantity"], root, measure)
-        mean, half = stats.mean_interval(found)
-        rows.append(
-            {
-                "estimate": name,
-                "n": len(found),
-                "mean": mean,
-                "half": half,
-                "unit": MEASURES[measure],
-                "detectable": stats.smallest_detectable(found.std(ddof=1), len(found))
-                if len(found) > 1
-                else float("nan"),
-            }
-        )
+    for name, given in analyses.written()["estimates"].items():
+        found, row = _row("estimate", name, given, root)
+        spread = found.std(ddof=1)
+        rows.append(row | {"detectable": stats.smallest_detectable(spread, len(found))})
     return pd.DataFrame(rows)

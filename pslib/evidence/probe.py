@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from pslib import advantages, modes
-from pslib.evidence import creative, evaluate
+from pslib.evidence import diversity, evaluate
 from pslib.evidence.stats import mean_interval
 from pslib.lab.answers import draw_and_score
 from pslib.nano import worlds
@@ -221,8 +221,8 @@ def stories(model, tokenizer, both, settings, prompts, samples, generator):
                 {
                     "mode": mode.name,
                     "prompt": prompt,
-                    "div_2gram": creative.div_ngram(list(own.story), 2),
-                    "div_bleu4": creative.div_bleu(list(own.story)),
+                    "div_2gram": diversity.div_ngram(list(own.story), 2),
+                    "div_bleu4": diversity.div_bleu(list(own.story)),
                     "told": float(own.story.map(told_by).mean()),
                     "entropy_bits": own.bits.sum() / own.tokens.sum(),
                     "tokens": own.tokens.mean(),

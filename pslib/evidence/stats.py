@@ -3,7 +3,6 @@ about a claim.
 """
 
 import warnings
-from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -25,24 +24,10 @@ def mean_interval(values, level=0.95):
     the mean for none: a blank, never an invented certainty.
     """
     values = _without_nan(values)
-    if len(values) == 0:
-        return NAN, NAN
-    if len(values) == 1:
-        return float(values[0]), NAN
+    if len(values) < 2:
+        return (float(values[0]) if len(values) else NAN), NAN
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(half)
-
-
-def paired_interval(differences):
-    """The mean of paired differences and its 95% Student t interval: (mean, low, high), NaN where
-    there are too few.
-
-    mean -+ t_{n-1, 0.975} s / sqrt n: see `mean_interval`. It speaks for what the pairs are drawn
-    from (base models, seeds of one base model, questions), and for nothing wider: whoever shows it
-    names that.
-    """
-    mean, half = mean_interval(differences)
-    return mean, mean - half, mean + half
 
 
 def bootstrap_interval(values, level=0.95, resamples=10000, seed=0):
@@ -103,29 +88,28 @@ def paired_effect(first, second):
             f"{second.shape}"
         )
     gaps = (first - second)[~np.isnan(first - second)]
-    mean, low, high = paired_interval(gaps)
+    mean, half = mean_interval(gaps)
     if len(gaps) < 2 or np.ptp(gaps) <= 1e-12 * np.nanmax(np.abs([first, second])):
         return Effect(mean, NAN, NAN, NAN, NAN, NAN, NAN, len(gaps))
     d_z = float(gaps.mean() / gaps.std(ddof=1))
     p = float(2 * stats.t.sf(abs(d_z) * np.sqrt(len(gaps)), len(gaps) - 1))
-    return Effect(mean, low, high, *bootstrap_interval(gaps), d_z, p, len(gaps))
+    interval = (mean - half, mean + half)
+    return Effect(mean, *interval, *bootstrap_interval(gaps), d_z, p, len(gaps))
 
 
 def sign_flip(differences):
     """The exact two-sided p of paired differences being as likely of either sign, by every pattern
     of their n signs.
 
-    p = |{s in {-1, 1}^n: |sum s_i d_i| >= |sum d_i|}| / 2^n. Its least attainable value is 2 / 2^n
-    (`least_sign_flip`): 0.0625 with five pairs, 0.031 with six, 0.0078 with eight. Differences need
+    p = |{s in {-1, 1}^n: |sum s_i d_i| >= |sum d_i|}| / 2^n. Its least attainable value is 2 / 2^n:
+    0.0625 with five pairs, 0.031 with six, 0.0078 with eight. Differences need
     not be normal, only symmetric if nothing parts the two. NaN values do not count; NaN for none;
     ValueError beyond 20, of whose patterns there are too many to list.
     """
     differences = _without_nan(differences)
     if len(differences) > 20:
-        raise ValueError(
-            "sign_flip lists every pattern of signs, of at most 20 differences; got "
-            f"{len(differences)}"
-        )
+        said = "sign_flip lists every pattern of signs, of at most 20 differences; got"
+        raise ValueError(f"{said} {len(differences)}")
     if len(differences) < 2:  # scipy asks for two
         return 1.0 if len(differences) else NAN
     return float(
@@ -135,31 +119,17 @@ def sign_flip(differences):
     )
 
 
-def least_sign_flip(n):
-    """The least p that `sign_flip` can give n pairs, 2 / 2^n: where all differences have one
-    sign.
-    """
-    return 2 / 2**n
-
-
 def unpaired_p(first, second):
     """The two-sided p of the Mann-Whitney test that two lists come from one distribution, exact
     where no values are equal.
 
     For lists that share nothing, of n and m values; lists that share base models or seeds are
-    paired (`sign_flip`). Its least attainable value is 2 / C(n + m, n) (`least_unpaired`): 0.0022
-    with six and six. NaN where one list is empty. For groups of
-    which one hardly varies: a t test takes them to vary alike or to be normal.
+    paired (`sign_flip`). Its least attainable value is 2 / C(n + m, n): 0.0022 with six and six.
+    NaN where one list is empty. For groups of which one hardly varies: a t test takes them to vary
+    alike or to be normal.
     """
-    first, second = list(first), list(second)
-    return float(stats.mannwhitneyu(first, second).pvalue) if first and second else NAN
-
-
-def least_unpaired(n, m):
-    """The least p that `unpaired_p` can give lists of n and m values, 2 / C(n + m, n): where the
-    lists do not overlap.
-    """
-    return 2 / comb(n + m, n)
+    both = list(first), list(second)
+    return float(stats.mannwhitneyu(*both).pvalue) if all(both) else NAN
 
 
 class CrossedEffect(NamedTuple):
@@ -210,16 +180,9 @@ def paired_by_question(first, second):
         return CrossedEffect(mean, NAN, NAN, NAN, NAN, seeds, questions)
     by_seed, by_question = gaps.mean(1, keepdims=True), gaps.mean(0, keepdims=True)
     free = np.array([seeds - 1, questions - 1, (seeds - 1) * (questions - 1)])
-    squares = (
-        np.array(
-            [
-                questions * ((by_seed - mean) ** 2).sum(),
-                seeds * ((by_question - mean) ** 2).sum(),
-                ((gaps - by_seed - by_question + mean) ** 2).sum(),
-            ]
-        )
-        / free
-    )
+    rest = gaps - by_seed - by_question + mean
+    sums = [questions * ((by_seed - mean) ** 2).sum(), seeds * ((by_question - mean) ** 2).sum()]
+    squares = np.array([*sums, (rest**2).sum()]) / free
     total = max(squares[0] + squares[1] - squares[2], squares[0], squares[1])
     if total < 1e-20:  # the same gap everywhere: nothing measures its spread
         return CrossedEffect(mean, NAN, NAN, NAN, NAN, seeds, questions)
@@ -267,36 +230,22 @@ def smallest_detectable(sd, n, power=0.8, alpha=0.05):
     return float(optimize.brentq(excess, 0, high) * sd / np.sqrt(n))
 
 
-def equivalence(*samples, bound):
-    """The p of two one-sided t tests (TOST) that a mean difference lies inside -bound to bound: the
-    larger p of the two.
+def equivalence(differences, *, bound):
+    """The p of two one-sided t tests (TOST) that the mean of paired differences lies inside -bound
+    to bound: the larger p of the two.
 
-    samples: paired differences, or two samples that share nothing, compared by Welch's test (first
-    - second). The hypothesis that p speaks against is |difference| >= bound: p < 0.05, the same as
-    a 90% interval inside the bounds, shows that the two are equivalent within bound; a large p
-    shows nothing. bound is in the samples' unit, positive, and chosen before the data are seen. NaN
-    for fewer than two values or where no values differ; ValueError for another number of samples,
-    or bound.
+    The hypothesis that p speaks against is |difference| >= bound: p < 0.05, the same as a 90%
+    interval inside the bounds, shows that the two are equivalent within bound; a large p shows
+    nothing. bound is in the differences' unit, positive, and chosen before the data are seen. NaN
+    for fewer than two values or where no values differ; ValueError for another bound.
     """
-    if len(samples) not in (1, 2) or not bound > 0:
-        raise ValueError(
-            "equivalence takes paired differences or two samples, and a bound above 0; "
-            f"got {len(samples)} samples and bound={bound}"
-        )
-    first, *second = (_without_nan(values) for values in samples)
-    if min(map(len, (first, *second))) < 2 or not any(
-        np.ptp(values) for values in (first, *second)
-    ):
+    if not bound > 0:
+        raise ValueError(f"equivalence takes a bound above 0; got bound={bound}")
+    values = _without_nan(differences)
+    if len(values) < 2 or not np.ptp(values):
         return NAN
-    ps = []
-    for shift, side in ((bound, "greater"), (-bound, "less")):
-        if second:
-            ps.append(
-                stats.ttest_ind(first + shift, second[0], equal_var=False, alternative=side).pvalue
-            )
-        else:
-            ps.append(stats.ttest_1samp(first + shift, 0, alternative=side).pvalue)
-    return float(max(ps))
+    sides = ((-bound, "greater"), (bound, "less"))
+    return float(max(stats.ttest_1samp(values, at, alternative=side).pvalue for at, side in sides))
 
 
 def verdict(low, high, direction, margin=0):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pslib.evidence import stats, tables
+from pslib.evidence import analyses, stats
 from pslib.lab.runs import BASE_MODELS, ROOT
 
-# Named as in the table `worlds`: the column of `tables.per_seed`, and the unit.
+# Named as in the table `worlds`: the column of `analyses.suites`, and the unit.
 MEASURES = {
     "points": ("average_acc", "points of accuracy, average of the four suites"),
     "longer": ("long_acc", "points of accuracy on longer sums"),
@@ -42,7 +42,7 @@ def traces(profile, method, baseline, measure, folder=None):
     if measure not in MEASURES:
         raise ValueError(f"no measure is called {measure!r}; choose one of {', '.join(MEASURES)}")
     column = MEASURES[measure][0]
-    found = tables.per_seed(profile, folder)
+    found = analyses.suites(profile, folder)
     for name in (method, baseline):
         if name not in found.method.unique():
             raise ValueError(

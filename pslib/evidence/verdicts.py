@@ -1,23 +1,22 @@
 """Verdicts: the paper's ten claims, each as checks that this project's runs can confirm or refute.
 
-A check is a difference, or a value, that its claim says is positive, negative or below a bound,
-with one number a replicate: a seed of one base model, or a base model (see
-runs.Profile.replicates). An interval over seeds of one base model speaks for that base model alone.
-The check's own verdict follows from its 95% interval (`stats.verdict`), with Holm's correction over
-its
-family: what the correction takes away is "not separated". Where no p follows from the data the
-interval alone decides. Each claim has two families: checks that say what the claim says, which
-decide, and checks beside it (BESIDE), which tell more or would pass without the claim being true. A
-claim says that all of its
-deciding checks hold: it is confirmed if all do, partly confirmed if some do, refuted if at least
-one is refuted and none confirmed, and not separated if none is told either way.
+A check is a quantity of which its claim says that it is positive or negative, with one number a
+replicate: a seed of one base model, or a base model (see runs.Profile.replicates). An interval over
+seeds of one base model speaks for that base model alone. The check's own verdict follows from its
+95% interval (`stats.verdict`), with Holm's correction over its family: what the correction takes
+away is "not separated". Where no p follows from the data the interval alone decides. Each claim has
+two families: checks that say what the claim says, which decide, and checks `beside` it, which tell
+more or would pass without the claim being true. A claim says that all of its deciding checks hold:
+it is confirmed if all do, partly confirmed if some do, refuted if at least one is refuted and none
+confirmed, and not separated if none is told either way.
 
-A claim that names a world to be tested in (`tested_in` in claims.yaml) is tested there, where that
-profile was run beside the one that is asked for; one that says `only_in` is tested nowhere else.
-Why a verdict came out as it did is not computed: it is a sentence in the results' why.yaml.
+Claims and checks stand in claims.yaml. A claim that names a world to be tested in (`tested_in`) is
+tested there, where that profile was run beside the one that is asked for; one that says `only_in`
+is tested nowhere else. Why a verdict came out as it did is not computed: it is a sentence in the
+results' why.yaml.
 """
 
-from functools import cache, partial
+import re
 from pathlib import Path
 
 import numpy as np
@@ -27,343 +26,73 @@ import yaml
 from pslib.evidence import analyses, stats, tables
 from pslib.lab import runs
 
-# the share of a mode's responses to story prompts that must be stories, if their diversity is to
-# mean anything
-STORIES = 0.9
-# nats: what "hardly moves" is taken to mean, a third of the way from the paper's 0.01 to its 0.22
-# in logs
-BOUND_KL = tables.PARTED
-CEILING = (
-    98.0  # percent: where the normal mode already solves more, nothing can be seen to find more
-)
-BUDGETS = (
-    8,
-    4,
-)  # responses: the paper's, and what is asked where the normal mode solves nearly all with that
 REPETITIONS = 7  # of a pair in benchmarks/bench.py
 PAIRS = "pairs of steps on one machine"  # what the repetitions of a benchmark differ in
-STEPS = "Policy Split step against GRPO step, {}"  # its case there
-BESIDE = "beside"
-BASELINES = (
-    "grpo",
-    "forking",
-    "clip_cov",
-    "entropy_driven",
-    "entropy_regularization",
-    "entropy_advantage",
-)
+UNITS = {
+    **{"average_acc": "points", "average_ent": "bits", "entropy_change": "bits"},
+    **{"kl_from_normal": "nats", "kl_he_from_normal": "nats", "kl": "nats", "distance": "share"},
+    **{"div_2gram": "points of 100", "div_bleu4": "points of 100", "solved": "points"},
+    "times": "times",
+}
 
 
-@cache
 def claims():
-    """The paper's claims as data: {id: {claim, reported, where}}."""
-    found = yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))
-    return {
-        name: claim for name, claim in found.items() if name not in ("predictions", "estimates")
-    }
+    """The paper's claims as data: {id: {claim, reported, where, checks, ...}}."""
+    return {name: facts for name, facts in analyses.written().items() if name[:1] == "C"}
 
 
-class Evidence:
-    """A profile's results, read once, and the differences by seed that the checks ask for."""
-
-    def __init__(self, profile, folder=None):
-        self.profile, self.folder = profile, folder or profile.folder
-        self.suites = tables.per_seed(profile, self.folder)
-        self.sizes = [size for size in profile.table_sizes if (self.suites["size"] == size).any()]
-        self.analysis = cache(lambda function: function(self.profile, self.folder))
-
-    def of(self, size, method, mode="normal", measure="average_acc"):
-        """A measure of a method's mode in table 1's suites, by seed."""
-        own = self.suites[
-            (self.suites["size"] == size)
-            & (self.suites.method == method)
-            & (self.suites["mode"] == mode)
-        ]
-        return own.set_index("seed")[measure]
-
-    def table(self, function, size, **equal):
-        """The rows of an analysis for one size and given values, by seed."""
-        own = self.analysis(function)
-        own = own[own["size"] == size]
-        for column, value in equal.items():
-            own = own[own[column] == value]
-        return own.set_index("seed")
-
-
-def _c1(e, size):
-    if e.profile.replicates("original") != runs.BASE_MODELS:
-        return  # seeds only sample the same untrained model again, and the claim is about models
-    for prompt, name in (("trained", "the shortened prompt"), ("high_entropy", "the full prompt")):
-        kl = e.table(
-            analyses.prompt_generalization, size, method="original", prompt=prompt
-        ).kl_from_normal
-        yield f"{BOUND_KL} less the KL under {name}", "nats", BOUND_KL - kl, "positive"
-
-
-def _c2(e, size, method="policy_split"):
-    for other in BASELINES:
-        yield (
-            f"normal mode more accurate than {e.profile.method(other).label}",
-            "points",
-            e.of(size, method) - e.of(size, other),
-            "positive",
-        )
-    yield (
-        "normal mode more accurate than Original",
-        "points",
-        e.of(size, method) - e.of(size, "original"),
-        "positive",
-        BESIDE,
-    )
-
-
-def _c3(e, size, method="policy_split"):
-    def bits(method, mode="normal"):
-        return e.of(size, method, mode, "average_ent")
-
-    for other in ("original", "grpo"):
-        yield (
-            f"normal mode has more entropy than {e.profile.method(other).label}",
-            "bits",
-            bits(method) - bits(other),
-            "positive",
-        )
-    yield (
-        "HE mode has more entropy than the normal mode",
-        "bits",
-        bits(method, "he") - bits(method),
-        "positive",
-    )
-    yield (
-        "HE mode is less accurate",
-        "points",
-        e.of(size, method, "he") - e.of(size, method),
-        "negative",
-    )
-    for other in BASELINES:
-        yield (
-            f"HE mode has more entropy than {e.profile.method(other).label}",
-            "bits",
-            bits(method, "he") - bits(other),
-            "positive",
-            BESIDE,
-        )
-
-
-def _c4(e, size, method="policy_split"):
-    found = analyses.collect(e.profile, "stories", e.folder)
-    if found.empty:
+def _tested(evidence, size, facts):
+    """Each check of a claim at a size -> (its facts, its text, Effect, what its replicates are)."""
+    facts = {"method": "policy_split", **claims().get(facts.get("like"), {}), **facts}
+    profile, words = evidence.profile, {"method": facts["method"]}
+    if facts.get("over", "") not in ("", profile.replicates("original")):
         return
-    means = (
-        found[found["size"] == size]
-        .groupby(["method", "mode", "seed"])[["div_2gram", "div_bleu4", "told"]]
-        .mean()
-    )
-    if means.told[method, "he"].mean() < STORIES:
+    if facts.get("only") == "ablation size" and size != profile.ablation_unit:
         return
-    for measure, name in (("div_2gram", "Div-2-gram"), ("div_bleu4", "Div-BLEU-4")):
-        # against GRPO under the same prompt: what the prompt alone does to any model is not the
-        # training's doing
-        yield (
-            f"HE mode above GRPO under the same prompt, {name}",
-            "points of 100",
-            means[measure][method, "he"] - means[measure]["grpo", "he"],
-            "positive",
-        )
-        yield (
-            f"HE mode above the normal mode, {name}",
-            "points of 100",
-            means[measure][method, "he"] - means[measure][method, "normal"],
-            "positive",
-        )
+    if "given" in facts:
+        words["n"] = _first_given(evidence, size, facts["given"], words)
+    for check in facts["checks"]:
+        if words.get("n", "") is None and not check.get("always"):
+            continue
+        for other in check.get("each", [""]):
+            words |= {"other": other, "name": other.replace("_", " ")}
+            if "{label}" in check["says"]:
+                words["label"] = profile.method(other).label
+            said = check["says"].format(**words)
+            if "benchmark" in check:
+                for machine, effect in _benchmarked(check, size):
+                    yield check, f"{said} ({machine})", effect, PAIRS
+            else:
+                quantity = check["quantity"].format(**words)
+                values = evidence.quantity(quantity, size, check["measure"])
+                effect = stats.paired_effect(values, np.zeros(len(values)))
+                yield check, said, effect, profile.replicates()
 
 
-def _c5(e, size):
-    if size != e.profile.ablation_unit:
-        return
-    best = e.of(size, "policy_split")
-    for name in e.profile.variants:
-        if name.startswith("eta_"):
-            yield (
-                f"eta 0.03 more accurate than {name.replace('_', ' ')}",
-                "points",
-                best - e.of(size, name),
-                "positive",
-            )
-    for name, sign in (("normal_plus", "positive"), ("normal_minus", "negative")):
-        yield (
-            f"a {sign} bonus in the normal mode lowers its accuracy (eta 1)",
-            "points",
-            e.of(size, name) - e.of(size, "eta_1"),
-            "negative",
-        )
-    for eta in ("eta_1", "eta_4"):
-        yield (
-            f"{eta.replace('_', ' ')} has more entropy than eta 0.03",
-            "bits",
-            e.of(size, eta, measure="average_ent")
-            - e.of(size, "policy_split", measure="average_ent"),
-            "positive",
-            BESIDE,
-        )
+def _first_given(evidence, size, given, words):
+    """The first n for which the mean of a claim's `given` quantity is as it must be; "" where it is
+    and no n is asked for, None where it never is.
+    """
+    for n in given.get("n", [""]):
+        quantity = given["quantity"].format(**words, n=n)
+        mean = evidence.quantity(quantity, size, given["measure"]).mean()
+        if given.get("at_least", -np.inf) <= mean < given.get("below", np.inf):
+            return n
+    return None
 
 
-def _c6(e, size):
-    if size == e.profile.ablation_unit:
-        for mode in ("normal", "he"):
-            yield (
-                f"sharing makes the {mode} mode more accurate (eta 1)",
-                "points",
-                e.of(size, "eta_1", mode) - e.of(size, "unshared", mode),
-                "positive",
-            )
+def _benchmarked(check, size):
+    """A ratio that benchmarks/bench.py measured at this size, on each machine -> (machine, Effect
+    of the bound less the ratio).
 
-
-def _c7(e, size):
-    ends = e.table(analyses.start_and_end, size, method="policy_split")
-    if len(ends):
-        yield (
-            "inter-mode KL grows in training",
-            "nats",
-            ends.kl_he_from_normal_end - ends.kl_he_from_normal_start,
-            "positive",
-        )
-    split, grpo = (
-        e.table(analyses.behaviour, size, method=name) for name in ("policy_split", "grpo")
-    )
-    if len(split) and len(grpo):
-        yield "KL under the prompt larger than GRPO's", "nats", split.kl - grpo.kl, "positive"
-        yield (
-            "modes' derivations farther apart than GRPO's under the same prompt",
-            "share",
-            split.distance - grpo.distance,
-            "positive",
-            BESIDE,
-        )
-
-
-def _c8(e, size):
-    def at(sampling, n, method="policy_split"):
-        return e.table(analyses.best_of_n, size, method=method, sampling=sampling, n=n).accuracy
-
-    n = next((n for n in BUDGETS if at("normal", n).mean() < CEILING), None)
-    if n:
-        yield (
-            f"best of {n} of both modes above {n} of the normal mode",
-            "points",
-            at("both", n) - at("normal", n),
-            "positive",
-        )
-        yield (
-            f"best of {n} of the HE mode above {n} of the normal mode",
-            "points",
-            at("he", n) - at("normal", n),
-            "positive",
-        )
-        yield (
-            f"best of {n} of both modes above GRPO's best of {n}",
-            "points",
-            at("both", n) - at("normal", n, "grpo"),
-            "positive",
-        )
-    yield (
-        "one response of each mode above two of the normal mode",
-        "points",
-        at("both", 2) - at("normal", 2),
-        "positive",
-        BESIDE,
-    )
-
-
-def _c9(e, size):
-    rows = {
-        prompt: e.table(analyses.prompt_generalization, size, method="policy_split", prompt=prompt)
-        for prompt in ("rewritten_high_entropy_short", "trained", "low_entropy_short")
-    }
-    if len(rows["low_entropy_short"]):
-        yield (
-            "a rewritten prompt (its first sentence) raises entropy",
-            "bits",
-            rows["rewritten_high_entropy_short"].entropy_change,
-            "positive",
-        )
-        yield (
-            "the trained prompt raises entropy",
-            "bits",
-            rows["trained"].entropy_change,
-            "positive",
-            BESIDE,
-        )
-        yield (
-            "an unseen low-entropy prompt (its first sentence) lowers entropy by less than 0.02 "
-            "bits",
-            "bits",
-            rows["low_entropy_short"].entropy_change + 0.02,
-            "positive",
-            BESIDE,
-        )  # holds for a prompt that does nothing
-
-
-def _c10(e, size):
-    # The range of seven pairs holds their median with 98%, so it stands for the interval; no p
-    # follows from a range.
+    The range of seven pairs holds their median with 98%, so it stands for the interval; no p
+    follows from a range.
+    """
     for path in sorted((runs.ROOT / "results" / "benchmarks").glob("*cores.csv")):
         found = analyses.read(path).set_index("case")
-        if (case := STEPS.format(size.upper())) in found.index:
-            ratio = found.loc[case]
-            effect = stats.Effect(
-                1.4 - ratio.ratio,
-                1.4 - ratio.ratio_max,
-                1.4 - ratio.ratio_min,
-                np.nan,
-                np.nan,
-                np.nan,
-                np.nan,
-                REPETITIONS,
-            )
-            yield (
-                f"a step takes at most 1.4 times GRPO's ({path.stem})",
-                "times",
-                effect,
-                "positive",
-            )
-    split, grpo = (e.table(analyses.cost, size, method=name) for name in ("policy_split", "grpo"))
-    if len(split) and len(grpo):
-        yield (
-            "a step of these runs, other work beside them, takes at most 1.4 times GRPO's",
-            "times",
-            1.4 - split.seconds / grpo.seconds,
-            "positive",
-            BESIDE,
-        )
-
-
-CHECKS = {
-    "C1": _c1,
-    "C2": _c2,
-    "C3": _c3,
-    "C4": _c4,
-    "C5": _c5,
-    "C6": _c6,
-    "C7": _c7,
-    "C8": _c8,
-    "C9": _c9,
-    "C10": _c10,
-    **{
-        f"{claim} released": partial(function, method="policy_split_released")
-        for claim, function in (("C2", _c2), ("C3", _c3), ("C4", _c4))
-    },
-    "C2 bases": _c2,
-    "C3 bases": _c3,
-    **{
-        f"{claim} bases released": partial(function, method="policy_split_released")
-        for claim, function in (("C2", _c2), ("C3", _c3))
-    },
-    **{
-        f"{claim} eta 2": function
-        for claim, function in (("C2", _c2), ("C3", _c3), ("C7", _c7), ("C8", _c8), ("C9", _c9))
-    },
-}
+        if (case := f"{check['benchmark']}, {size.upper()}") in found.index:
+            ratios = found.loc[case, ["ratio", "ratio_max", "ratio_min"]].astype(float)
+            yield path.stem, stats.Effect(*(check["least"] - ratios), *[np.nan] * 4, REPETITIONS)
 
 
 def checks(profile, folder=None):
@@ -376,110 +105,92 @@ def checks(profile, folder=None):
     where the data have none), detectable (the smallest true difference that so many replicates find
     80% of the time at p < 0.05 / m, m checks in the family), verdict.
     """
-    here, rows = Evidence(profile, folder), []
-
-    @cache
-    def beside(name):
-        there = Path(here.folder).parent / name
-        return Evidence(runs.load_profile(name), there) if (there / "runs").exists() else None
-
-    for claim, function in CHECKS.items():
-        facts = claims()[claim]
-        if "only_in" in facts:
-            evidence = beside(facts["only_in"])
-        else:
-            evidence = ("tested_in" in facts and beside(facts["tested_in"])) or here
+    here, rows = analyses.Evidence(profile, folder), []
+    for claim, facts in claims().items():
+        elsewhere = facts.get("only_in") or facts.get("tested_in")
+        evidence = here.beside(elsewhere) if elsewhere else here
+        if evidence is None and "only_in" not in facts:
+            evidence = here
         for size in evidence.sizes if evidence else ():
-            for check, unit, by_seed, direction, *mark in function(evidence, size):
-                if isinstance(by_seed, stats.Effect):
-                    effect, replicates = by_seed, PAIRS
-                else:
-                    effect, replicates = _against_0(by_seed), evidence.profile.replicates()
-                if effect.seeds >= 2:
-                    rows.append(
-                        {
-                            "claim": claim,
-                            "profile": evidence.profile.name,
-                            "size": size,
-                            "check": check,
-                            "decides": not mark,
-                            "unit": unit,
-                            "direction": direction,
-                            **effect._asdict(),
-                            "replicates": replicates,
-                        }
-                    )
-    if not rows:
-        return pd.DataFrame(
-            columns=["claim", "profile", "size", "check", "decides", "unit", "verdict"]
-        )
-    table = pd.DataFrame(rows).rename(columns={"difference": "mean"})
+            for check, said, effect, replicates in _tested(evidence, size, facts):
+                rows.append(
+                    {
+                        "claim": claim,
+                        "profile": evidence.profile.name,
+                        "size": size,
+                        "check": said,
+                        "decides": not check.get("beside", False),
+                        "unit": UNITS[check["measure"]],
+                        "direction": check.get("direction", "positive"),
+                        **effect._asdict(),
+                        "replicates": replicates,
+                    }
+                )
+    rows = [row for row in rows if row["seeds"] >= 2]
+    return _told(pd.DataFrame(rows)) if rows else pd.DataFrame(columns=_NO_CHECKS)
+
+
+_NO_CHECKS = ["claim", "profile", "size", "check", "decides", "unit", "verdict"]
+
+
+def _told(table):
+    """Checks with what Holm's correction over each family leaves of them."""
+    table = table.rename(columns={"difference": "mean"})
     family = table.groupby(["claim", "decides"]).p
-    table["p_holm"] = family.transform(lambda p: stats.holm(p.to_numpy()))
+    table["p_holm"] = family.transform(stats.holm)
+    spread = (table["mean"] / table.d_z).abs()
     table["detectable"] = [
         stats.smallest_detectable(sd, n, alpha=0.05 / max(m, 1))
-        for sd, n, m in zip(
-            (table["mean"] / table.d_z).abs(), table.seeds, family.transform("count"), strict=True
-        )
+        for sd, n, m in zip(spread, table.seeds, family.transform("count"), strict=True)
     ]
     told = [stats.verdict(row.low, row.high, row.direction) for row in table.itertuples()]
     table["verdict"] = np.where(table.p_holm >= 0.05, "not separated", told)
     return table
 
 
-def _against_0(by_seed):
-    values = by_seed.dropna().to_numpy(float)
-    return stats.paired_effect(values, np.zeros_like(values))
+def _added_up(count):
+    """What a claim's deciding checks, of which so many came out each way, say together."""
+    if not sum(count.values()):
+        return "not testable here"
+    if count["confirmed"]:
+        return "confirmed" if count["confirmed"] == sum(count.values()) else "partly"
+    return "refuted" if count["refuted"] else "not separated"
 
 
-def verdicts(profile, folder=None):
+def _measured(own):
+    """A claim's first check in words, with what it came to at each size."""
+    first, texts = own[own.check == own.check.iloc[0]], []
+    for size, r in zip(first["size"], first.itertuples(), strict=True):
+        detects = f", detects {r.detectable:.2g}" if r.detectable > 0 else ""
+        half = tables.with_half(r.mean, (r.high - r.low) / 2, "+")
+        texts.append(f"{half} (n = {r.seeds}{detects}) at {size}")
+    return f"{r.check}, {r.unit}, over {r.replicates}: {'; '.join(texts)}"
+
+
+def verdicts(profile, folder=None, found=None):
     """A row a claim: what the paper reports, what was measured here, with what power, the verdict,
     and why.
 
     measured: the claim's first check at each size, over what its replicates are, its mean ±
     half-width of the 95% interval, and their number n; detects: see `checks`. checks and the three
     counts are of the deciding ones. Verdict "not testable here" where there is none. why: from
-    why.yaml of the results, blank without.
+    why.yaml of the results, blank without. found: the checks, where they are at hand.
     """
-    found, rows = checks(profile, folder), []
+    found, rows = checks(profile, folder) if found is None else found, []
     path = Path(folder or profile.folder) / "why.yaml"
     why = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
     for claim, facts in claims().items():
         own = found[(found.claim == claim) & found.decides.eq(True)]
-        count = {
-            kind: int((own.verdict == kind).sum())
-            for kind in ("confirmed", "refuted", "not separated")
-        }
-        if not len(own):
-            told = "not testable here"
-        elif count["confirmed"] == len(own):
-            told = "confirmed"
-        elif count["confirmed"]:
-            told = "partly"
-        else:
-            told = "refuted" if count["refuted"] else "not separated"
-        first = own[own.check == own.check.iloc[0]] if len(own) else own
-        measured = []
-        for size, r in zip(first["size"], first.itertuples(), strict=True):
-            detects = f", detects {r.detectable:.2g}" if r.detectable > 0 else ""
-            measured.append(
-                f"{tables.with_half(r.mean, (r.high - r.low) / 2, '+')} (n = {r.seeds}{detects}) "
-                f"at {size}"
-            )
+        kinds = ("confirmed", "refuted", "not separated")
+        count = {kind: int((own.verdict == kind).sum()) for kind in kinds}
         rows.append(
             {
                 "id": claim,
                 **{key: facts[key] for key in ("claim", "reported", "where")},
-                "measured": (
-                    f"{first.check.iloc[0]}, {first.unit.iloc[0]}, over "
-                    f"{first.replicates.iloc[0]}: "
-                    f"{'; '.join(measured)}"
-                )
-                if measured
-                else "",
+                "measured": _measured(own) if len(own) else "",
                 "checks": len(own),
                 **count,
-                "verdict": told,
+                "verdict": _added_up(count),
                 "why": why.get(claim, ""),
             }
         )
@@ -501,17 +212,70 @@ def by_form(table):
     for each of FORMS.
     """
     parts = table.id.str.split(n=1)
-    wide = pd.DataFrame(
-        {
-            "claim": parts.str[0],
-            "form": parts.str[1].fillna("").map(FORMS),
-            "verdict": table.verdict,
-        }
-    ).pivot(index="claim", columns="form", values="verdict")
-    return (
-        wide[wide.notna().sum(axis=1) > 1]
-        .fillna("")
-        .reindex(columns=FORMS.values(), fill_value="")
-        .rename_axis(columns=None)
-        .reset_index()
+    form = parts.str[1].fillna("").map(FORMS)
+    found = pd.DataFrame({"claim": parts.str[0], "form": form, "verdict": table.verdict})
+    wide = found.pivot(index="claim", columns="form", values="verdict")
+    wide = (
+        wide[wide.notna().sum(axis=1) > 1].fillna("").reindex(columns=FORMS.values(), fill_value="")
     )
+    return wide.rename_axis(columns=None).reset_index()
+
+
+def verdicts_shown(table):
+    """The verdicts as people read them, in four columns."""
+    settled = " (" + table.confirmed.astype(str) + " of " + table.checks.astype(str) + " checks)"
+    return pd.DataFrame(
+        {
+            "claim": table.id + ": " + table.claim,
+            "the paper": table.reported + " (" + table["where"] + ")",
+            "verdict": "**" + table.verdict + "**" + settled.where(table.checks > 0, ""),
+            "why": table.why,
+        }
+    )
+
+
+def checks_shown(table):
+    """The checks as people read them: {claim: its checks}."""
+    parts = {}
+    for claim, own in table.groupby("claim", sort=False):
+        halves = (own["high"] - own["low"]) / 2
+        mean = [tables.with_half(*pair, "+") for pair in zip(own["mean"], halves, strict=True)]
+        cells = own.assign(mean=mean + (" " + own.unit), model=own.profile + " " + own["size"])
+        cells["decides"] = np.where(own.decides, "yes", "no")
+        columns = ["check", "decides", "model", "mean", "seeds", "replicates", "verdict"]
+        parts[f"{claim}: {claims()[claim]['claim']}"] = tables.shown(cells[columns])
+    return parts
+
+
+def _links(text):
+    """Links to the notebooks that a text names, as in "(notebooks 05 and 24)"."""
+    named = re.findall(r"notebooks? (\d\d)(?: and (\d\d))?", text)
+    numbers = sorted({number for pair in named for number in pair if number})
+    paths = [path for n in numbers for path in (runs.ROOT / "notebooks").glob(f"{n}_*.ipynb")]
+    return ", ".join(f"[{path.stem}]({path.name})" for path in paths)
+
+
+def cards(table, found):
+    """The paper's claims one by one -> (text in Markdown, the first deciding check of the claim in
+    each form, world and size).
+    """
+    for row in table[~table.id.str.contains(" ")].itertuples():
+        forms = table[(table.id == row.id) | table.id.str.startswith(f"{row.id} ")]
+        others = [
+            f"{FORMS[name.partition(' ')[2]]}: **{verdict}**"
+            for name, verdict in zip(forms.id[1:], forms.verdict[1:], strict=True)
+        ]
+        said = {
+            "paper": f"{row.reported} ({row.where})",
+            "here": row.measured,
+            "why": row.why,
+            "other forms": "; ".join(others),
+            "more": _links(" ".join(forms.why)),
+        }
+        lines = [f"*{name}*: {text}" for name, text in said.items() if text]
+        text = "\n\n".join([f"**{row.id}. {row.claim}: {row.verdict}**", *lines])
+        own = found[found.claim.isin(forms.id) & found.decides.eq(True)]
+        yield (
+            text.replace(" ± ", "\u00a0±\u00a0"),
+            own.groupby(["claim", "size"], sort=False).head(1),
+        )

@@ -31,7 +31,7 @@ def measured(results, *parts):
         return Markdown(
             f"*Measured effect: none. The ablation table has no row of {' or '.join(parts)}.*"
         )
-    found = tables.ablations_shown(found).drop(columns="variant") if "variant" in found else found
+    found = tables.shown(found).drop(columns="variant") if "variant" in found else found
     return Markdown("*Measured effect, ours:*\n\n" + found.to_markdown(index=False, floatfmt=".3f"))
 
 

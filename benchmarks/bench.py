@@ -29,7 +29,7 @@ from transformers import TrainerCallback
 
 from pslib import methods, modes, policy, rewards, rollouts, tasks, train
 from pslib.evidence import figures
-from pslib.lab import runs
+from pslib.lab import engines, runs
 from pslib.lab.settings import Training
 from pslib.nano import base, worlds
 
@@ -281,8 +281,8 @@ def decoding_against_transformers(size, batch):
         return call
 
     times = in_turns(
-        of(rollouts.DecoderEngine(made, words), "ours"),
-        of(rollouts.GenerateEngine(made, words), "theirs"),
+        of(engines.DecoderEngine(made, words), "ours"),
+        of(engines.GenerateEngine(made, words), "theirs"),
     )
     same = (found["ours"] == found["theirs"]).all(1).float().mean().item()
     assert same == 1, (

@@ -21,7 +21,7 @@ from bench import batch_of, graded, questions, tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from pslib import methods, modes, policy, rollouts, train
-from pslib.lab import checkpoint, runs
+from pslib.lab import checkpoint, engines, runs
 from pslib.lab.settings import Training
 
 TINY = "--tiny" in sys.argv
@@ -125,7 +125,7 @@ def main():
 
     decoding, words = rollouts.Decoding(1.0, 0, 1.0, NEW), tokenizer()
     prompts = [modes.render(words, modes.NORMAL, q["question"]) for q in questions()[:GROUPS]]
-    engine = rollouts.GenerateEngine(model.eval(), words)
+    engine = engines.GenerateEngine(model.eval(), words)
     spent = seconds(lambda: engine.generate(prompts, 8, decoding, range(GROUPS)), 1)
     rows.append({"case": "rollouts by generate, tokens/s", "value": 8 * GROUPS * NEW / spent})
 
@@ -148,7 +148,7 @@ def main():
         seed=0,
     )
     parts = []
-    with graded(), patch.object(rollouts, "engine_for", rollouts.GenerateEngine):
+    with graded(), patch.object(rollouts, "engine_for", engines.GenerateEngine):
         for _ in range(3):
             metrics, _ = state.step(questions()[:GROUPS])
             parts.append(

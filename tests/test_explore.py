@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from pslib import modes, policy
 from pslib.evidence.evaluate import BITS
 from pslib.lab import answers
-from pslib.rollouts import GenerateEngine, engine_for
+from pslib.lab.engines import GenerateEngine, engine_for
 from pslib.study import explore
 
 SUM = "7+8+6+1+2+3"

@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from pslib import modes, policy, rollouts, tasks, train
 from pslib.evidence import evaluate, probe
-from pslib.lab import checkpoint, checks, records, runs
+from pslib.lab import checkpoint, checks, engines, records, runs
 from pslib.nano import base, worlds
 
 
@@ -86,9 +86,7 @@ def _write_json(path, content):
 def _load(profile, source):
     use_one_thread()
     own = runs.ROOT / source  # a folder may be named from the root
-    model, tokenizer = policy.load(own if own.is_dir() else source)
-    rollouts.choose(model, tokenizer, profile.engine)
-    return model, tokenizer
+    return policy.load(own if own.is_dir() else source)
 
 
 def make_base(profile, size):
@@ -352,10 +350,17 @@ def trained_folder(profile, method, size, seed, split="train", folder=None):
 
 
 def trained_model(profile, method, size, seed, split="train", folder=None):
-    """The model of a finished run, or the base model for "original", as (model, tokenizer)."""
-    if not profile.method(method).training:
-        return make_base(profile, size)[:2]
-    return _load(profile, trained_folder(profile, method, size, seed, split, folder))
+    """The model of a finished run, or the base model for "original", as (model, tokenizer).
+
+    The profile's engine draws from it.
+    """
+    if profile.method(method).training:
+        source = trained_folder(profile, method, size, seed, split, folder)
+        model, tokenizer = _load(profile, source)
+    else:
+        model, tokenizer, _ = make_base(profile, size)
+    engines.choose(model, tokenizer, profile.engine)
+    return model, tokenizer
 
 
 def _asked_of(profile, method, size, model, tokenizer, questions, folder):

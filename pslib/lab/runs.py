@@ -17,9 +17,9 @@ import torch
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from pslib import methods, modes, rollouts, tasks
+from pslib import methods, modes, tasks
 from pslib.evidence import evaluate
-from pslib.lab import checkpoint, origins, ranges
+from pslib.lab import checkpoint, engines, origins, ranges
 from pslib.lab.origins import NEUTRAL
 from pslib.lab.place import ROOT, results_root
 from pslib.lab.settings import Training
@@ -71,7 +71,8 @@ class Profile:
     wording: str = ""
     # suite -> how many numbers its sums have, where that is not its own
     terms: dict[Literal[tuple(tasks.SUITES)], Terms] = field(default_factory=dict)
-    engine: Literal[tuple(rollouts.ENGINES)] = "auto"  # which draws responses
+    # which draws responses in evaluations
+    engine: Literal[tuple(engines.ENGINES)] = "auto"
     enable_thinking: bool = None  # see modes.Mode.thinking
     # method -> coefficients that differ from the paper's
     coefficients: dict[str, dict] = field(default_factory=dict)

@@ -86,7 +86,7 @@ def _write_json(path, content):
 def _load(profile, source):
     use_one_thread()
     own = runs.ROOT / source  # a folder may be named from the root
-    return policy.load(own if own.is_dir() else source)
+    return policy.load(own if own.is_dir() else source, device=profile.device)
 
 
 def make_base(profile, size):

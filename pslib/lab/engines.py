@@ -17,7 +17,7 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from pslib.nano import decode
-from pslib.policy import stop_ids, unwrapped
+from pslib.policy import fork_rng, stop_ids, unwrapped
 
 # Every field of a GenerationConfig that shapes a distribution and has a value that leaves it alone.
 # The library's own default, which it would take for a field that is left unset, may be another:
@@ -108,7 +108,7 @@ class GenerateEngine:
             )
         device, wanted = self.model.device, _drawing(self.model, self.tokenizer, decoding)
         # generate draws from the global generator: seed it, then restore
-        with torch.random.fork_rng(), _configured(self.model, wanted):
+        with fork_rng(device), _configured(self.model, wanted):
             torch.manual_seed(int(seeds[0]))
             out = self.model.generate(
                 ids.to(device), attention_mask=seen.to(device), generation_config=wanted
@@ -159,7 +159,7 @@ class ContinuousEngine:
         self.model.set_attn_implementation("sdpa")  # it refuses those that it does not know
         try:
             with (
-                torch.random.fork_rng(),
+                fork_rng(self.model.device),
                 _configured(self.model, wanted),
             ):  # it seeds the global generator
                 out = self.model.generate_batch(
@@ -205,8 +205,8 @@ class VllmEngine:
                 "the engine vllm reads the folder that a model was loaded from, so it cannot draw "
                 "from a wrapped model or a new one; set engine to auto"
             )
-        self.stops = stop_ids(model, tokenizer)
-        self.vllm, self.llm = _vllm(model.name_or_path, model.dtype)
+        self.stops, self.device = stop_ids(model, tokenizer), model.device
+        self.vllm, self.llm = _vllm(model.name_or_path, model.dtype, model.device)
 
     def generate(self, prompts, copies, decoding, seeds):
         """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,).
@@ -232,7 +232,7 @@ class VllmEngine:
             )
             for seed in seeds
         ]
-        with torch.random.fork_rng():
+        with fork_rng(self.device):
             out = self.llm.generate(
                 [{"prompt_token_ids": prompt} for prompt in prompts], wanted, use_tqdm=False
             )
@@ -243,7 +243,7 @@ class VllmEngine:
 
 
 @lru_cache(maxsize=1)
-def _vllm(source, dtype):
+def _vllm(source, dtype, device):
     """vLLM and its model of a folder or hub id, which takes minutes to start."""
     for name, value in {
         "ENABLE_V1_MULTIPROCESSING": "0",
@@ -258,7 +258,7 @@ def _vllm(source, dtype):
             "the profile's engine is vllm, which is not installed here; run it in the environment "
             "that `make .venv/vllm/ready` builds, or set engine to auto"
         ) from error
-    with torch.random.fork_rng():  # it seeds the global generator, and draws from it
+    with fork_rng(device):  # it seeds the global generator, and draws from it
         return vllm, vllm.LLM(
             source,
             dtype=dtype,

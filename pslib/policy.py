@@ -141,6 +141,43 @@ class Packed:
             **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "shape"},
         )
 
+    def attend(self, module, query, key, value, scaling):
+        """A layer's attention: each response sees its own prompt, which is there once.
+
+        query (1, H, M, D), key and value (1, H', M, D) -> (1, M, H, D).
+        """
+        query, key, value = (
+            part[0].transpose(0, 1).flatten(1) for part in (query, key, value)
+        )  # (M, H D)
+        dim, grouped = module.head_dim, query.shape[1] != key.shape[1]
+
+        def at(
+            part, places
+        ):  # (A, B) places -> (A, H, B, D); an embedding, because its gradient is the fast one
+            return embedding(places, part).unflatten(-1, (-1, dim)).transpose(1, 2)
+
+        def attend(places, sources, **mask):
+            out = scaled_dot_product_attention(
+                at(query, places),
+                at(key, sources),
+                at(value, sources),
+                scale=scaling,
+                enable_gqa=grouped,
+                **mask,
+            )
+            return out.transpose(1, 2).reshape(-1, query.shape[1])
+
+        out = [attend(self.prompt_at, self.prompt_at, is_causal=True)]
+        if self.response_at.numel():
+            out.append(
+                attend(
+                    self.response_at,
+                    torch.cat((self.prompt_at[self.owner], self.response_at), 1),
+                    attn_mask=self.visible,
+                )
+            )
+        return embedding(self.flat, torch.cat(out)).view(1, len(self.flat), -1, dim)
+
 
 def pack(prompts, owner, responses, lengths):
     """Lay out responses (N, T) of lengths (N,) under prompts (lists of ids) for `Policy`; owner
@@ -190,14 +227,13 @@ def pack(prompts, owner, responses, lengths):
     )
 
 
-def _shared_prefix_attention(
+def _own_attention(
     module, query, key, value, attention_mask, scaling=None, packed=None, sliding_window=None, **kw
 ):
-    """Attention of transformers' interface over a `Packed` row: each response sees its own prompt,
-    which is there once.
-
-    query (1, H, M, D), key and value (1, H', M, D) -> ((1, M, H, D), None). Without `packed`, it is
+    """Attention of transformers' interface as `packed.attend` makes it; without `packed`, it is
     transformers' own.
+
+    query (B, H, M, D), key and value (B, H', M, D) -> ((B, M, H, D), None).
     """
     if packed is None:
         return sdpa_attention_forward(
@@ -207,40 +243,10 @@ def _shared_prefix_attention(
         raise ValueError(
             "shared prefixes do not know sliding windows; use a model with full attention"
         )
-    query, key, value = (
-        part[0].transpose(0, 1).flatten(1) for part in (query, key, value)
-    )  # (M, H D)
-    dim, grouped = module.head_dim, query.shape[1] != key.shape[1]
-
-    def at(
-        part, places
-    ):  # (A, B) places -> (A, H, B, D); an embedding, because its gradient is the fast one
-        return embedding(places, part).unflatten(-1, (-1, dim)).transpose(1, 2)
-
-    def attend(places, sources, **mask):
-        out = scaled_dot_product_attention(
-            at(query, places),
-            at(key, sources),
-            at(value, sources),
-            scale=scaling,
-            enable_gqa=grouped,
-            **mask,
-        )
-        return out.transpose(1, 2).reshape(-1, query.shape[1])
-
-    out = [attend(packed.prompt_at, packed.prompt_at, is_causal=True)]
-    if packed.response_at.numel():
-        out.append(
-            attend(
-                packed.response_at,
-                torch.cat((packed.prompt_at[packed.owner], packed.response_at), 1),
-                attn_mask=packed.visible,
-            )
-        )
-    return embedding(packed.flat, torch.cat(out)).view(1, len(packed.flat), -1, dim), None
+    return packed.attend(module, query, key, value, scaling), None
 
 
-AttentionInterface.register("shared_prefixes", _shared_prefix_attention)
+AttentionInterface.register("shared_prefixes", _own_attention)
 AttentionMaskInterface.register("shared_prefixes", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 

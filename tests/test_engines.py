@@ -13,9 +13,10 @@ from drawing import HOSTILE, TOGETHER, as_lists, bent, fit
 
 from pslib import modes, policy, rollouts
 from pslib.lab import engines
-from pslib.lab.engines import DecoderEngine, GenerateEngine
+from pslib.lab.engines import CachedEngine, DecoderEngine, GenerateEngine
 from pslib.rollouts import Decoding
 
+EVERY = [DecoderEngine, CachedEngine, GenerateEngine]
 GREEDY = Decoding(0, 0, 1.0, 12)
 SAMPLED = Decoding(1.0, 0, 1.0, 6)
 
@@ -37,19 +38,20 @@ def mixed_prompts(tokenizer, questions, he):
     return prompts
 
 
-def test_both_engines_say_the_same_greedily(model64, tokenizer, questions, he):
+@pytest.mark.parametrize("engine", [DecoderEngine, CachedEngine])
+def test_engines_say_the_same_greedily(engine, model64, tokenizer, questions, he):
     prompts = mixed_prompts(tokenizer, questions, he)
     # a stop token that some of the responses reach, so that lengths are compared too
-    free = as_lists(DecoderEngine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5)))
+    free = as_lists(engine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5)))
     model64.generation_config.eos_token_id = [tokenizer.eos_token_id, free[1][4]]
-    ours = DecoderEngine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5))
+    ours = engine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5))
     theirs = GenerateEngine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5))
     assert as_lists(ours) == as_lists(theirs)
     assert len(set(ours[1].tolist())) > 1 and max(ours[1].tolist()) == 12
     assert ours[0].tolist() == theirs[0].tolist()
 
 
-@pytest.mark.parametrize("engine", [DecoderEngine, GenerateEngine])
+@pytest.mark.parametrize("engine", EVERY)
 def test_an_engine_repeats_itself_under_one_seed_and_keeps_copies_together(
     engine, model64, tokenizer, questions, he
 ):
@@ -67,11 +69,12 @@ def test_an_engine_repeats_itself_under_one_seed_and_keeps_copies_together(
     assert likeliest[0::2] == likeliest[1::2] and likeliest[0] != likeliest[2]
 
 
-def test_the_decoder_draws_the_same_responses_to_a_prompt_whatever_stands_beside_it(
-    model64, tokenizer, questions, he
+@pytest.mark.parametrize("engine", [DecoderEngine, CachedEngine])
+def test_a_prompts_responses_are_the_same_whatever_stands_beside_it(
+    engine, model64, tokenizer, questions, he
 ):
     # some responses end early, so that rows are dropped while others go on
-    prompts, engine = mixed_prompts(tokenizer, questions, he), DecoderEngine(model64, tokenizer)
+    prompts, engine = mixed_prompts(tokenizer, questions, he), engine(model64, tokenizer)
     engine.stops = torch.arange(0, 200, 9)
     together = as_lists(engine.generate(prompts, 6, Decoding(1.0, 0, 1.0, 12), range(5)))
     assert len(set(map(len, together))) > 3
@@ -130,7 +133,7 @@ def test_a_wrapped_models_own_generation_config_changes_nothing_either(model, to
     )  # nor has the wrapper got one that would hide the model's
 
 
-@pytest.mark.parametrize("engine", [GenerateEngine, DecoderEngine])
+@pytest.mark.parametrize("engine", EVERY)
 def test_draws_fit_the_exact_softmax_under_a_hostile_generation_config(engine, model, tokenizer):
     bent(model, *TOGETHER)
     for temperature in (1.0, 0.6):
@@ -140,7 +143,7 @@ def test_draws_fit_the_exact_softmax_under_a_hostile_generation_config(engine, m
         assert fit(model, [8, 9, 10, 11], drawn, temperature) > 0.001
 
 
-@pytest.mark.parametrize("engine", [GenerateEngine, DecoderEngine])
+@pytest.mark.parametrize("engine", EVERY)
 def test_a_response_ends_at_the_tokenizers_end_token_too(engine, model, tokenizer):
     free = as_lists(GenerateEngine(model, tokenizer).generate([[8, 9, 10, 11]], 1, GREEDY, [0]))[0]
     place = next(t for t in range(2, 12) if free[t] not in free[:t])
@@ -246,6 +249,17 @@ def test_the_fast_decoder_is_chosen_for_small_qwen3_models_only(model, tokenizer
     monkeypatch.undo()
     model.config.model_type = "llama"
     assert isinstance(engines.engine_for(model, tokenizer), GenerateEngine)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, Wrapped], ids=["plain", "wrapped"])
+def test_a_model_that_is_scored_is_drawn_from_with_a_cache(wrap, model64, tokenizer):
+    model64.config.model_type = "other"
+    made = wrap(model64)
+    drawn = as_lists(GenerateEngine(made, tokenizer).generate([[3, 4, 5]], 2, GREEDY, [0]))
+    policy.Policy(made)
+    engine = engines.engine_for(made, tokenizer)
+    assert isinstance(engine, CachedEngine)
+    assert as_lists(engine.generate([[3, 4, 5]], 2, GREEDY, [0])) == drawn
 
 
 @pytest.mark.parametrize("part", ["self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj"])

@@ -63,7 +63,9 @@ def p_of(tokens, logits):
     return chisquare(*parts, sum_check=False).pvalue
 
 
-@pytest.mark.parametrize("engine", [engines.GenerateEngine, engines.DecoderEngine])
+@pytest.mark.parametrize(
+    "engine", [engines.GenerateEngine, engines.DecoderEngine, engines.CachedEngine]
+)
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_an_engine_draws_from_the_policy_whatever_the_checkpoint_says(
     engine, temperature, model, tokenizer

@@ -10,14 +10,16 @@ drawn, so no engine's log-probs enter a loss or a table.
 import os
 from contextlib import contextmanager
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from pslib.nano import decode
-from pslib.policy import fork_rng, stop_ids, unwrapped
+from pslib.policy import Policy, fork_rng, stop_ids, unwrapped
 
 # Every field of a GenerationConfig that shapes a distribution and has a value that leaves it alone.
 # The library's own default, which it would take for a field that is left unset, may be another:
@@ -271,7 +273,12 @@ def _vllm(source, dtype, device):
 
 
 class DecoderEngine:
-    """Sampling by `decode.Decoder`, for small Qwen3 models on a CPU."""
+    """Sampling by `decode.Decoder`, for small Qwen3 models on a CPU.
+
+    Each prompt's draws come from its own seed, so they do not depend on the batch.
+    """
+
+    decoder = decode.Decoder
 
     def __init__(self, model, tokenizer):
         self.model, self.stops = model, torch.tensor(stop_ids(model, tokenizer))
@@ -290,7 +297,7 @@ class DecoderEngine:
                 for seed in seeds
             ]
         )
-        return decode.Decoder(self.model).generate(
+        return self.decoder(self.model).generate(
             prompts,
             copies,
             self.stops,
@@ -300,6 +307,60 @@ class DecoderEngine:
             decoding.top_p,
             draws,
         )
+
+
+class CachedModel(decode.Rows):
+    """A model that `policy.Policy` scores, as it stands, with a cache that is allocated once."""
+
+    def __init__(self, model):
+        self.model = unwrapped(model)
+        config, self.device, self.dtype = self.model.config, model.device, model.dtype
+        dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.sizes = config.num_hidden_layers, config.num_key_value_heads, dim
+
+    def _logits(self, ids, positions, attend):
+        """Logits (N, V) at the last of the ids (N, T), whose attention `attend` makes."""
+        hidden = self.model.base_model(
+            input_ids=ids,
+            position_ids=positions,
+            packed=SimpleNamespace(attend=attend),
+            use_cache=False,
+            # four dimensions: transformers makes no mask of its own
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device),
+        ).last_hidden_state
+        return self.model.get_output_embeddings()(hidden[:, -1])
+
+    def _read(self, ids, pads, cache):
+        positions, seen = decode.left_padded(ids.shape[1], pads)
+
+        def attend(module, q, k, v, scaling):
+            keys, values = (part[module.layer_idx] for part in cache)
+            keys[..., : k.shape[2]], values[:, :, : k.shape[2]] = k.transpose(2, 3), v
+            mixed = scaled_dot_product_attention(
+                q, k, v, seen[:, None], scale=scaling, enable_gqa=True
+            )
+            return mixed.transpose(1, 2)
+
+        return self._logits(ids, positions, attend)
+
+    def _next(self, ids, position, cache, at, hidden):
+        def attend(module, q, k, v, scaling):
+            keys, values = (part[module.layer_idx] for part in cache)
+            keys[..., at], values[:, :, at] = k[:, :, 0], v[:, :, 0]
+            keys, values = keys[..., : at + 1], values[:, :, : at + 1]
+            return decode.attend_one(q[:, :, 0] * scaling, keys, values, hidden)[:, None]
+
+        return self._logits(ids[:, None], position[:, None], attend)
+
+
+class CachedEngine(DecoderEngine):
+    """Sampling by `CachedModel`, for any model that `policy.Policy` scores, on any device."""
+
+    decoder = CachedModel
+
+    def __init__(self, model, tokenizer):
+        Policy(model)
+        super().__init__(model, tokenizer)
 
 
 ENGINES = {
@@ -326,4 +387,7 @@ def engine_for(model, tokenizer):
     small = (
         decode.fits(model) and model.device.type == "cpu" and model.num_parameters() < 20_000_000
     )
-    return (DecoderEngine if small else GenerateEngine)(model, tokenizer)
+    if small:
+        return DecoderEngine(model, tokenizer)
+    scored = unwrapped(model).config._attn_implementation == "shared_prefixes"
+    return (CachedEngine if scored else GenerateEngine)(model, tokenizer)

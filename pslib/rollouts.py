@@ -13,14 +13,15 @@ from pslib.lab.engines import engine_for  # noqa: F401 - makes the engine that `
 
 @dataclass(frozen=True)
 class Decoding(ranges.Checked):
-    """How tokens are drawn: temperature (0 is greedy), top_k (0: all), top_p, and the most tokens
-    of a response.
+    """How tokens are drawn: temperature (0 is greedy), top_k (0: all), top_p, the most tokens of a
+    response, and up to how many prompt and response tokens are held at once.
     """
 
     temperature: ranges.FromZero
     top_k: ranges.CountOrNone
     top_p: ranges.PositiveShare
     max_new_tokens: ranges.Count
+    batch_tokens: ranges.Count = 2**22
 
 
 class Engine(Protocol):
@@ -146,8 +147,9 @@ def sample(
     reward: (text, row) -> float, row being the whole question; thinking: names of the modes in
     which `exact` gives nothing for a response whose thinking has no end (see `must_finish`). ->
     Rollouts with R = Q group_size. Policy Split draws G/2 in each mode (eq. 10), so G must be even
-    there. The generator gives each mode and question a seed of its own. ValueError for a reward
-    that is no number; whether it is finite is for the caller to check.
+    there. The generator gives each mode and question a seed of its own; a tensor in its place holds
+    those seeds. ValueError for a reward that is no number; whether it is finite is for the caller
+    to check.
     """
     if group_size % len(prompts):
         raise ValueError(
@@ -158,9 +160,10 @@ def sample(
     every = [
         prompt for rendered in prompts.values() for prompt in rendered
     ]  # all modes in one batch
-    tokens, lengths = engine.generate(
-        every, copies, decoding, torch.randint(2**62, (len(every),), generator=generator)
-    )
+    seeds = generator
+    if not torch.is_tensor(generator):
+        seeds = torch.randint(2**62, (len(every),), generator=generator)
+    tokens, lengths = engine.generate(every, copies, decoding, seeds)
     group_ids = torch.arange(len(questions)).repeat_interleave(copies).repeat(len(prompts))
     texts = tokenizer.batch_decode(
         [t[:n] for t, n in zip(tokens.tolist(), lengths.tolist(), strict=True)],

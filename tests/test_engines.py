@@ -84,6 +84,41 @@ def test_a_prompts_responses_are_the_same_whatever_stands_beside_it(
     assert together[0] != together[1]
 
 
+@pytest.mark.parametrize("engine", [DecoderEngine, CachedEngine])
+def test_the_draws_are_the_same_whatever_fits_at_once(
+    engine, model64, tokenizer, questions, he, monkeypatch
+):
+    prompts, engine = mixed_prompts(tokenizer, questions, he), engine(model64, tokenizer)
+    engine.stops = torch.arange(0, 200, 9)
+    held, generate = [], engine.decoder.generate
+
+    def spy(self, prompts, copies, stops, new, *rest):
+        held.append(len(prompts) * copies * (max(map(len, prompts)) + new))
+        return generate(self, prompts, copies, stops, new, *rest)
+
+    monkeypatch.setattr(engine.decoder, "generate", spy)
+    whole = engine.generate(prompts, 6, Decoding(1.0, 0, 1.0, 12), range(5))
+    longest = max(map(len, prompts)) + 12
+    assert len(held) == 1
+    for budget in (13 * longest, 4 * longest, 1):  # two prompts, some copies of one, one row
+        held.clear()
+        parts = engine.generate(prompts, 6, Decoding(1.0, 0, 1.0, 12, budget), range(5))
+        assert torch.equal(parts[0], whole[0]) and torch.equal(parts[1], whole[1])
+        assert len(held) > 1 and max(held) <= max(budget, longest)
+
+
+def test_pieces_hold_the_longest_prompts_together_and_all_in_their_order_where_they_fit():
+    lengths = [5, 9, 2, 8, 5]
+
+    def cut(budget):
+        return engines.pieces(lengths, 2, Decoding(1.0, 0, 1.0, 1, budget))
+
+    assert cut(2 * 5 * 10) == [[0, 1, 2, 3, 4]]
+    assert cut(2 * 5 * 10 - 1) == [[1, 3, 0, 4], [2]]
+    assert cut(2 * 2 * 10) == [[1, 3], [0, 4, 2]]
+    assert cut(1) == [[1], [3], [0], [4], [2]]
+
+
 def test_generate_leaves_the_global_generator_alone(model, tokenizer, questions, he):
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -402,25 +402,29 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
         records.begin(record, wanted)
         if path.exists():
             return pd.read_csv(path)
-        table = _evaluate(profile, method, size, seed, model, tokenizer, asked, folder.name)
+        # its pieces, until all are there, under a name that says what they are made from
+        kept = folder / f".evaluation-{records.digest(record.read_bytes())}"
+        table = _evaluate(profile, method, size, seed, model, tokenizer, asked, kept)
         if profile.data:
             inputs = {suite: own.info.description for suite, own in asked.items()}
             inputs = {"model": _source(profile, size, model), **inputs}
             manifest = runs.manifest(seed, time.time() - begun, inputs)
             _write_json(folder / "evaluation.json", manifest)
         checkpoint.write(path, table.to_csv(index=False))
+        shutil.rmtree(kept)
         return table
 
 
-def _evaluate(profile, method, size, seed, model, tokenizer, asked, name):
-    """The rows of all suites, {name: questions}, in each mode of a method."""
-    generator, parts = torch.Generator().manual_seed(seed), []
+def _evaluate(profile, method, size, seed, model, tokenizer, asked, kept):
+    """The rows of all suites, {name: questions}, in each mode of a method; pieces go to `kept`."""
+    generator, parts, name = torch.Generator().manual_seed(seed), [], kept.parent.name
     progress, sampling = Progress(f"evaluate {name}"), profile.method(method).sampling
     wanted = [mode for mode in profile.modes_of(size, tokenizer) if mode.name in sampling]
     for mode in wanted:
         for suite, questions in asked.items():
             given = (model, tokenizer, mode, questions, profile.evaluate, generator, suite)
-            parts.append(evaluate.evaluate(*given)[0])
+            report = Progress(f"evaluate {name}, {suite}, {mode.name} mode, in pieces")
+            parts.append(evaluate.evaluate_in_pieces(*given, kept, report))
             progress(len(parts), len(wanted) * len(asked))
     return pd.concat(parts).round({"entropy_bits": 4})
 

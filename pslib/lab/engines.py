@@ -122,8 +122,8 @@ class GenerateEngine:
 
 
 def _padded(responses):
-    """Lists of ids -> tokens (N, T), lengths (N,)."""
-    rows = [torch.tensor(response) for response in responses]
+    """Lists or tensors of ids -> tokens (N, T), 0 beyond each length, and lengths (N,)."""
+    rows = [torch.as_tensor(response) for response in responses]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(
         list(map(len, rows))
     )
@@ -272,10 +272,34 @@ def _vllm(source, dtype, device):
         )
 
 
+def pieces(lengths, copies, decoding):
+    """Places of prompts of these lengths, in pieces of up to decoding.batch_tokens tokens, or of
+    one prompt: a list of lists.
+
+    All in their own order where they fit together; else the longest together, so that little is
+    padded.
+    """
+
+    def size(places):
+        longest = max(lengths[place] for place in places)
+        return len(places) * copies * (longest + decoding.max_new_tokens)
+
+    everything = list(range(len(lengths)))
+    if size(everything) <= decoding.batch_tokens:
+        return [everything]
+    cut = []
+    for place in sorted(everything, key=lambda place: -lengths[place]):
+        if not cut or size([*cut[-1], place]) > decoding.batch_tokens:
+            cut.append([])
+        cut[-1].append(place)
+    return cut
+
+
 class DecoderEngine:
     """Sampling by `decode.Decoder`, for small Qwen3 models on a CPU.
 
-    Each prompt's draws come from its own seed, so they do not depend on the batch.
+    Each prompt's draws come from its own seed, so they do not depend on the other prompts, nor on
+    how many are drawn at once.
     """
 
     decoder = decode.Decoder
@@ -287,26 +311,45 @@ class DecoderEngine:
         """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths
         (N,).
         """
-        draws = torch.cat(
+        decoder, found = self.decoder(self.model), {}
+        for places in pieces(list(map(len, prompts)), copies, decoding):
+            drawn = self._drawn(decoder, places, prompts, copies, decoding, seeds)
+            found |= dict(zip(places, drawn, strict=True))
+        rows = [row for place in range(len(prompts)) for row in found[place]]
+        return _padded(rows)
+
+    def _drawn(self, decoder, places, prompts, copies, decoding, seeds):
+        """The responses to the prompts at some places: for each prompt a list of tensors."""
+        at_once = copies
+        if len(places) == 1:  # a prompt whose copies may be too many by themselves
+            own = len(prompts[places[0]]) + decoding.max_new_tokens
+            at_once = min(copies, max(1, decoding.batch_tokens // own))
+        draws = torch.stack(
             [
                 torch.rand(
                     copies,
                     decoding.max_new_tokens,
-                    generator=torch.Generator().manual_seed(int(seed)),
+                    generator=torch.Generator().manual_seed(int(seeds[place])),
                 )
-                for seed in seeds
+                for place in places
             ]
         )
-        return self.decoder(self.model).generate(
-            prompts,
-            copies,
-            self.stops,
-            decoding.max_new_tokens,
-            decoding.temperature,
-            decoding.top_k,
-            decoding.top_p,
-            draws,
-        )
+        found = [[] for _ in places]
+        for part in draws.split(at_once, 1):
+            tokens, lengths = decoder.generate(
+                [prompts[place] for place in places],
+                part.shape[1],
+                self.stops,
+                decoding.max_new_tokens,
+                decoding.temperature,
+                decoding.top_k,
+                decoding.top_p,
+                part.flatten(0, 1),
+            )
+            rows = [row[:n] for row, n in zip(tokens, lengths.tolist(), strict=True)]
+            for k, own in enumerate(found):
+                own += rows[k * part.shape[1] : (k + 1) * part.shape[1]]
+        return found
 
 
 class CachedModel(decode.Rows):

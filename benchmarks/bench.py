@@ -114,7 +114,13 @@ def run_of(size, method="grpo", new=NEW, **changes):
         measure_every=10**9,
         **changes,
     )
-    return train.Run(model(size), tokenizer(), methods.get(method), MODES, settings, seed=0)
+    with no_check():
+        return train.Run(model(size), tokenizer(), methods.get(method), MODES, settings, seed=0)
+
+
+def no_check():
+    """Let a run begin whose tokenizer has one token that the model lacks: the stop token."""
+    return patch.object(policy, "check")
 
 
 @cache

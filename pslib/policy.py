@@ -43,11 +43,11 @@ class _HeadLogprobEntropy(torch.autograd.Function):
     written out.
 
     Up to WHOLE logits are made at once and kept for the gradient. Beyond, a chunk is a 64th of the
-    tokens and is made again for the gradient, so that at V = 151,936 a few chunks are held, never
-    (M, V).
+    tokens, or as many as make PIECE logits where that is more, and is made again for the gradient.
+    So at V = 151,936 a few chunks are held, never (M, V).
     """
 
-    WHOLE = 2**24
+    WHOLE, PIECE = 2**24, 2**21
 
     @staticmethod
     def _logp_all(hidden, weight, temperature):
@@ -58,7 +58,8 @@ class _HeadLogprobEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, tokens, temperature):
         whole = len(hidden) * len(weight) <= _HeadLogprobEntropy.WHOLE
-        ctx.size, ctx.temperature = max(1, len(hidden) if whole else len(hidden) // 64), temperature
+        piece = max(1, len(hidden) // 64, _HeadLogprobEntropy.PIECE // len(weight))
+        ctx.size, ctx.temperature = max(1, len(hidden)) if whole else piece, temperature
         logp, entropy = [], []
         for h, o in zip(hidden.split(ctx.size), tokens.split(ctx.size), strict=True):
             logp_all = _HeadLogprobEntropy._logp_all(h, weight, temperature)
@@ -75,7 +76,8 @@ class _HeadLogprobEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(
             weight, dtype=torch.promote_types(weight.dtype, torch.float32)
-        )  # 64 parts add up in it
+        )  # all chunks add up in it
+        of_entropy = bool(grad_entropy.any())  # asked once: a GPU is waited for at every answer
         for first in range(0, len(hidden), ctx.size):
             part = slice(first, first + ctx.size)
             logp_all = (
@@ -86,7 +88,7 @@ class _HeadLogprobEntropy(torch.autograd.Function):
             # d logp / dz = onehot - p;  dH / dz = -p (log p + H); in place, since a chunk may be
             # all the memory there is
             grad, scale = logp_all.exp(), grad_logp[part, None]
-            if grad_entropy.any():
+            if of_entropy:
                 scale = (
                     (logp_all.clone() if kept else logp_all)
                     .add_(entropy[part, None])
@@ -106,7 +108,7 @@ class _HeadLogprobEntropy(torch.autograd.Function):
 @dataclass
 class Packed:
     """Responses under their prompts as one row of M tokens: each prompt once, then the responses,
-    no padding.
+    no padding. A `Policy` moves it to the model's device.
 
     A response's last token is not among the M: nothing is predicted from it.
     """
@@ -138,6 +140,43 @@ class Packed:
             self,
             **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "shape"},
         )
+
+    def attend(self, module, query, key, value, scaling):
+        """A layer's attention: each response sees its own prompt, which is there once.
+
+        query (1, H, M, D), key and value (1, H', M, D) -> (1, M, H, D).
+        """
+        query, key, value = (
+            part[0].transpose(0, 1).flatten(1) for part in (query, key, value)
+        )  # (M, H D)
+        dim, grouped = module.head_dim, query.shape[1] != key.shape[1]
+
+        def at(
+            part, places
+        ):  # (A, B) places -> (A, H, B, D); an embedding, because its gradient is the fast one
+            return embedding(places, part).unflatten(-1, (-1, dim)).transpose(1, 2)
+
+        def attend(places, sources, **mask):
+            out = scaled_dot_product_attention(
+                at(query, places),
+                at(key, sources),
+                at(value, sources),
+                scale=scaling,
+                enable_gqa=grouped,
+                **mask,
+            )
+            return out.transpose(1, 2).reshape(-1, query.shape[1])
+
+        out = [attend(self.prompt_at, self.prompt_at, is_causal=True)]
+        if self.response_at.numel():
+            out.append(
+                attend(
+                    self.response_at,
+                    torch.cat((self.prompt_at[self.owner], self.response_at), 1),
+                    attn_mask=self.visible,
+                )
+            )
+        return embedding(self.flat, torch.cat(out)).view(1, len(self.flat), -1, dim)
 
 
 def pack(prompts, owner, responses, lengths):
@@ -188,14 +227,13 @@ def pack(prompts, owner, responses, lengths):
     )
 
 
-def _shared_prefix_attention(
+def _own_attention(
     module, query, key, value, attention_mask, scaling=None, packed=None, sliding_window=None, **kw
 ):
-    """Attention of transformers' interface over a `Packed` row: each response sees its own prompt,
-    which is there once.
-
-    query (1, H, M, D), key and value (1, H', M, D) -> ((1, M, H, D), None). Without `packed`, it is
+    """Attention of transformers' interface as `packed.attend` makes it; without `packed`, it is
     transformers' own.
+
+    query (B, H, M, D), key and value (B, H', M, D) -> ((B, M, H, D), None).
     """
     if packed is None:
         return sdpa_attention_forward(
@@ -205,40 +243,10 @@ def _shared_prefix_attention(
         raise ValueError(
             "shared prefixes do not know sliding windows; use a model with full attention"
         )
-    query, key, value = (
-        part[0].transpose(0, 1).flatten(1) for part in (query, key, value)
-    )  # (M, H D)
-    dim, grouped = module.head_dim, query.shape[1] != key.shape[1]
-
-    def at(
-        part, places
-    ):  # (A, B) places -> (A, H, B, D); an embedding, because its gradient is the fast one
-        return embedding(places, part).unflatten(-1, (-1, dim)).transpose(1, 2)
-
-    def attend(places, sources, **mask):
-        out = scaled_dot_product_attention(
-            at(query, places),
-            at(key, sources),
-            at(value, sources),
-            scale=scaling,
-            enable_gqa=grouped,
-            **mask,
-        )
-        return out.transpose(1, 2).reshape(-1, query.shape[1])
-
-    out = [attend(packed.prompt_at, packed.prompt_at, is_causal=True)]
-    if packed.response_at.numel():
-        out.append(
-            attend(
-                packed.response_at,
-                torch.cat((packed.prompt_at[packed.owner], packed.response_at), 1),
-                attn_mask=packed.visible,
-            )
-        )
-    return embedding(packed.flat, torch.cat(out)).view(1, len(packed.flat), -1, dim), None
+    return packed.attend(module, query, key, value, scaling), None
 
 
-AttentionInterface.register("shared_prefixes", _shared_prefix_attention)
+AttentionInterface.register("shared_prefixes", _own_attention)
 AttentionMaskInterface.register("shared_prefixes", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
@@ -283,6 +291,7 @@ class Policy(nn.Module):
 
     def _scores(self, packed, temperature):
         model = unwrapped(self.model)
+        packed = packed.to(model.get_input_embeddings().weight.device)
         hidden = model.base_model(
             input_ids=packed.tokens[None],
             position_ids=packed.positions[None],
@@ -310,13 +319,38 @@ class Policy(nn.Module):
         )
 
 
-def load(source, dtype=torch.float32):
+DEVICES = ("cpu", "cuda", "auto")
+
+
+def device_of(name):
+    """The torch.device that one of DEVICES names: auto is a GPU where there is one; ValueError
+    where a GPU is wanted and none is there.
+    """
+    if name not in DEVICES:
+        raise ValueError(f"device must be one of {', '.join(DEVICES)}; got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, and torch finds no GPU here; set it to auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def fork_rng(device):
+    """A context that leaves torch's global generators alone: the processor's, and those of a GPU
+    where `device` is one.
+    """
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def load(source, dtype=torch.float32, device="cpu"):
     """A causal LM and its tokenizer from a folder or a hub id: safetensors only, and no code from
     the repository.
 
-    -> (model in eval mode, tokenizer). ValueError in one sentence for what cannot serve: no such
-    model, no safetensors or damaged ones, no chat template, or what `check` refuses.
+    -> (model in eval mode on one of DEVICES, tokenizer). Training, evaluation and probes compute
+    where the model is. ValueError in one sentence for what cannot serve: no such model, no
+    safetensors or damaged ones, no chat template, no such device, or what `check` refuses.
     """
+    place = device_of(device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
@@ -341,7 +375,7 @@ def load(source, dtype=torch.float32):
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     try:
-        check(model.eval(), tokenizer)
+        check(model.eval().to(place), tokenizer)
     except ValueError as error:
         raise ValueError(f"{str(source)!r} cannot be used: {error}") from error
     return model, tokenizer
@@ -398,9 +432,7 @@ def _scored_alike(model):
     try:
         whole = torch.cat((torch.tensor([prompt, prompt]), responses), 1).to(model.device)
         logits = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits
-        packed = pack(
-            [prompt], torch.zeros(2, dtype=torch.long), responses, torch.tensor([3, 3])
-        ).to(model.device)
+        packed = pack([prompt], torch.zeros(2, dtype=torch.long), responses, torch.tensor([3, 3]))
         ours = Policy(model)._scores(packed, 1.0)
     except torch.OutOfMemoryError:
         raise

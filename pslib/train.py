@@ -18,7 +18,7 @@ Where this differs from what one may expect:
   it.
 - Weights that require no gradient are left alone, by weight decay too. Dropout is turned off, since
   what is trained would else not be the policy that sampled.
-- One process trains on one device. For more, see `pslib.trl`.
+- One process trains on one device, the model's. For more, see `pslib.trl`.
 """
 
 import copy
@@ -72,8 +72,7 @@ class Run:
         checks.check_training(model, tokenizer, method, modes, settings)
         self.tokenizer, self.method, self.settings, self.seed = tokenizer, method, settings, seed
         self.reward, self.modes = reward, {mode.name: mode for mode in modes}
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.to(self.device)
+        self.model, self.device = model, model.device
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -188,7 +187,7 @@ class Run:
 
     def _forward(self, part, batch):
         """Log-probs and entropies (rows, T) of a micro-batch, whose large layout is made here."""
-        packed = micro.packed(part, batch.rollouts, batch.prompts).to(self.device)
+        packed = micro.packed(part, batch.rollouts, batch.prompts)
         with torch.autocast(self.device.type, torch.bfloat16, self.settings.bf16):
             return self.policy(packed, self.settings.temperature)
 

@@ -25,6 +25,24 @@ torch.set_num_threads(1)
 TINY = (16, 2, 32, 4, 2, 8)
 
 
+@pytest.fixture
+def device():
+    """The device of the tests that say nothing of their own: cpu, or what PSLIB_TEST_DEVICE says
+    (see `make test-gpu`).
+    """
+    name = os.environ.get("PSLIB_TEST_DEVICE", "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU here")
+    return name
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that take a device, for `make test-gpu`."""
+    for item in items:
+        if "device" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.device)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """A byte-pair tokenizer of 200 tokens, learned from a little of the nano corpus."""

@@ -90,6 +90,13 @@ def test_the_times_of_grpo_are_those_of_its_steps_in_the_same_benchmark(monkeypa
     assert row["case"] == "Policy Split step against GRPO step, 0.2M"
 
 
+def test_a_step_of_the_benchmark_runs():
+    state = bench.run_of("0.2M", new=2)
+    with bench.graded():
+        metrics, drawn = state.step(bench.questions()[:1])
+    assert metrics["grad_norm"] > 0 and drawn.lengths.tolist() == [2] * bench.GROUP
+
+
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_a_committed_benchmark_is_judged_by_the_goals_that_hold_now(path):
     table = pd.read_csv(path)
@@ -98,7 +105,10 @@ def test_a_committed_benchmark_is_judged_by_the_goals_that_hold_now(path):
     )
     split = table[table.case.str.startswith(bench.SPLIT)]
     assert len(split) and (split.goal.isna() == split.sample_s.isna()).all()
-    assert len(table) > len(split) and set(bench.GOALS) - set(table.case) <= {bench.GRADING}
+    assert len(table) > len(split) and set(bench.GOALS) - set(table.case) <= {
+        bench.GRADING,
+        bench.PRETRAINED,
+    }
 
 
 def test_the_picture_is_drawn_from_a_table_with_blank_goals():

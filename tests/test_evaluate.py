@@ -4,6 +4,7 @@ between the modes.
 
 import math
 import random
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -288,3 +289,37 @@ def test_a_condensed_evaluation_has_a_row_a_question_and_the_same_summary():
     assert evaluate.condensed(table.drop(columns="unfinished")).unfinished.isna().all()
     assert whole.entropy_bits.tolist() == pytest.approx(less.entropy_bits.tolist(), abs=1e-5)
     assert evaluate.summary(table[table["sample"] < 2]).accuracy.tolist() != less.accuracy.tolist()
+
+
+# --- in pieces ------------------------------------------------------------------------------------
+def test_an_evaluation_in_pieces_is_the_same_and_goes_on_from_those_it_has(
+    model64, tokenizer, questions, he, tmp_path, monkeypatch
+):
+    asked, said = (model64, tokenizer, he, questions), []
+    whole, _, _ = evaluate.evaluate(*asked, SETTINGS, generator(), "like")
+
+    def in_pieces(settings, folder):
+        return evaluate.evaluate_in_pieces(
+            *asked, settings, generator(), "like", folder, lambda *done: said.append(done)
+        )
+
+    pd.testing.assert_frame_equal(in_pieces(SETTINGS, tmp_path / "one"), whole)
+    assert not said and len(list((tmp_path / "one").iterdir())) == 1
+    small = replace(SETTINGS, batch_tokens=1)
+    own, made = evaluate.evaluate, []
+
+    def killed(*given):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(given[3][0]["id"])
+        return own(*given)
+
+    monkeypatch.setattr(evaluate, "evaluate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        in_pieces(small, tmp_path / "many")
+    assert made[0] == "third"  # the longest
+    monkeypatch.setattr(
+        evaluate, "evaluate", lambda *given: made.append(given[3][0]["id"]) or own(*given)
+    )
+    pd.testing.assert_frame_equal(in_pieces(small, tmp_path / "many"), whole)
+    assert sorted(made) == ["first", "second", "third"] and said[-1] == (3, 3)

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from pslib import modes, policy
 from pslib.evidence.evaluate import BITS
 from pslib.lab import answers
-from pslib.rollouts import GenerateEngine, engine_for
+from pslib.lab.engines import CachedEngine, engine_for
 from pslib.study import explore
 
 SUM = "7+8+6+1+2+3"
@@ -232,7 +232,7 @@ def llama(tokenizer, tmp_path):
 
 def test_another_architecture_from_a_folder_is_explored_alike(llama, he):
     model, tokenizer = explore.load(llama)
-    assert isinstance(engine_for(model, tokenizer), GenerateEngine)
+    assert isinstance(engine_for(model, tokenizer), CachedEngine)
     asked = explore.ask(model, tokenizer, (modes.NORMAL, he), "Why?", samples=2, max_new_tokens=5)
     assert (
         asked.answers.rollouts.modes == ["normal"] * 2 + ["he"] * 2

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from test_train import graded_by_parity, gradients, start  # noqa: F401 - two are fixtures
 
 from pslib import policy
-from pslib.rollouts import DecoderEngine, Decoding, GenerateEngine
+from pslib.lab.engines import DecoderEngine, GenerateEngine
+from pslib.rollouts import Decoding
 
 ids = st.lists(st.integers(6, 150), min_size=1, max_size=8)
 

@@ -256,7 +256,7 @@ def test_a_manifest_says_what_the_numbers_depend_on():
 
 def test_a_manifest_of_a_run_on_a_gpu_names_the_gpu_and_its_memory(monkeypatch):
     card = SimpleNamespace(name="NVIDIA H100 80GB HBM3", total_memory=80 * 2**30)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
     made = runs.manifest(seed=1, seconds=1.0, inputs={})
@@ -265,7 +265,8 @@ def test_a_manifest_of_a_run_on_a_gpu_names_the_gpu_and_its_memory(monkeypatch):
 
 
 def test_a_manifest_of_a_run_on_a_processor_names_no_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    # also where a GPU is there that it did not use
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert not [key for key in runs.manifest(seed=1, seconds=1.0, inputs={}) if "gpu" in key]
 
 

@@ -8,6 +8,7 @@ from scipy.stats import chisquare
 from transformers import GenerationConfig
 
 from pslib import modes, policy, rollouts
+from pslib.lab import engines
 from pslib.nano import decode
 
 DRAWS = 2000
@@ -62,7 +63,9 @@ def p_of(tokens, logits):
     return chisquare(*parts, sum_check=False).pvalue
 
 
-@pytest.mark.parametrize("engine", [rollouts.GenerateEngine, rollouts.DecoderEngine])
+@pytest.mark.parametrize(
+    "engine", [engines.GenerateEngine, engines.DecoderEngine, engines.CachedEngine]
+)
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_an_engine_draws_from_the_policy_whatever_the_checkpoint_says(
     engine, temperature, model, tokenizer
@@ -86,7 +89,7 @@ def test_an_engine_ends_at_every_end_token_of_checkpoint_and_tokenizer(model, to
         tokenizer_ends = tokenizer.eos_token
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(own)
         try:
-            tokens, lengths = rollouts.GenerateEngine(model, tokenizer).generate(
+            tokens, lengths = engines.GenerateEngine(model, tokenizer).generate(
                 [prompt], 200, rollouts.Decoding(1.0, 0, 1.0, 6), [0]
             )
         finally:

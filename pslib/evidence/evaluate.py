@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import pandas as pd
 import torch
 
-from pslib.lab import ranges
+from pslib.lab import checkpoint, ranges
 from pslib.lab.answers import draw_and_score, score  # noqa: F401 - score for notebooks
+from pslib.lab.engines import pieces
 from pslib.nano import worlds
 from pslib.policy import stop_ids
-from pslib.rollouts import Decoding, exact, unfinished
+from pslib.rollouts import Decoding, exact, render_all, unfinished
 
 BITS = 1 / math.log(2)
 COLUMNS = [
@@ -38,11 +39,14 @@ class Settings(ranges.Checked):
     top_k: ranges.CountOrNone
     top_p: ranges.PositiveShare
     max_new_tokens: ranges.Count
+    batch_tokens: ranges.Count = 2**22  # up to so many prompt and response tokens are held at once
 
     @property
     def decoding(self):
         """The settings that concern sampling."""
-        return Decoding(self.temperature, self.top_k, self.top_p, self.max_new_tokens)
+        return Decoding(
+            self.temperature, self.top_k, self.top_p, self.max_new_tokens, self.batch_tokens
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,36 @@ def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", r
     drawn = _drawn(model, tokenizer, mode, questions, settings, generator, reward, [mode])
     table = tabled(drawn, suite, reward, stop_ids(model, tokenizer))
     return table, drawn.rollouts, drawn.prompts[mode.name]
+
+
+def evaluate_in_pieces(
+    model, tokenizer, mode, questions, settings, generator, suite, folder, report
+):
+    """The table of `evaluate`, made in pieces of up to settings.batch_tokens tokens, each of which
+    is kept in a folder until the caller removes it, and not made again.
+
+    The draws are those of `evaluate`, whatever the pieces. report(done, total) is called after each
+    of several pieces.
+    """
+    rows = list(questions)
+    seeds = torch.randint(2**62, (len(rows),), generator=generator)
+    context = model.config.max_position_embeddings
+    prompts = render_all(tokenizer, mode, rows, settings.decoding, context)
+    cut = pieces(list(map(len, prompts)), settings.samples, settings.decoding)
+    tables, order = [], []
+    for done, places in enumerate(cut, 1):
+        # named by its first seed and its size, which say what it holds
+        path = folder / f"{suite}-{mode.name}-{int(seeds[places[0]])}-{len(places)}.parquet"
+        if not path.exists():
+            asked = [rows[place] for place in places]
+            table, _, _ = evaluate(model, tokenizer, mode, asked, settings, seeds[places], suite)
+            checkpoint.write(path, table.to_parquet())
+        tables.append(pd.read_parquet(path))
+        order += [place for place in places for _ in range(settings.samples)]
+        if len(cut) > 1:
+            report(done, len(cut))
+    whole = pd.concat(tables, ignore_index=True)
+    return whole.iloc[torch.tensor(order).argsort(stable=True).tolist()].reset_index(drop=True)
 
 
 def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator, reward=exact):

@@ -91,7 +91,7 @@ def score(model, prompts, group_ids, tokens, lengths, rows=128, temperature=1.0)
     for first in range(0, len(tokens), rows):
         part = slice(first, first + rows)
         packed = pack(prompts, group_ids[part], tokens[part], lengths[part])
-        found = policy(packed.to(model.device), temperature)
+        found = policy(packed, temperature)
         for full, piece in zip((logp, entropy), found, strict=True):
             full[part, : piece.shape[1]] = piece.cpu()
     return logp, entropy

@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from pslib import modes, policy, rollouts, tasks, train
 from pslib.evidence import evaluate, probe
-from pslib.lab import checkpoint, checks, records, runs
+from pslib.lab import checkpoint, checks, engines, records, runs
 from pslib.nano import base, worlds
 
 
@@ -86,9 +86,7 @@ def _write_json(path, content):
 def _load(profile, source):
     use_one_thread()
     own = runs.ROOT / source  # a folder may be named from the root
-    model, tokenizer = policy.load(own if own.is_dir() else source)
-    rollouts.choose(model, tokenizer, profile.engine)
-    return model, tokenizer
+    return policy.load(own if own.is_dir() else source, device=profile.device)
 
 
 def make_base(profile, size):
@@ -352,10 +350,17 @@ def trained_folder(profile, method, size, seed, split="train", folder=None):
 
 
 def trained_model(profile, method, size, seed, split="train", folder=None):
-    """The model of a finished run, or the base model for "original", as (model, tokenizer)."""
-    if not profile.method(method).training:
-        return make_base(profile, size)[:2]
-    return _load(profile, trained_folder(profile, method, size, seed, split, folder))
+    """The model of a finished run, or the base model for "original", as (model, tokenizer).
+
+    The profile's engine draws from it.
+    """
+    if profile.method(method).training:
+        source = trained_folder(profile, method, size, seed, split, folder)
+        model, tokenizer = _load(profile, source)
+    else:
+        model, tokenizer, _ = make_base(profile, size)
+    engines.choose(model, tokenizer, profile.engine)
+    return model, tokenizer
 
 
 def _asked_of(profile, method, size, model, tokenizer, questions, folder):
@@ -397,25 +402,29 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
         records.begin(record, wanted)
         if path.exists():
             return pd.read_csv(path)
-        table = _evaluate(profile, method, size, seed, model, tokenizer, asked, folder.name)
+        # its pieces, until all are there, under a name that says what they are made from
+        kept = folder / f".evaluation-{records.digest(record.read_bytes())}"
+        table = _evaluate(profile, method, size, seed, model, tokenizer, asked, kept)
         if profile.data:
             inputs = {suite: own.info.description for suite, own in asked.items()}
             inputs = {"model": _source(profile, size, model), **inputs}
             manifest = runs.manifest(seed, time.time() - begun, inputs)
             _write_json(folder / "evaluation.json", manifest)
         checkpoint.write(path, table.to_csv(index=False))
+        shutil.rmtree(kept)
         return table
 
 
-def _evaluate(profile, method, size, seed, model, tokenizer, asked, name):
-    """The rows of all suites, {name: questions}, in each mode of a method."""
-    generator, parts = torch.Generator().manual_seed(seed), []
+def _evaluate(profile, method, size, seed, model, tokenizer, asked, kept):
+    """The rows of all suites, {name: questions}, in each mode of a method; pieces go to `kept`."""
+    generator, parts, name = torch.Generator().manual_seed(seed), [], kept.parent.name
     progress, sampling = Progress(f"evaluate {name}"), profile.method(method).sampling
     wanted = [mode for mode in profile.modes_of(size, tokenizer) if mode.name in sampling]
     for mode in wanted:
         for suite, questions in asked.items():
             given = (model, tokenizer, mode, questions, profile.evaluate, generator, suite)
-            parts.append(evaluate.evaluate(*given)[0])
+            report = Progress(f"evaluate {name}, {suite}, {mode.name} mode, in pieces")
+            parts.append(evaluate.evaluate_in_pieces(*given, kept, report))
             progress(len(parts), len(wanted) * len(asked))
     return pd.concat(parts).round({"entropy_bits": 4})
 

@@ -54,6 +54,8 @@ def card(profile, method, size, seed, both):
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     dirty = " with uncommitted changes" if manifest["dirty"] else ""
     thinking = profile.enable_thinking
+    drawn = dict(vars(profile.evaluate.decoding))
+    del drawn["batch_tokens"]  # no setting of transformers
     return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
         **profile.origin.card(size, manifest["inputs"]),
         label=recipe.label,
@@ -69,7 +71,7 @@ def card(profile, method, size, seed, both):
         train=_listed(params["train"]),
         **_results(folder),
         flags="" if thinking is None else f", enable_thinking={thinking}",
-        drawn=", ".join(f"{key}={value}" for key, value in vars(profile.evaluate.decoding).items()),
+        drawn=", ".join(f"{key}={value}" for key, value in drawn.items()),
     )
 
 

@@ -8,14 +8,14 @@ not known, so the columns seconds_* are blank.
 import math
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pandas as pd
-import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from pslib import tasks
+from pslib import policy, tasks
 from pslib.lab import chain, checkpoint, measures, records, runs
 from pslib.trl import PolicySplitConfig, PolicySplitTrainer, exact_answer
 
@@ -111,7 +111,7 @@ def config(profile, method, size, seed, folder, processes):
         max_grad_norm=settings.grad_clip_norm,
         bf16=settings.bf16,
         gradient_checkpointing=settings.recompute,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=policy.device_of(profile.device).type == "cpu",
         use_vllm=profile.engine == "vllm",
         vllm_mode="colocate",
         shuffle_dataset=False,
@@ -150,14 +150,16 @@ def train_run(profile, method, size, seed):
     All must see one file system. A run that is done is left as it is; one that was stopped goes on
     from its last checkpoint.
     """
-    world = PartialState(cpu=not torch.cuda.is_available())
+    world = PartialState(cpu=policy.device_of(profile.device).type == "cpu")
     main, begun = world.is_main_process, time.time()
     folder = runs.run_folder(profile, method, size, seed)
     args = config(profile, method, size, seed, folder, world.num_processes)
     with runs.owned(folder) if main else nullcontext():
         world.wait_for_everyone()  # none goes on before the folder is the main one's
         with world.main_process_first():  # which may have to fetch what the others then read
-            prepared = chain.prepare(profile, method, size, seed, "train", folder)
+            # on the processor: the trainer takes each process's part to its own device
+            there = replace(profile, device="cpu")
+            prepared = chain.prepare(there, method, size, seed, "train", folder)
         if not prepared:
             return
         prepared.model.set_attn_implementation("sdpa")

@@ -100,7 +100,9 @@ def training_settings(profile, method, size, seed, split="train"):
 
 def evaluation_settings(profile, size, split="test"):
     """All that a profile says of an evaluation, beside the model that is asked."""
-    return {"split": split, "evaluate": asdict(profile.evaluate), **_asking(profile, size)}
+    settings = asdict(profile.evaluate)
+    del settings["batch_tokens"]  # on which no draw depends
+    return {"split": split, "evaluate": settings, **_asking(profile, size)}
 
 
 def _asking(profile, size):

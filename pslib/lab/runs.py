@@ -17,9 +17,9 @@ import torch
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from pslib import methods, modes, rollouts, tasks
+from pslib import methods, modes, policy, tasks
 from pslib.evidence import evaluate
-from pslib.lab import checkpoint, origins, ranges
+from pslib.lab import checkpoint, engines, origins, ranges
 from pslib.lab.origins import NEUTRAL
 from pslib.lab.place import ROOT, results_root
 from pslib.lab.settings import Training
@@ -71,7 +71,10 @@ class Profile:
     wording: str = ""
     # suite -> how many numbers its sums have, where that is not its own
     terms: dict[Literal[tuple(tasks.SUITES)], Terms] = field(default_factory=dict)
-    engine: Literal[tuple(rollouts.ENGINES)] = "auto"  # which draws responses
+    # which draws responses in evaluations
+    engine: Literal[tuple(engines.ENGINES)] = "auto"
+    # where models are loaded, and so where all is computed
+    device: Literal[policy.DEVICES] = "auto"
     enable_thinking: bool = None  # see modes.Mode.thinking
     # method -> coefficients that differ from the paper's
     coefficients: dict[str, dict] = field(default_factory=dict)
@@ -426,8 +429,10 @@ _RSS_PER_MB = 2**20 if platform.system() == "Darwin" else 2**10
 
 
 def _gpu():
-    """This process's GPU, its memory and the most that tensors took of it in MB; {} without one."""
-    if not torch.cuda.is_available():
+    """The GPU that this process used, its memory and the most that tensors took of it in MB; {}
+    where it used none.
+    """
+    if not torch.cuda.is_initialized():
         return {}
     card = torch.cuda.get_device_properties(None)
     return {

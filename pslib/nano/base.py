@@ -119,7 +119,7 @@ def build_model(size, tokenizer, seed):
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # nano models are made on a processor
         torch.manual_seed(seed)
         return Qwen3ForCausalLM(config)
 

@@ -64,12 +64,121 @@ def fits(model):
     return plain and type(model.get_input_embeddings()) is nn.Embedding
 
 
-class Decoder:
+def left_padded(width, pads):
+    """Positions (K, P) and what each place may see, bool (K, P, P), of K prompts with so many pads
+    on the left.
+    """
+    at = torch.arange(width, device=pads.device)
+    # A pad sees itself alone, so that its numbers stay finite, and nothing else sees it.
+    alone = torch.eye(width, dtype=torch.bool, device=pads.device)
+    seen = (at <= at[:, None]) & ((at >= pads[:, None])[:, None] | alone)
+    return (at - pads[:, None]).clamp(min=0), seen
+
+
+def attend_one(query, keys, values, hidden):
+    """Attention of one query a row, scaled already: query (N, H, D), keys (N, H', D, L), values
+    (N, H', L, D) -> (N, H D).
+
+    hidden (N H', 1, at least L), or None, is added to the scores: minus infinity at pads.
+    """
+    # The queries that share a key-value head are the rows of one small product.
+    scores = torch.bmm(
+        query.reshape(-1, query.shape[1] // keys.shape[1], query.shape[2]), keys.flatten(0, 1)
+    )
+    if hidden is not None:
+        scores += hidden[..., : keys.shape[-1]]
+    # In float32 at least, as transformers' attention.
+    mixed = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return torch.bmm(mixed.to(values.dtype), values.flatten(0, 1)).view(len(query), -1)
+
+
+class Rows:
+    """The loop of decoding with a cache, whatever computes the logits: a subclass gives `_read` and
+    `_next`, its `device` and `dtype`, and `sizes`: layers, key-value heads and their dimension.
+
+    Keys are kept transposed, which is how the product with one query a row reads them.
+    """
+
+    def _begin(self, length):
+        """Prepare for sequences of up to `length` tokens."""
+
+    def _read(self, ids, pads, cache):
+        """Logits (K, V) after prompts (K, P), padded on the left; their keys and values go into the
+        cache.
+        """
+        raise NotImplementedError
+
+    def _next(self, ids, position, cache, at, hidden):
+        """Logits (N, V) after one more token a row, ids (N,), at place `at` of the cache."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def generate(self, prompts, copies, stops, max_new_tokens, temperature, top_k, top_p, draws):
+        """`copies` responses to each of K prompts (lists of ids): -> tokens (K copies, T), lengths
+        (K copies,).
+
+        draws (K copies, max_new_tokens) are uniform in [0, 1), one a token, so that a row's do not
+        depend on which other rows there are or when they end. Rows of one prompt are neighbours. A
+        response ends with its stop token, which is part of it, or at max_new_tokens; beyond its
+        length a row holds 0.
+        """
+        device, dtype, (layers, kv, dim) = self.device, self.dtype, self.sizes
+        count, width = len(prompts), max(map(len, prompts))
+        rows, length = count * copies, width + max_new_tokens
+        pads = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
+        ids = torch.tensor(
+            [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device
+        )
+        stops, draws = stops.to(device), draws.to(device)
+        cache = [
+            torch.empty(layers, count, kv, *shape, dtype=dtype, device=device)
+            for shape in ((dim, length), (length, dim))
+        ]
+        self._begin(length)
+        logits = self._read(ids, pads, cache).repeat_interleave(copies, 0)
+        cache, pads = (
+            [part.repeat_interleave(copies, 1) for part in cache],
+            pads.repeat_interleave(copies),
+        )
+        hidden = None
+        if pads.any():
+            hidden = torch.zeros(rows, 1, length, dtype=dtype, device=device).masked_fill_(
+                torch.arange(length, device=device) < pads[:, None, None], -torch.inf
+            )
+            hidden = hidden.repeat_interleave(kv, 0)
+        tokens = torch.zeros(rows, max_new_tokens, dtype=torch.long, device=device)
+        lengths = torch.full((rows,), max_new_tokens, device=device)
+        live = torch.arange(rows, device=device)
+        ended = torch.zeros(rows, dtype=torch.bool, device=device)
+        for t in range(max_new_tokens):
+            drawn = sample_from(logits, temperature, top_k, top_p, draws[live, t])
+            tokens[live[~ended], t] = drawn[~ended]
+            stop = torch.isin(drawn, stops) & ~ended
+            lengths[live[stop]] = t + 1
+            ended |= stop
+            if ended.all() or t + 1 == max_new_tokens:
+                break
+            if ended.sum() > len(live) // 4:
+                stay = (~ended).nonzero().squeeze(1)
+                live, ended, drawn, pads, cache = (
+                    live[stay],
+                    ended[stay],
+                    drawn[stay],
+                    pads[stay],
+                    [part[:, stay] for part in cache],
+                )
+                hidden = (
+                    None if hidden is None else hidden.view(-1, kv, 1, length)[stay].flatten(0, 1)
+                )
+            logits = self._next(drawn, width + t - pads, cache, width + t, hidden)
+        return tokens[:, : int(lengths.max())].cpu(), lengths.cpu()
+
+
+class Decoder(Rows):
     """A Qwen3 model's weights, packed for decoding. Make a new one after every update of the model.
 
     Each RMSNorm is x √d / √(|x|² + d ε), its weight and √d folded into what follows: into the
-    projection, or into the tables of the rotation. Keys are kept transposed, which is how the
-    product with one query a row reads them.
+    projection, or into the tables of the rotation.
     """
 
     def __init__(self, model):
@@ -79,6 +188,8 @@ class Decoder:
         hidden, dim, eps = config.hidden_size, config.head_dim, config.rms_norm_eps
         self.embedding = model.get_input_embeddings().weight.detach()
         self.eps = [self.embedding.new_tensor(eps * size).sqrt() for size in (hidden, dim)]
+        self.device, self.dtype = self.embedding.device, self.embedding.dtype
+        self.sizes = config.num_hidden_layers, config.num_key_value_heads, dim
         self.rotary = model.model.rotary_emb
 
         def laid_out(weight):  # as a product with few rows reads it fastest
@@ -138,18 +249,14 @@ class Decoder:
         gate, up = torch.mm(_normalised(x, self.eps[0]), gate_up).chunk(2, -1)
         return torch.addmm(x, silu(gate).mul_(up), down)
 
-    def _read(self, ids, pads, tables, cache):
-        """Logits (K, V) after prompts (K, P), padded on the left; their keys and values go into the
-        cache.
-        """
+    def _begin(self, length):
+        self.tables = self._tables(length)
+
+    def _read(self, ids, pads, cache):
         count, width = ids.shape
-        at = torch.arange(width)
-        position = (at - pads[:, None]).clamp(min=0).flatten()
-        # A pad sees itself alone, so that its numbers stay finite, and nothing else sees it.
-        seen = (at <= at[:, None]) & (
-            (at >= pads[:, None])[:, None] | torch.eye(width, dtype=torch.bool)
-        )
-        x, tables = self.embedding[ids.flatten()], tables[:, :, position]
+        position, seen = left_padded(width, pads)
+        position = position.flatten()
+        x, tables = self.embedding[ids.flatten()], self.tables[:, :, position]
         for weights, table, keys, values in zip(self.layers, tables, *cache, strict=True):
 
             def attend(q, k, v):
@@ -163,77 +270,13 @@ class Decoder:
             x = self._layer(x, weights, table, attend)
         return torch.mm(_normalised(x.view(count, width, -1)[:, -1], self.eps[0]), self.head)
 
-    def _next(self, ids, position, tables, cache, at, hidden):
-        """Logits (N, V) after one more token a row, ids (N,), at place `at` of the cache."""
-        x, tables = self.embedding[ids], tables[:, :, position]
+    def _next(self, ids, position, cache, at, hidden):
+        x, tables = self.embedding[ids], self.tables[:, :, position]
         for weights, table, keys, values in zip(self.layers, tables, *cache, strict=True):
 
             def attend(q, k, v):
                 keys[..., at], values[:, :, at] = k, v
-                # The queries that share a key-value head are the rows of one small product.
-                q = q.reshape(len(ids) * k.shape[1], -1, self.config.head_dim)
-                k, v = keys.flatten(0, 1)[..., : at + 1], values.flatten(0, 1)[:, : at + 1]
-                scores = torch.bmm(q, k)
-                if hidden is not None:
-                    scores += hidden[..., : at + 1]
-                return torch.bmm(scores.softmax(-1), v).view(len(ids), -1)
+                return attend_one(q, keys[..., : at + 1], values[:, :, : at + 1], hidden)
 
             x = self._layer(x, weights, table, attend)
         return torch.mm(_normalised(x, self.eps[0]), self.head)
-
-    @torch.no_grad()
-    def generate(self, prompts, copies, stops, max_new_tokens, temperature, top_k, top_p, draws):
-        """`copies` responses to each of K prompts (lists of ids): -> tokens (K copies, T), lengths
-        (K copies,).
-
-        draws (K copies, max_new_tokens) are uniform in [0, 1), one a token, so that a row's do not
-        depend on which other rows there are or when they end. Rows of one prompt are neighbours. A
-        response ends with its stop token, which is part of it, or at max_new_tokens; beyond its
-        length a row holds 0.
-        """
-        config, dtype, count = self.config, self.embedding.dtype, len(prompts)
-        rows, width = count * copies, max(map(len, prompts))
-        pads = torch.tensor([width - len(prompt) for prompt in prompts])
-        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-        kv, dim, length = config.num_key_value_heads, config.head_dim, width + max_new_tokens
-        cache = [
-            torch.empty(len(self.layers), count, kv, *shape, dtype=dtype)
-            for shape in ((dim, length), (length, dim))
-        ]
-        tables = self._tables(length)
-        logits = self._read(ids, pads, tables, cache).repeat_interleave(copies, 0)
-        cache, pads = (
-            [part.repeat_interleave(copies, 1) for part in cache],
-            pads.repeat_interleave(copies),
-        )
-        hidden = None
-        if pads.any():
-            hidden = torch.zeros(rows, 1, length, dtype=dtype).masked_fill_(
-                torch.arange(length) < pads[:, None, None], -torch.inf
-            )
-            hidden = hidden.repeat_interleave(kv, 0)
-        tokens = torch.zeros(rows, max_new_tokens, dtype=torch.long)
-        lengths = torch.full((rows,), max_new_tokens)
-        live, ended = torch.arange(rows), torch.zeros(rows, dtype=torch.bool)
-        for t in range(max_new_tokens):
-            drawn = sample_from(logits, temperature, top_k, top_p, draws[live, t])
-            tokens[live[~ended], t] = drawn[~ended]
-            stop = torch.isin(drawn, stops) & ~ended
-            lengths[live[stop]] = t + 1
-            ended |= stop
-            if ended.all() or t + 1 == max_new_tokens:
-                break
-            if ended.sum() > len(live) // 4:
-                stay = (~ended).nonzero().squeeze(1)
-                live, ended, drawn, pads, cache = (
-                    live[stay],
-                    ended[stay],
-                    drawn[stay],
-                    pads[stay],
-                    [part[:, stay] for part in cache],
-                )
-                hidden = (
-                    None if hidden is None else hidden.view(-1, kv, 1, length)[stay].flatten(0, 1)
-                )
-            logits = self._next(drawn, width + t - pads, tables, cache, width + t, hidden)
-        return tokens[:, : int(lengths.max())], lengths

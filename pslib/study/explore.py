@@ -83,14 +83,14 @@ class Asked:
         )
 
 
-def load(source):
+def load(source, device="cpu"):
     """A model and its tokenizer from a folder, also one given relative to this project's root, or
-    from the hub.
+    from the hub, on one of policy.DEVICES.
 
     ValueError in one sentence for what cannot serve; see `policy.load`.
     """
     own = runs.ROOT / source
-    return policy.load(own if own.is_dir() else source)
+    return policy.load(own if own.is_dir() else source, device=device)
 
 
 def _total(question):

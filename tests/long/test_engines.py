@@ -1,23 +1,25 @@
-"""Every engine draws what `generate` of transformers draws, from the weights that the model has
-now, and a run trains with it.
+"""Every engine draws what `generate` of transformers draws, and all but vLLM, which reads a folder,
+from the weights that the model has now.
 
 Where vLLM is not installed its cases are skipped: `make test-vllm` runs this file in an environment
 of its own.
 """
 
 import copy
+import itertools
 from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
 import torch
-from test_rollouts import TOGETHER, bent, fit
+from drawing import TOGETHER, bent, fit
 
-from pslib import methods, modes, policy, rewards, rollouts, tasks, train
+from pslib import modes, policy, tasks
 from pslib.evidence import evaluate
-from pslib.lab.settings import Training
+from pslib.lab import engines
+from pslib.lab.engines import GenerateEngine
 from pslib.nano import base
-from pslib.rollouts import Decoding, GenerateEngine
+from pslib.rollouts import Decoding
 
 GREEDY, ONE = Decoding(0.0, 0, 1.0, 24), Decoding(1.0, 0, 1.0, 1)
 absent = pytest.mark.skipif(
@@ -27,7 +29,7 @@ absent = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def wide(tokenizer):
+def wide(tokenizer, tmp_path_factory):
     """A nano model with heads of 32, the smallest that vLLM knows, whose next token depends on all
     before it.
     """
@@ -36,8 +38,10 @@ def wide(tokenizer):
         for name, weight in model.named_parameters():
             if weight.ndim == 2 and "embed" not in name:
                 weight.mul_(6)
-    policy.Policy(model)  # as every model of a run is: attention of this project's own
-    return model
+    folder = tmp_path_factory.mktemp("wide")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return policy.load(folder)[0]
 
 
 @pytest.fixture(
@@ -47,9 +51,9 @@ def chosen(request, wide, tokenizer):
     """The model with an engine chosen, one for all tests: starting vLLM takes longer than they
     do.
     """
-    rollouts.choose(wide, tokenizer, request.param)
-    yield wide, rollouts.engine_for(wide, tokenizer)
-    wide.rollout_engine = None
+    engines.choose(wide, tokenizer, request.param)
+    yield wide, engines.engine_for(wide, tokenizer)
+    engines.choose(wide, tokenizer, "auto")
 
 
 @pytest.fixture
@@ -81,12 +85,14 @@ def test_greedy_responses_are_those_of_generate_under_the_weights_of_the_moment(
     chosen, tokenizer, prompts
 ):
     model, engine = chosen
-    seen = []
-    for update in range(3):
+    seen, before = [], copy.deepcopy(model.state_dict())
+    for update in range(1 if isinstance(engine, engines.VllmEngine) else 3):
         seen.append(responses(GenerateEngine(model, tokenizer).generate(prompts, 1, GREEDY, [0])))
         assert responses(engine.generate(prompts, 1, GREEDY, range(len(prompts)))) == seen[-1]
         moved(model, update)
-    assert seen[0] != seen[1] != seen[2] and len(set(map(tuple, seen[0]))) > 1
+    model.load_state_dict(before)
+    assert len(set(map(tuple, seen[0]))) > 1
+    assert all(old != new for old, new in itertools.pairwise(seen))
 
 
 def test_first_tokens_are_drawn_with_the_models_probabilities(chosen, tokenizer, prompts):
@@ -134,7 +140,7 @@ def test_a_response_ends_at_the_tokenizers_end_token_too(wide, tokenizer, prompt
     )
     ending = SimpleNamespace(pad_token_id=tokenizer.pad_token_id, eos_token_id=free[place])
     try:
-        drawn = rollouts.ContinuousEngine(wide, ending).generate(prompts[:1], 1, GREEDY, [0])
+        drawn = engines.ContinuousEngine(wide, ending).generate(prompts[:1], 1, GREEDY, [0])
     finally:
         wide.generation_config = before
     assert responses(drawn) == [free[: place + 1]]
@@ -149,47 +155,9 @@ def test_draws_leave_the_global_generator_and_the_attention_alone(chosen, prompt
     assert torch.rand(1) == wanted and model.config._attn_implementation == "shared_prefixes"
 
 
-def test_a_run_trains_with_it_and_the_next_draw_is_from_the_updated_weights(
-    chosen, tokenizer, prompts, monkeypatch
-):
-    monkeypatch.setattr(rewards, "grade", lambda text, answer: float(len(text) % 2))
-    model, engine = chosen
-    before = copy.deepcopy(model.state_dict())
-    settings = Training(
-        steps=2,
-        questions=3,
-        group_size=4,
-        pool=3,
-        learning_rate=0.05,
-        max_new_tokens=8,
-        measure_every=1,
-    )
-    run = train.Run(
-        model,
-        tokenizer,
-        methods.get("policy_split"),
-        (modes.NORMAL, modes.Mode("he", "Think.")),
-        settings,
-        seed=0,
-    )
-    drew, generate = [], type(engine).generate
-    monkeypatch.setattr(
-        type(engine), "generate", lambda *args: drew.append(args[0]) or generate(*args)
-    )
-    for _ in range(2):
-        metrics, _ = run.step(list(tasks.load("mixed", 3)))
-        assert metrics["grad_norm"] > 0
-    assert drew == [engine] * 2
-    monkeypatch.undo()
-    now = responses(GenerateEngine(model, tokenizer).generate(prompts, 1, GREEDY, [0]))
-    assert responses(engine.generate(prompts, 1, GREEDY, range(len(prompts)))) == now
-    model.load_state_dict(before)
-    assert responses(GenerateEngine(model, tokenizer).generate(prompts, 1, GREEDY, [0])) != now
-
-
 def test_log_probs_are_the_trained_models_own_and_vllms_agree(chosen, prompts):
     model, engine = chosen
-    if not isinstance(engine, rollouts.VllmEngine):
+    if not isinstance(engine, engines.VllmEngine):
         pytest.skip("only vLLM has log-probs of its own to compare")
     tokens, lengths = engine.generate(prompts, 1, Decoding(1.0, 0, 1.0, 24), range(len(prompts)))
     ours, _ = evaluate.score(model, prompts, torch.arange(len(prompts)), tokens, lengths)

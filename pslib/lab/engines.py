@@ -1,0 +1,436 @@
+"""Engines: what draws responses from a model.
+
+An engine has `generate(prompts, copies, decoding, seeds) -> (tokens (N, T), lengths (N,))`, rows of
+one prompt being neighbours, and seeds one number a prompt (see `rollouts.Engine`). `engine_for`
+chooses one. Training always draws from the weights of the moment; an evaluation may ask for
+continuous batching of transformers or for vLLM. Whichever draws, the model itself scores what was
+drawn, so no engine's log-probs enter a loss or a table.
+"""
+
+import os
+from contextlib import contextmanager
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import ContinuousBatchingConfig, GenerationConfig
+
+from pslib.nano import decode
+from pslib.policy import Policy, fork_rng, stop_ids, unwrapped
+
+# Every field of a GenerationConfig that shapes a distribution and has a value that leaves it alone.
+# The library's own default, which it would take for a field that is left unset, may be another:
+# top_k of 50.
+_NEUTRAL = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "num_return_sequences": 1,
+    "diversity_penalty": 0.0,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "guidance_scale": 1.0,
+    "renormalize_logits": False,
+    "remove_invalid_values": False,
+    "token_healing": False,
+    "return_dict_in_generate": False,
+}
+
+
+def _drawing(model, tokenizer, decoding):
+    """A generation config that draws from the policy itself at the given settings, and ends at
+    every stop id.
+    """
+    drawing = {"do_sample": False}
+    if decoding.temperature:
+        drawing = {
+            "do_sample": True,
+            "temperature": decoding.temperature,
+            "top_k": decoding.top_k,
+            "top_p": decoding.top_p,
+        }
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=stop_ids(model, tokenizer),
+        pad_token_id=pad,
+        **_NEUTRAL,
+        **drawing,
+    )
+
+
+@contextmanager
+def _configured(model, wanted):
+    """Give a model, also one inside a wrapper, a generation config while the block runs.
+
+    From the checkpoint's own, `generate` would fill what the given one leaves unset (suppressed
+    tokens, min_p and the like, which only None leaves out), and draw from another policy than the
+    one that is trained.
+    """
+    model = unwrapped(model)
+    own, model.generation_config = model.generation_config, wanted
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+class GenerateEngine:
+    """Sampling by `transformers.generate`, for any causal language model."""
+
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer = model, tokenizer
+
+    @torch.no_grad()
+    def generate(self, prompts, copies, decoding, seeds):
+        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,).
+
+        All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the
+        batch.
+        """
+        prompts = [prompt for prompt in prompts for _ in range(copies)]
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), self.tokenizer.pad_token_id)
+        seen = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :], seen[row, width - len(prompt) :] = (
+                torch.tensor(prompt),
+                1,
+            )
+        device, wanted = self.model.device, _drawing(self.model, self.tokenizer, decoding)
+        # generate draws from the global generator: seed it, then restore
+        with fork_rng(device), _configured(self.model, wanted):
+            torch.manual_seed(int(seeds[0]))
+            out = self.model.generate(
+                ids.to(device), attention_mask=seen.to(device), generation_config=wanted
+            )
+        tokens = out[:, width:].cpu()
+        stops = torch.isin(tokens, torch.tensor(stop_ids(self.model, self.tokenizer)))
+        lengths = torch.where(stops.any(1), stops.int().argmax(1) + 1, tokens.shape[1])
+        return tokens, lengths
+
+
+def _padded(responses):
+    """Lists or tensors of ids -> tokens (N, T), 0 beyond each length, and lengths (N,)."""
+    rows = [torch.as_tensor(response) for response in responses]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(
+        list(map(len, rows))
+    )
+
+
+class ContinuousEngine:
+    """Sampling by `transformers.generate_batch`: a response that ends makes room for the next at
+    once.
+
+    Far slower than `generate` on a CPU.
+    """
+
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer = model, tokenizer
+
+    def generate(self, prompts, copies, decoding, seeds):
+        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,);
+        RuntimeError if one fails.
+
+        All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the
+        batch.
+        """
+        wanted = _drawing(self.model, self.tokenizer, decoding)
+        # On a GPU it fits its cache to the free memory; on a CPU it would take all of it, and
+        # attend to all of it.
+        room = (
+            {}
+            if self.model.device.type == "cuda"
+            else {"page_size": 32, "num_blocks": 256, "max_batch_tokens": 512}
+        )
+        rows, attention = (
+            [prompt for prompt in prompts for _ in range(copies)],
+            self.model.config._attn_implementation,
+        )
+        self.model.set_attn_implementation("sdpa")  # it refuses those that it does not know
+        try:
+            with (
+                fork_rng(self.model.device),
+                _configured(self.model, wanted),
+            ):  # it seeds the global generator
+                out = self.model.generate_batch(
+                    rows, wanted, ContinuousBatchingConfig(seed=int(seeds[0]) % 2**32, **room)
+                )
+        finally:
+            self.model.set_attn_implementation(attention)
+        failed = [str(one.error) for one in out.values() if one.error] + ["no answer came"] * (
+            len(rows) - len(out)
+        )
+        if failed:
+            raise RuntimeError(
+                f"continuous batching lost {len(failed)} of {len(rows)} responses ({failed[0]}); "
+                "set the "
+                "profile's engine to generate"
+            )
+        return _padded([one.generated_tokens for one in out.values()])
+
+
+class VllmEngine:
+    """Sampling by vLLM in this process, from the folder or hub id that a model was loaded from.
+
+    vLLM reads the weights once, so it serves evaluation and not training. It has requirements of
+    its own: `make .venv/vllm/ready` builds an environment with both.
+    """
+
+    # What else shapes a distribution, set so that it does nothing.
+    NEUTRAL: ClassVar = {
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "min_p": 0.0,
+        "min_tokens": 0,
+        "logit_bias": None,
+        "bad_words": None,
+        "allowed_token_ids": None,
+        "ignore_eos": False,
+    }
+
+    def __init__(self, model, tokenizer):
+        if unwrapped(model) is not model or not model.name_or_path:
+            raise ValueError(
+                "the engine vllm reads the folder that a model was loaded from, so it cannot draw "
+                "from a wrapped model or a new one; set engine to auto"
+            )
+        self.stops, self.device = stop_ids(model, tokenizer), model.device
+        self.vllm, self.llm = _vllm(model.name_or_path, model.dtype, model.device)
+
+    def generate(self, prompts, copies, decoding, seeds):
+        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,).
+
+        Temperatures go up to 2. ValueError below 0.01, which vLLM takes for 0.01.
+        """
+        if 0 < decoding.temperature < 0.01:
+            raise ValueError(
+                f"vllm draws at temperatures of 0 or from 0.01; got {decoding.temperature}; set "
+                "the profile's engine to generate"
+            )
+        wanted = [
+            self.vllm.SamplingParams(
+                n=copies,
+                temperature=decoding.temperature,
+                top_k=decoding.top_k,
+                top_p=decoding.top_p,
+                seed=int(seed),
+                max_tokens=decoding.max_new_tokens,
+                stop_token_ids=self.stops,
+                detokenize=False,
+                **self.NEUTRAL,
+            )
+            for seed in seeds
+        ]
+        with fork_rng(self.device):
+            out = self.llm.generate(
+                [{"prompt_token_ids": prompt} for prompt in prompts], wanted, use_tqdm=False
+            )
+        copies = [
+            one for request in out for one in sorted(request.outputs, key=lambda one: one.index)
+        ]
+        return _padded([list(one.token_ids) for one in copies])
+
+
+@lru_cache(maxsize=1)
+def _vllm(source, dtype, device):
+    """vLLM and its model of a folder or hub id, which takes minutes to start."""
+    for name, value in {
+        "ENABLE_V1_MULTIPROCESSING": "0",
+        "CPU_OMP_THREADS_BIND": "nobind",
+        "CPU_KVCACHE_SPACE": "1",
+    }.items():
+        os.environ.setdefault(f"VLLM_{name}", value)
+    try:
+        import vllm
+    except ImportError as error:
+        raise ValueError(
+            "the profile's engine is vllm, which is not installed here; run it in the environment "
+            "that `make .venv/vllm/ready` builds, or set engine to auto"
+        ) from error
+    with fork_rng(device):  # it seeds the global generator, and draws from it
+        return vllm, vllm.LLM(
+            source,
+            dtype=dtype,
+            enforce_eager=True,
+            generation_config="vllm",
+            # of a prompt cut in two it cannot draw by a seed on a CPU
+            enable_chunked_prefill=False,
+            gpu_memory_utilization=0.4,  # the rest is for scoring
+        )
+
+
+def pieces(lengths, copies, decoding):
+    """Places of prompts of these lengths, in pieces of up to decoding.batch_tokens tokens, or of
+    one prompt: a list of lists.
+
+    All in their own order where they fit together; else the longest together, so that little is
+    padded.
+    """
+
+    def size(places):
+        longest = max(lengths[place] for place in places)
+        return len(places) * copies * (longest + decoding.max_new_tokens)
+
+    everything = list(range(len(lengths)))
+    if size(everything) <= decoding.batch_tokens:
+        return [everything]
+    cut = []
+    for place in sorted(everything, key=lambda place: -lengths[place]):
+        if not cut or size([*cut[-1], place]) > decoding.batch_tokens:
+            cut.append([])
+        cut[-1].append(place)
+    return cut
+
+
+class DecoderEngine:
+    """Sampling by `decode.Decoder`, for small Qwen3 models on a CPU.
+
+    Each prompt's draws come from its own seed, so they do not depend on the other prompts, nor on
+    how many are drawn at once.
+    """
+
+    decoder = decode.Decoder
+
+    def __init__(self, model, tokenizer):
+        self.model, self.stops = model, torch.tensor(stop_ids(model, tokenizer))
+
+    def generate(self, prompts, copies, decoding, seeds):
+        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths
+        (N,).
+        """
+        decoder, found = self.decoder(self.model), {}
+        for places in pieces(list(map(len, prompts)), copies, decoding):
+            drawn = self._drawn(decoder, places, prompts, copies, decoding, seeds)
+            found |= dict(zip(places, drawn, strict=True))
+        rows = [row for place in range(len(prompts)) for row in found[place]]
+        return _padded(rows)
+
+    def _drawn(self, decoder, places, prompts, copies, decoding, seeds):
+        """The responses to the prompts at some places: for each prompt a list of tensors."""
+        at_once = copies
+        if len(places) == 1:  # a prompt whose copies may be too many by themselves
+            own = len(prompts[places[0]]) + decoding.max_new_tokens
+            at_once = min(copies, max(1, decoding.batch_tokens // own))
+        draws = torch.stack(
+            [
+                torch.rand(
+                    copies,
+                    decoding.max_new_tokens,
+                    generator=torch.Generator().manual_seed(int(seeds[place])),
+                )
+                for place in places
+            ]
+        )
+        found = [[] for _ in places]
+        for part in draws.split(at_once, 1):
+            tokens, lengths = decoder.generate(
+                [prompts[place] for place in places],
+                part.shape[1],
+                self.stops,
+                decoding.max_new_tokens,
+                decoding.temperature,
+                decoding.top_k,
+                decoding.top_p,
+                part.flatten(0, 1),
+            )
+            rows = [row[:n] for row, n in zip(tokens, lengths.tolist(), strict=True)]
+            for k, own in enumerate(found):
+                own += rows[k * part.shape[1] : (k + 1) * part.shape[1]]
+        return found
+
+
+class CachedModel(decode.Rows):
+    """A model that `policy.Policy` scores, as it stands, with a cache that is allocated once."""
+
+    def __init__(self, model):
+        self.model = unwrapped(model)
+        config, self.device, self.dtype = self.model.config, model.device, model.dtype
+        dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.sizes = config.num_hidden_layers, config.num_key_value_heads, dim
+
+    def _logits(self, ids, positions, attend):
+        """Logits (N, V) at the last of the ids (N, T), whose attention `attend` makes."""
+        hidden = self.model.base_model(
+            input_ids=ids,
+            position_ids=positions,
+            packed=SimpleNamespace(attend=attend),
+            use_cache=False,
+            # four dimensions: transformers makes no mask of its own
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device),
+        ).last_hidden_state
+        return self.model.get_output_embeddings()(hidden[:, -1])
+
+    def _read(self, ids, pads, cache):
+        positions, seen = decode.left_padded(ids.shape[1], pads)
+
+        def attend(module, q, k, v, scaling):
+            keys, values = (part[module.layer_idx] for part in cache)
+            keys[..., : k.shape[2]], values[:, :, : k.shape[2]] = k.transpose(2, 3), v
+            mixed = scaled_dot_product_attention(
+                q, k, v, seen[:, None], scale=scaling, enable_gqa=True
+            )
+            return mixed.transpose(1, 2)
+
+        return self._logits(ids, positions, attend)
+
+    def _next(self, ids, position, cache, at, hidden):
+        def attend(module, q, k, v, scaling):
+            keys, values = (part[module.layer_idx] for part in cache)
+            keys[..., at], values[:, :, at] = k[:, :, 0], v[:, :, 0]
+            keys, values = keys[..., : at + 1], values[:, :, : at + 1]
+            return decode.attend_one(q[:, :, 0] * scaling, keys, values, hidden)[:, None]
+
+        return self._logits(ids[:, None], position[:, None], attend)
+
+
+class CachedEngine(DecoderEngine):
+    """Sampling by `CachedModel`, for any model that `policy.Policy` scores, on any device."""
+
+    decoder = CachedModel
+
+    def __init__(self, model, tokenizer):
+        Policy(model)
+        super().__init__(model, tokenizer)
+
+
+ENGINES = {
+    "auto": None,
+    "generate": GenerateEngine,
+    "continuous": ContinuousEngine,
+    "vllm": VllmEngine,
+}
+_chosen = WeakKeyDictionary()  # model -> the class of its engine, where one was chosen
+
+
+def choose(model, tokenizer, name):
+    """Let `engine_for` give one of ENGINES for a model from now on, for its evaluation; ValueError
+    for an engine that cannot serve.
+    """
+    _chosen[model] = ENGINES[name]
+    engine_for(model, tokenizer)
+
+
+def engine_for(model, tokenizer):
+    """The engine chosen for a model, or the fastest one here that fits it."""
+    if _chosen.get(model):
+        return _chosen[model](model, tokenizer)
+    small = (
+        decode.fits(model) and model.device.type == "cpu" and model.num_parameters() < 20_000_000
+    )
+    if small:
+        return DecoderEngine(model, tokenizer)
+    scored = unwrapped(model).config._attn_implementation == "shared_prefixes"
+    return (CachedEngine if scored else GenerateEngine)(model, tokenizer)

@@ -105,6 +105,10 @@ class _HeadLogprobEntropy(torch.autograd.Function):
         return grad_hidden, grad_weight.to(weight.dtype), None, None
 
 
+# Devices on which attention with a mask is fast though several queries share a key.
+GROUPED_WITH_MASK = ("cpu",)
+
+
 @dataclass
 class Packed:
     """Responses under their prompts as one row of M tokens: each prompt once, then the responses,
@@ -146,23 +150,27 @@ class Packed:
 
         query (1, H, M, D), key and value (1, H', M, D) -> (1, M, H, D).
         """
-        query, key, value = (
-            part[0].transpose(0, 1).flatten(1) for part in (query, key, value)
-        )  # (M, H D)
-        dim, grouped = module.head_dim, query.shape[1] != key.shape[1]
+        # (M, H D)
+        query, key, value = (part[0].transpose(0, 1).flatten(1) for part in (query, key, value))
+        dim, grouped = module.head_dim, query.shape[1] // key.shape[1]
+        # With a mask no fast kernel of a GPU knows grouped heads: there each query has its own key.
+        repeats = 1 if key.device.type in GROUPED_WITH_MASK else grouped
 
-        def at(
-            part, places
-        ):  # (A, B) places -> (A, H, B, D); an embedding, because its gradient is the fast one
+        def at(part, places):
+            # (A, B) places -> (A, H, B, D); an embedding, because its gradient is the fast one
             return embedding(places, part).unflatten(-1, (-1, dim)).transpose(1, 2)
+
+        def source(part, places):
+            found = at(part, places)
+            return found.repeat_interleave(repeats, 1) if repeats > 1 else found
 
         def attend(places, sources, **mask):
             out = scaled_dot_product_attention(
                 at(query, places),
-                at(key, sources),
-                at(value, sources),
+                source(key, sources),
+                source(value, sources),
                 scale=scaling,
-                enable_gqa=grouped,
+                enable_gqa=grouped > repeats,
                 **mask,
             )
             return out.transpose(1, 2).reshape(-1, query.shape[1])

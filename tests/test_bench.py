@@ -10,6 +10,7 @@ from pslib.lab import runs
 
 sys.path.insert(0, str(runs.ROOT / "benchmarks"))
 import bench
+import bench_gpu
 
 COMMITTED = [
     path
@@ -118,3 +119,13 @@ def test_the_picture_is_drawn_from_a_table_with_blank_goals():
     drawn = figure.axes[0].collections[-1].get_offsets()
     assert len(figure.axes) == 4 and len(drawn) > 5
     bench.plt.close(figure)
+
+
+def test_the_gpu_benchmark_measures_every_case_on_a_tiny_model():
+    table = bench_gpu.measured(bench_gpu.TINY).set_index("case").value
+    memory = table.index.str.contains("memory")
+    assert table[memory].isna().all() and memory.sum() == 4  # a CPU's is not asked
+    assert (table[~memory] > 0).all()
+    ratio = table["policy_split step, s"] / table["grpo step, s"]
+    assert table["policy_split step against GRPO"] == ratio
+    assert table["policy_split step against TRL"] > 0

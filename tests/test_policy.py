@@ -451,3 +451,21 @@ def test_bfloat16_products_come_near_the_gradients_of_float32(
     assert 0 < (found[True][0] - found[False][0]).abs().mean() < 0.1
     for name, gradient in found[False][1].items():
         assert torch.cosine_similarity(found[True][1][name], gradient, 0) > 0.98, name
+
+
+@pytest.mark.parametrize("fast", ["cpu", "none"])
+def test_keys_that_are_repeated_for_their_queries_give_the_same_numbers(fast, model64, monkeypatch):
+    # As on a GPU, whose fast kernels know no grouped heads where there is a mask.
+    monkeypatch.setattr(policy, "GROUPED_WITH_MASK", (fast,))
+    seen, attention = [], policy.scaled_dot_product_attention
+
+    def spy(query, key, value, **more):
+        seen.append((query.shape[1] == key.shape[1], more["enable_gqa"]))
+        return attention(query, key, value, **more)
+
+    monkeypatch.setattr(policy, "scaled_dot_product_attention", spy)
+    expected = each_row(model64)
+    logp, _ = policy.Policy(model64)(packed())
+    assert set(seen) == {(fast == "none", fast == "cpu")}
+    for row, length in enumerate(LENGTHS.tolist()):
+        torch.testing.assert_close(logp[row, :length], expected[row][0], rtol=0, atol=1e-12)

@@ -266,8 +266,8 @@ def test_the_smoke_chain_runs_is_not_repeated_and_shows_its_table(tmp_path, monk
 @pytest.mark.parametrize(
     "profile, analyses",
     [
-        ("paper", {"table2_creative", "cost"}),
-        ("stories", {"table2_creative", "cost"}),
+        ("paper", {"table2_creative", "dynamics"}),
+        ("stories", {"table2_creative", "dynamics"}),
         (
             "nano",
             {

@@ -4,16 +4,20 @@ reads.
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 
 import datasets
 import pandas as pd
 import pytest
 import yaml
+from safetensors.torch import load_file
 from test_benchmarks import put_all
 from test_paper import TEMPLATE
 from torchrun import torchrun
+from trl_steps import distance, parity
 
+from pslib import rewards
 from pslib.evidence import analyses, artefacts, tables
 from pslib.lab import chain, launched, runs
 
@@ -119,6 +123,49 @@ def test_two_processes_leave_a_run_that_is_evaluated_and_shown_like_any_other(mi
     before = (folder / "metrics.csv").stat().st_mtime_ns
     done = train(mine, "policy_split")
     assert done.returncode == 0 and (folder / "metrics.csv").stat().st_mtime_ns == before
+
+
+class Kill(Exception):
+    """What a test raises in place of a kill."""
+
+
+def left(folder):
+    """A finished run's weights, and its metrics but for the seconds."""
+    metrics = pd.read_csv(folder / "metrics.csv")
+    return load_file(folder / "model" / "model.safetensors"), metrics.filter(regex="^(?!seconds)")
+
+
+def test_a_run_that_is_killed_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(
+    mine, monkeypatch
+):
+    # An untrained model is never right, and dead groups would hide what differs.
+    monkeypatch.setattr(rewards, "grade", lambda text, *asked: parity(text))
+    given = runs.load_profile(str(mine))
+    settings = replace(given.train, steps=4, save_every=2, learning_rate=1e-3, min_accuracy=2.0)
+    whole, killed = (replace(given, name=name, train=settings) for name in ("whole", "killed"))
+    launched.train_run(whole, "policy_split", "tiny", 1)
+    weights, metrics = left(runs.run_folder(whole, "policy_split", "tiny", 1))
+    assert metrics.beyond_bounds.tolist() == [1, 2, 3, 4]
+    before = load_file(mine.with_name("Qwen3-tiny") / "model.safetensors")
+    assert distance(weights, {name: before[name] for name in weights}) > 1e-3
+
+    folder, log = runs.run_folder(killed, "policy_split", "tiny", 1), launched.Metrics.on_log
+
+    def kill(self, args, state, *rest, **named):
+        log(self, args, state, *rest, **named)
+        if state.global_step == 3:
+            raise Kill
+
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        patch.setattr(launched.Metrics, "on_log", kill)
+        launched.train_run(killed, "policy_split", "tiny", 1)
+    saved = folder / "checkpoints" / "checkpoint-2"
+    cut_off = saved.with_name("checkpoint-3")  # by a kill while it was written
+    shutil.copytree(saved, cut_off, ignore=shutil.ignore_patterns("trainer_state*", "optimizer*"))
+    launched.train_run(killed, "policy_split", "tiny", 1)
+    again, its_metrics = left(folder)
+    assert distance(weights, again) < 1e-6
+    pd.testing.assert_frame_equal(its_metrics, metrics)
 
 
 def test_the_settings_of_the_paper_are_trls(tmp_path):

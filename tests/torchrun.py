@@ -7,22 +7,18 @@ import subprocess
 import sys
 
 
+def command(processes, *program):
+    """The command line that runs a program of Python's command line in so many processes."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes)
+    return list(map(str, (sys.executable, *launcher, *program)))
+
+
 def torchrun(processes, *args, program, **environment):
     """Run a program of Python's command line in so many processes -> the finished process, with its
     words.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        processes,
-        *program,
-        *args,
-    ]
     return subprocess.run(
-        list(map(str, command)),
+        command(processes, *program, *args),
         capture_output=True,
         text=True,
         timeout=900,

@@ -174,8 +174,7 @@ def train_run(profile, method, size, seed):
         )
         if main:
             records.begin(folder / "params.yaml", prepared.settings)
-        saved = any((folder / "checkpoints").glob("checkpoint-*"))
-        trainer.train(resume_from_checkpoint=saved or None)
+        trainer.train(resume_from_checkpoint=_newest(folder / "checkpoints", world.num_processes))
         world.wait_for_everyone()
         temporary = folder / ".model.tmp"
         trainer.save_model(str(temporary))  # by all: each may hold a part of the weights
@@ -187,6 +186,20 @@ def train_run(profile, method, size, seed):
             chain.put(temporary, folder / "model")
             chain.finish(profile, folder, seed, begun, prepared.inputs)
         world.wait_for_everyone()
+
+
+def _newest(checkpoints, processes):
+    """The newest checkpoint that was written to its end, or None: a kill may have cut one off.
+
+    TRL's trainer writes its state last, and every process the state of its own generators.
+    """
+    whole = {
+        int(path.name.removeprefix("checkpoint-")): str(path)
+        for path in checkpoints.glob("checkpoint-*")
+        if (path / "trainer_state.json").exists()
+        and len(list(path.glob("rng_state*"))) == processes
+    }
+    return whole[max(whole)] if whole else None
 
 
 def _keep_responses(trainer, folder, profile, method):

@@ -218,7 +218,7 @@ said = {}
 export_one = ["export", "smoke", "grpo", "0.2m", "1", "--out", "exported"]
 for command in (["reproduce", "smoke"], ["notebook", "06_train"], ["figures"], ["compare", "smoke"],
                 ["publish", "smoke"], ["train", "smoke", "grpo", "0.2m", "1"],
-                ["tune", "smoke"], ["trace", "smoke", "grpo", "original", "bits"], export_one):
+                ["trace", "smoke", "grpo", "original", "bits"], export_one):
     with contextlib.redirect_stderr(io.StringIO()) as text:
         assert cli.main(command) == 1
     said[command[0]] = text.getvalue()
@@ -269,7 +269,7 @@ def test_a_wheel_without_a_checkout_has_its_data_and_says_what_it_lacks(tmp_path
     assert all(text.startswith("pslib: ") and text.count("\n") == 1 for text in said.values())
     for command in ("reproduce", "notebook", "figures", "compare", "publish", "trace"):
         assert f"`{command}` needs the notebooks and results of a checkout" in said[command]
-    for command in ("train", "tune", "export"):
+    for command in ("train", "export"):
         assert f"`{command}` must be told where results are" in said[command]
         assert "set PSLIB_RESULTS" in said[command]
     assert "is not trained yet" in said["told where"]

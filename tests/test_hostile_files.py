@@ -228,7 +228,7 @@ def command(capsys, *arguments):
     [
         (("compare", "../../evil"), "no profile is called"),
         (("reproduce", "smoke\n"), "no profile is called"),
-        (("tune", "/evil"), "no profile is called"),
+        (("publish", "/evil"), "no profile is called"),
         (("notebook", "../evil"), "no notebook is called"),
         (("notebook", "/etc/passwd"), "no notebook is called"),
         (

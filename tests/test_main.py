@@ -120,12 +120,9 @@ def test_commands_take_the_path_of_a_profile(command, rest, tmp_path, monkeypatc
 def test_steps_that_run_elsewhere_are_given_a_profiles_whole_path(tmp_path, monkeypatch):
     import papermill
 
-    from pslib.lab import tuning
-
     seen = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reproduce, "reproduce", lambda name, cores: seen.append(name))
-    monkeypatch.setattr(tuning, "tune", lambda name, cores: seen.append(name) or pd.DataFrame())
     monkeypatch.setattr(
         papermill,
         "execute_notebook",
@@ -133,7 +130,7 @@ def test_steps_that_run_elsewhere_are_given_a_profiles_whole_path(tmp_path, monk
     )
     for arguments in (
         ["reproduce", "mine.yaml"],
-        ["tune", "./mine.yaml"],
+        ["reproduce", "./mine.yaml"],
         ["notebook", "06_train", "-p", "profile", "mine.yaml"],
     ):
         assert cli.main(arguments) == 0

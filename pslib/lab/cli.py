@@ -168,17 +168,6 @@ def trace(
 
 
 @app.command()
-def tune(profile: Profile):
-    """Try every method's settings on tuning questions and seeds; writes tuning.csv.
-
-    Example: `python -m pslib tune quick`
-    """
-    from pslib.lab import tuning
-
-    print(tuning.tune(profile, os.cpu_count()).to_markdown(index=False))
-
-
-@app.command()
 def compare(profile: Profile):
     """Show table 1: this machine's, the committed and the paper's.
 

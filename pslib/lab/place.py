@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SNAKEFILE = ROOT / "notebooks" / "Snakefile"
 # These commands need no checkout where PSLIB_RESULTS is set; all others read what is in one.
-WITHOUT_CHECKOUT = {"export", "train", "tune"}
+WITHOUT_CHECKOUT = {"export", "train"}
 
 
 def check(command):

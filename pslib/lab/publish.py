@@ -9,7 +9,7 @@ import pandas as pd
 from pslib.evidence import evaluate
 from pslib.lab import runs
 
-KINDS = ["tuning.csv", "tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*"]
+KINDS = ["tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*"]
 KINDS += [f"runs/*/*.{kind}" for kind in ("yaml", "json", "csv", "parquet")]
 
 

@@ -221,28 +221,6 @@ def test_a_chain_whose_command_is_killed_outright_ends_too(checkout, tmp_path):
     assert returned == -signal.SIGKILL and not living(tmp_path) and step >= steps
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_search_for_settings_that_is_asked_to_stop_begins_no_further_trial(
-    checkout, tmp_path, number, code
-):
-    job, trials = (
-        command(checkout, tmp_path, "tune", "stops"),
-        tmp_path / "local" / "stops" / "tuning",
-    )
-    while sum(steps_taken(trial) > 0 for trial in trials.glob("*")) < min(
-        os.cpu_count(), 6
-    ):  # 6 trials come first
-        assert job.poll() is None, job.communicate()
-        time.sleep(0.02)
-    begun = {trial.name for trial in trials.iterdir()}
-    job.send_signal(number)
-    words = job.communicate(timeout=60)[1]
-    assert job.returncode == code and "Traceback" not in words and not living(tmp_path)
-    assert words.splitlines()[-1] == "pslib: stopped; run the same command again to continue"
-    assert {trial.name for trial in trials.iterdir()} == begun
-    assert all(checkpoint.load_newest(trial / "checkpoints") for trial in trials.iterdir())
-
-
 # --- two at once ----------------------------------------------------------------------------------
 def contender(folder, ready, go, done):
     """Wait for the starting gun, then try to own a folder: say on `done` how it went, and keep what

@@ -12,13 +12,14 @@ The default bonus is eq. 3, as the paper prints it: "Policy Split" then means wh
 paper expects. The authors' code computes another bonus: the method "policy_split_released".
 
 What TRL does differently from `pslib.train`:
-- A dead group (all rewards equal) is not skipped. Its advantages are exactly 0, which costs time
-  and changes no weight.
-- PPO's clip can bind. Where one set of responses serves several updates (`steps_per_generation`
-  above `gradient_accumulation_steps`, or `num_iterations` above 1), the ratio is taken to the
-  log-probs before the first update, each under the prompt that is trained.
+- A dead group is not skipped: its advantages are exactly 0, which costs time alone.
+- PPO's clip can bind. Where a set of responses serves several updates (`steps_per_generation` above
+  `gradient_accumulation_steps`, or `num_iterations` above 1), old log-probs are those before the
+  first update, each under the prompt that is trained.
 - With vLLM, a response also has a weight for how far vLLM's log-probs are from the model's.
 - A chat template that asks for the date gets today's.
+- Gradients are summed in another order. Where one is about as small as AdamW's eps of 1e-8, its
+  rounding decides the step: after ten steps at 3e-4 few weights differ by more than 1e-5.
 - With two training modes a micro-batch holds twice `per_device_train_batch_size` rows.
 - Weight decay spares norms, and the learning rate falls linearly, unless settings say otherwise.
 - `train(resume_from_checkpoint=True)` is TRL's. A checkpoint holds no responses: where one set

@@ -49,9 +49,23 @@ def in_trl_order(method, rows):
 
 
 class OurSteps:
-    """Some steps of our loop: what each drew, and its gradient. Where `frozen`, no weight moves."""
+    """Some steps of our loop: what each drew, and its gradient. Where `frozen`, no weight moves.
 
-    def __init__(self, model, tokenizer, name, steps=1, frozen=True, he=HE, method=None, **changes):
+    eps: what AdamW adds to the size that it divides a gradient by.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        name,
+        steps=1,
+        frozen=True,
+        he=HE,
+        method=None,
+        eps=1e-8,
+        **changes,
+    ):
         settings = Training(
             steps=steps,
             questions=QUESTIONS,
@@ -72,6 +86,7 @@ class OurSteps:
             replace(settings, **changes),
             seed=0,
         )
+        state.optimiser.param_groups[0]["eps"] = eps
         clip, update = train.clip_grad_norm_, state.optimiser.step
 
         def clipping(parameters, norm):

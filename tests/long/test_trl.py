@@ -46,6 +46,38 @@ def test_the_gradient_of_the_carried_model_is_our_loops(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("eps", [1e-8, 1e-5])
+def test_ten_steps_of_the_carried_model_part_by_what_adamw_makes_of_rounding(name, eps, tmp_path):
+    """With AdamW's usual eps rounding decides where gradients are about as small; with more not."""
+    model, tokenizer = policy.load(runs.TOUR)
+    he, more = runs.load_profile("split").modes[1], {"max_new_tokens": 72, "eps": eps}
+    method = methods.get(name)
+    ours = OurSteps(model, tokenizer, name, STEPS, frozen=False, he=he, method=method, **more)
+    made = trainer(
+        model,
+        tokenizer,
+        tmp_path,
+        name,
+        ours.draws,
+        coefficients=None,
+        system_prompt=he.system,
+        max_completion_length=72,
+        max_steps=STEPS,
+        max_grad_norm=1.0,
+        adam_epsilon=eps,
+    )
+    made.train()
+    after, theirs = weights(ours.model), weights(made.model)
+    assert distance(weights(model), after) > 1e-3
+    assert distance(after, theirs) < 1e-5
+    gaps = torch.cat([(weight - theirs[n]).abs().flatten() for n, weight in after.items()])
+    if eps == 1e-5:
+        assert gaps.max() < 1e-5
+    else:  # a learning rate a step at most, and in few weights
+        assert gaps.max() < STEPS * 3e-4 and (gaps > 1e-5).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize(
     "rows, accumulated, generated", [(4, 2, 2), (2, 4, 4), (4, 1, 2), (2, 1, 4)]
 )

@@ -4,9 +4,8 @@
     PolicySplitTrainer("Qwen/Qwen3-1.7B", exact_answer, config, questions).train()
 
 `questions` is a data set whose column `prompt` holds lists of messages. Its other columns reach the
-reward functions, which are TRL's own. Every row of `methods.METHODS` trains. Advantages, token
-masks and denominators come from the functions that `pslib.train` calls, and a test compares the
-gradients of the two. Several GPUs, FSDP2, LoRA, vLLM and checkpoints work as TRL documents them.
+reward functions. Every row of `methods.METHODS` trains, by the functions that `pslib.train` calls.
+Several GPUs, FSDP2, LoRA, vLLM and checkpoints work as TRL documents them.
 
 The default bonus is eq. 3, as the paper prints it: "Policy Split" then means what a reader of the
 paper expects. The authors' code computes another bonus: the method "policy_split_released".

@@ -270,3 +270,14 @@ def test_the_versions_that_are_installed_with_them_are_locked():
             ):
                 waiting.append(needed)
     assert len(seen) > 150
+
+
+def test_the_lines_for_a_model_of_ones_own_run_as_they_are_shown(tmp_path, monkeypatch, capsys):
+    shown = RAW["your-model"].split("## In this project's loop")[1].split("```python")[1]
+    model = runs.ROOT / "results" / "tour" / "model"
+    code = (
+        shown.split("```")[0].replace("path/or/hub-id", str(model)).replace("steps=10", "steps=1")
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert 0 <= float(capsys.readouterr().out) <= 1 and (tmp_path / "checkpoints").exists()

@@ -32,6 +32,16 @@ class Scored:
     entropy: dict  # training mode -> (R, T) nats, before the update
 
 
+@dataclass(frozen=True)
+class Weighed:
+    """What a method makes of a step, whose N rows are R responses under each training mode."""
+
+    scored: Scored
+    advantage: torch.Tensor  # (N, T)
+    keep: torch.Tensor  # bool (N, T): the tokens that count in the loss
+    total: torch.Tensor  # (): by how many tokens the loss is divided
+
+
 def _relative(scored):
     return advantages.group_relative(scored.rewards, scored.group_ids)
 
@@ -132,6 +142,23 @@ class Method:
     def training(self):
         """The modes that train; none for the original model."""
         return tuple(self.advantage)
+
+    def weigh(self, rewards, group_ids, mask, learned, logp, entropy, generator):
+        """The advantage of each training mode's kind, and the tokens of the loss -> Weighed.
+
+        rewards, group_ids (R,); mask bool (R, T); learned, the tokens that each training mode
+        learns from, bool (N, T); logp, entropy (N, T), in nats; row k R + r is response r under
+        the k-th training mode. The generator draws the tokens of Clip-Cov.
+        """
+        training, c = self.training, self.coefficients
+        by_mode = [
+            dict(zip(training, values.chunk(len(training)), strict=True))
+            for values in (logp, entropy)
+        ]
+        scored = Scored(rewards, group_ids, mask, *by_mode)
+        adv = torch.cat([advantage(scored, c) for advantage in self.advantage.values()])
+        keep = self.keep(logp, adv, entropy, learned, c, generator)
+        return Weighed(scored, adv, keep, (keep if self.divide_by_kept else learned).sum())
 
     def having(self, label="", **coefficients):
         """The same method with other coefficients, or another label; ValueError names a coefficient

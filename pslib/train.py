@@ -22,8 +22,8 @@ Where this differs from what one may expect:
 """
 
 import copy
-import time
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -32,8 +32,7 @@ from pslib import advantages, losses, rollouts, tasks
 from pslib.lab import checkpoint, checks, measures
 from pslib.lab import micro_batches as micro
 from pslib.lab.stopping import stop_requests
-from pslib.methods import Scored
-from pslib.modes import one_turn
+from pslib.methods import Weighed
 from pslib.policy import Policy, stop_ids
 from pslib.rollouts import Rollouts
 
@@ -45,20 +44,16 @@ class Batch:
     N rows are responses x training modes.
     """
 
-    questions: list
+    prompts: dict  # mode name -> a prompt to each question
+    rollouts: Rollouts
     measured: bool  # whether all rows are scored, for the metrics
-    prompts: dict = None  # mode name -> a prompt to each question
-    rollouts: Rollouts = None
     group_ids: torch.Tensor = None  # (R,)
     learned: torch.Tensor = None  # bool (N, T): the tokens that each training mode learns from
     parts: list = None  # the micro-batches of the rows that have a gradient
     outputs: list = None  # of each part (logp, entropy) with their graph; None: made again
     logp: torch.Tensor = None  # (N, T), in nats, detached as is the entropy
     entropy: torch.Tensor = None
-    scored: Scored = None
-    advantage: torch.Tensor = None  # (N, T)
-    keep: torch.Tensor = None  # bool (N, T): the tokens of the loss
-    total: int = None  # by how many tokens the loss is divided
+    weighed: Weighed = None  # advantages, and the tokens of the loss
 
 
 class Run:
@@ -94,59 +89,38 @@ class Run:
         """One update on a list of questions (rows with id, question, and what the reward reads) ->
         (metrics, Rollouts).
         """
-        clock = [time.perf_counter()]
-        before = {name: generator.get_state() for name, generator in self.generators.items()}
-        batch = Batch(questions, self.done % self.settings.measure_every == 0)
-        try:
-            self._sample_and_grade(batch)
-            clock.append(time.perf_counter())
+        clock = measures.Clock()
+        with checkpoint.undone_on_error(self.optimiser, self.generators):
+            batch = self._sample_and_grade(questions)
+            clock("sample")
             self._share(batch)
             self._score(batch)
-            clock.append(time.perf_counter())
-            self._weigh(batch)
-            loss, norm = self._differentiate(batch)
-        except Exception:  # a reward function may end in any way
-            self.optimiser.zero_grad()
-            for name, generator in self.generators.items():
-                generator.set_state(before[name])
-            raise
+            clock("score")
+            self._take_advantages(batch)
+            loss, norm = self._take_gradient(batch)
         self._update()
-        clock.append(time.perf_counter())
-        metrics = {"step": self.done, "loss": loss, "grad_norm": norm}
-        stops = stop_ids(self.model, self.tokenizer)
-        metrics |= measures.of_step(batch, self.method, stops, self.reward is not rollouts.exact)
-        if batch.measured:
-            beyond = measures.is_beyond(metrics, self.method.sampling, self.settings)
-            self.beyond = self.beyond + 1 if beyond else 0
-        metrics["beyond_bounds"] = self.beyond
-        for part, begin, end in zip(("sample", "score", "update"), clock, clock[1:], strict=False):
-            metrics[f"seconds_{part}"] = end - begin
-        return metrics, batch.rollouts
+        clock("update")
+        return self._report(batch, loss, norm) | clock.seconds, batch.rollouts
 
-    def _sample_and_grade(self, batch):
-        """Each sampling mode draws its part of every group, and the reward grades it."""
-        method = self.method
-        needed = {name: self.modes[name] for name in (*method.sampling, *method.training)}
-        for name in method.rewrapped:
-            mode = one_turn(self.modes[name])
-            needed[mode.name] = mode
+    def _sample_and_grade(self, questions):
+        """Each sampling mode draws its part of every group, and the reward grades it -> Batch."""
+        tokenizer, method, decoding = self.tokenizer, self.method, self.decoding
         context = self.model.config.max_position_embeddings
-        batch.prompts = {
-            name: rollouts.render_all(self.tokenizer, mode, batch.questions, self.decoding, context)
-            for name, mode in needed.items()
-        }
-        batch.rollouts = rollouts.sample(
-            rollouts.engine_for(self.sampler(), self.tokenizer),
-            self.tokenizer,
-            batch.questions,
-            {name: batch.prompts[name] for name in method.sampling},
+        prompts = micro.render(tokenizer, method, self.modes, questions, decoding, context)
+        drawn = rollouts.sample(
+            rollouts.engine_for(self.sampler(), tokenizer),
+            tokenizer,
+            questions,
+            {name: prompts[name] for name in method.sampling},
             self.settings.group_size,
-            self.decoding,
+            decoding,
             self.generators["sampling"],
             self.reward,
             rollouts.must_finish(self.modes.values()),
         )
-        self._require_finite("rewards", batch.rollouts.rewards, batch)
+        batch = Batch(prompts, drawn, self.done % self.settings.measure_every == 0)
+        self._require_finite("rewards", drawn.rewards, batch)
+        return batch
 
     def _share(self, batch):
         """Every response becomes a row under every training mode (eq. 10)."""
@@ -163,82 +137,72 @@ class Run:
         live = advantages.group_relative(batch.rollouts.rewards, batch.group_ids) != 0
         live = (live | self.method.learns_from_dead).repeat(len(self.method.training))
         rows = batch.learned.any(1) & live
-        batch.parts, tokens = self._cut(batch, rows)
-        others = self._cut(batch, ~rows)[0] if batch.measured or self.method.whole_batch else []
+        micro_tokens = self.settings.micro_tokens
+        batch.parts, tokens = micro.cut(batch, self.method, rows, micro_tokens)
+        others = []
+        if batch.measured or self.method.whole_batch:
+            others, _ = micro.cut(batch, self.method, ~rows, micro_tokens)
         keep_graph = tokens <= self.settings.graph_tokens
         with torch.set_grad_enabled(keep_graph):
             outputs = [self._forward(part, batch) for part in batch.parts]
         with torch.no_grad():
             unlearned = [self._forward(part, batch) for part in others]
-        dtype = torch.promote_types(self.model.dtype, torch.float32)
-        batch.logp = torch.zeros(batch.learned.shape, dtype=dtype)
-        batch.entropy = torch.zeros(batch.learned.shape, dtype=dtype)
-        for part, (logp, entropy) in zip(batch.parts + others, outputs + unlearned, strict=True):
-            batch.logp[part.rows, : logp.shape[1]] = logp.detach().cpu()
-            batch.entropy[part.rows, : entropy.shape[1]] = entropy.detach().cpu()
+        batch.logp, batch.entropy = micro.gather(
+            batch.parts + others,
+            outputs + unlearned,
+            batch.learned.shape,
+            torch.promote_types(self.model.dtype, torch.float32),
+        )
         batch.outputs = outputs if keep_graph else None
         self._require_finite("log-probs", batch.logp, batch)
         self._require_finite("entropies", batch.entropy, batch)
 
-    def _cut(self, batch, wanted):
-        return micro.cut(
-            batch.rollouts, self.method, batch.prompts, wanted, self.settings.micro_tokens
-        )
-
     def _forward(self, part, batch):
         """Log-probs and entropies (rows, T) of a micro-batch, whose large layout is made here."""
-        packed = micro.packed(part, batch.rollouts, batch.prompts)
+        packed = micro.packed(part, batch)
         with torch.autocast(self.device.type, torch.bfloat16, self.settings.bf16):
             return self.policy(packed, self.settings.temperature)
 
-    def _weigh(self, batch):
-        """Advantages, each of its training mode's kind, and the tokens that count."""
-        training, coefficients = self.method.training, self.method.coefficients
-        by_mode = [
-            dict(zip(training, values.chunk(len(training)), strict=True))
-            for values in (batch.logp, batch.entropy)
-        ]
-        batch.scored = Scored(
-            batch.rollouts.rewards, batch.group_ids, batch.rollouts.mask, *by_mode
-        )
-        kinds = self.method.advantage.values()
-        batch.advantage = torch.cat([advantage(batch.scored, coefficients) for advantage in kinds])
-        self._require_finite("advantages", batch.advantage, batch)
-        batch.keep = self.method.keep(
-            batch.logp,
-            batch.advantage,
-            batch.entropy,
+    def _take_advantages(self, batch):
+        """Each training mode's kind of advantage (eq. 2 and 3), and the tokens of the loss."""
+        batch.weighed = self.method.weigh(
+            batch.rollouts.rewards,
+            batch.group_ids,
+            batch.rollouts.mask,
             batch.learned,
-            coefficients,
+            batch.logp,
+            batch.entropy,
             self.generators["tokens"],
         )
-        batch.total = int((batch.keep if self.method.divide_by_kept else batch.learned).sum())
+        self._require_finite("advantages", batch.weighed.advantage, batch)
 
-    def _differentiate(self, batch):
+    def _take_gradient(self, batch):
         """The gradient of the loss, a micro-batch at a time, clipped -> (loss, gradient norm)."""
         for weight in self.trained:  # a batch without a live group still steps, on zeros
             weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-        loss = sum((self._backward(k, batch) for k in range(len(batch.parts))), 0.0)
+        total = 0.0
+        for k in range(len(batch.parts)):
+            loss = self._loss(k, batch)
+            loss.backward()
+            total += loss.item()
         norm = clip_grad_norm_(self.model.parameters(), self.settings.grad_clip_norm)
-        self._require_finite("loss", torch.tensor(loss), batch)
+        self._require_finite("loss", torch.tensor(total), batch)
         self._require_finite("gradient norm", norm, batch)
-        return loss, float(norm)
+        return total, float(norm)
 
-    def _backward(self, k, batch):
-        """Add the gradient of the k-th micro-batch's part of the loss -> that part."""
-        part, eps = batch.parts[k], self.settings.clip_eps
+    def _loss(self, k, batch):
+        """The k-th micro-batch's part of the loss (eq. 7 and 8), less the method's entropy term."""
+        part, weighed, eps = batch.parts[k], batch.weighed, self.settings.clip_eps
         logp, entropy = batch.outputs[k] if batch.outputs else self._forward(part, batch)
         # Minus infinity would give a ratio of 0, and no trace.
         self._require_finite("new log-probs", logp, batch, part.rows)
         old, adv, keep = (
             values[part.rows, : logp.shape[1]].to(self.device)
-            for values in (batch.logp, batch.advantage, batch.keep)
+            for values in (batch.logp, weighed.advantage, weighed.keep)
         )
         coef = self.method.coefficients.get(self.method.entropy_coef, 0.0)
         surrogate = losses.clipped_surrogate(logp, old, adv, eps, eps)
-        loss = losses.token_mean(surrogate - coef * entropy, keep, batch.total)
-        loss.backward()
-        return loss.item()
+        return losses.token_mean(surrogate - coef * entropy, keep, int(weighed.total))
 
     def _update(self):
         """One step of AdamW, at a rate that grows over the warm-up."""
@@ -247,6 +211,17 @@ class Run:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=False)
         self.done += 1
+
+    def _report(self, batch, loss, norm):
+        """The step's metrics, but for its seconds; counts steps in a row beyond the bounds."""
+        metrics = {"step": self.done, "loss": loss, "grad_norm": norm}
+        metrics |= measures.of_step(
+            batch.rollouts, batch.weighed, batch.measured, self.reward is not rollouts.exact
+        )
+        stops = stop_ids(self.model, self.tokenizer)
+        metrics["unfinished"] = float(rollouts.unfinished(batch.rollouts, stops).float().mean())
+        self.beyond = measures.count_beyond(self.beyond, metrics, self.settings)
+        return metrics | {"beyond_bounds": self.beyond}
 
     def _require_finite(self, what, values, batch, rows=None):
         where = f"step {self.done + 1} of {self.method.label}"
@@ -261,24 +236,6 @@ class Run:
             own.copy_(trained)
         return self.copy.eval()
 
-    @property
-    def runaway(self):
-        """Whether entropy or accuracy were beyond their bounds for `stop_beyond` steps in a row."""
-        return 0 < self.settings.stop_beyond <= self.beyond
-
-    def save(self, folder):
-        """Write a checkpoint from which `resume` goes on exactly."""
-        tensors = checkpoint.state_of(self.model, self.optimiser, self.generators)
-        checkpoint.save(folder, self.done, {**tensors, "beyond": torch.tensor(self.beyond)})
-
-    def resume(self, folder):
-        """Go on from the newest good checkpoint, if there is one."""
-        found = checkpoint.load_newest(folder)
-        if found:
-            self.done, tensors = found
-            self.beyond = int(tensors["beyond"])
-            checkpoint.restore(tensors, self.model, self.optimiser, self.generators)
-
 
 def run(state, dataset, folder=None, record=None):
     """Train to the end, from the newest checkpoint in `folder` if there is one.
@@ -289,21 +246,18 @@ def run(state, dataset, folder=None, record=None):
     """
     settings = state.settings
     if folder:
-        state.resume(folder)
+        checkpoint.resume_run(folder, state)
     batches = tasks.batches(dataset, settings.questions, settings.steps, state.seed)
     with stop_requests() as asked:
-        for step, questions in enumerate(batches):
-            if step < state.done:
-                continue
-            if state.runaway:
-                raise RuntimeError(measures.runaway_message(state))
+        for questions in islice(batches, state.done, None):
+            measures.refuse_runaway(state)
             metrics, rolled_out = state.step(questions)
             if record:
                 record(metrics, rolled_out)
             stop = bool(asked)
             due = state.done % settings.save_every == 0 or state.done == settings.steps
-            if folder and (stop or due or state.runaway):
-                state.save(folder)
+            if folder and (stop or due or measures.is_runaway(state)):
+                checkpoint.save_run(folder, state)
             if stop:
                 raise KeyboardInterrupt(
                     f"stopped after step {state.done} of {settings.steps}; run the same again to "

@@ -190,20 +190,20 @@ class PolicySplitTrainer(trl.GRPOTrainer):
 
         All (N, T), in nats; gathered first, so that the number of processes changes nothing.
         """
-        training, c, width = self.method.training, self.method.coefficients, mask.shape[1]
+        width, parts = mask.shape[1], len(self.method.training)
         logp, entropy, mask = map(self._gather, (logp, entropy, mask))
-        mask, parts = mask.bool(), len(training)
-        by_mode = [dict(zip(training, t.chunk(parts), strict=True)) for t in (logp, entropy)]
-        scored = methods.Scored(*self._graded(), mask.chunk(parts)[0], *by_mode)
-        adv = torch.cat([advantage(scored, c) for advantage in self.method.advantage.values()])
-        self._log_modes(scored, adv)
+        mask, (rewards, groups) = mask.bool(), self._graded()
         # Seeded by the step, the draw is the same in every process and after a resume.
         generator = torch.Generator().manual_seed(self.args.seed + self.state.global_step)
-        keep = self.method.keep(logp, adv, entropy, mask, c, generator)
-        total = (keep if self.method.divide_by_kept else mask).sum()
+        own_mask = mask.chunk(parts)[0]
+        weighed = self.method.weigh(rewards, groups, own_mask, mask, logp, entropy, generator)
+        self._log_modes(weighed)
         every, own = (parts, self.accelerator.num_processes, -1), self.accelerator.process_index
-        adv, keep = (t.unflatten(0, every)[:, own, :, :width].flatten(0, 1) for t in (adv, keep))
-        return adv, keep, total
+        adv, keep = (
+            t.unflatten(0, every)[:, own, :, :width].flatten(0, 1)
+            for t in (weighed.advantage, weighed.keep)
+        )
+        return adv, keep, weighed.total
 
     def _gather(self, values):
         """(N, T) of this process -> the same of all, mode by mode, on the CPU, padded with 0."""
@@ -221,14 +221,13 @@ class PolicySplitTrainer(trl.GRPOTrainer):
         groups = torch.where(ungraded, len(given) + row, row // self.num_generations)
         return (given * self.reward_weights.cpu()).nansum(1), groups
 
-    def _log_modes(self, scored, adv):
+    def _log_modes(self, weighed):
         """Log accuracy, entropy and bonus of each mode, and the inter-mode KL, as train does."""
-        rows, lengths = len(scored.mask), scored.mask.sum(1)
-        names, mask = self._sampling_modes(rows), scored.mask
-        drawn = Rollouts([], scored.group_ids, names, mask, lengths, [], scored.rewards)
-        by_mode = {name: slice(k * rows, (k + 1) * rows) for k, name in enumerate(self.modes)}
-        logged = measures.measure(drawn, scored, True, self.reward_funcs != [exact_answer])
-        for name, value in (logged | measures.bonus_shares(scored, adv, by_mode)).items():
+        scored = weighed.scored
+        names, lengths = self._sampling_modes(len(scored.mask)), scored.mask.sum(1)
+        drawn = Rollouts([], scored.group_ids, names, scored.mask, lengths, [], scored.rewards)
+        logged = measures.of_step(drawn, weighed, True, self.reward_funcs != [exact_answer])
+        for name, value in logged.items():
             if name != "reward":  # TRL logs it. (_log_metric would log a value one step late.)
                 self._metrics["train"][name].append(value)
 

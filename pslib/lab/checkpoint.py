@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -127,3 +127,31 @@ def load_newest(folder):
             stacklevel=2,
         )
     return None
+
+
+def save_run(folder, run):
+    """Save a checkpoint from which `resume_run` goes on exactly; run: a train.Run."""
+    tensors = state_of(run.model, run.optimiser, run.generators)
+    save(folder, run.done, {**tensors, "beyond": torch.tensor(run.beyond)})
+
+
+def resume_run(folder, run):
+    """Take a train.Run to its newest good checkpoint, if there is one."""
+    found = load_newest(folder)
+    if found:
+        run.done, tensors = found
+        run.beyond = int(tensors["beyond"])
+        restore(tensors, run.model, run.optimiser, run.generators)
+
+
+@contextmanager
+def undone_on_error(optimiser, generators):
+    """Where the block raises: gradients are zero and the generators as they were before it."""
+    before = {name: generator.get_state() for name, generator in generators.items()}
+    try:
+        yield
+    except Exception:  # a reward function may end in any way
+        optimiser.zero_grad()
+        for name, generator in generators.items():
+            generator.set_state(before[name])
+        raise

@@ -41,9 +41,8 @@ OWN = (
 class Metrics(TrainerCallback):
     """Writes metrics.csv, a row a step, before the step's checkpoint."""
 
-    def __init__(self, folder, settings, sampling):
-        self.path, self.rows = folder / "metrics.csv", []
-        self.settings, self.sampling = settings, sampling
+    def __init__(self, folder, settings):
+        self.path, self.rows, self.settings = folder / "metrics.csv", [], settings
         self.progress = chain.Progress(folder.name)
         if self.path.exists():
             self.rows = pd.read_csv(self.path).to_dict("records")
@@ -59,8 +58,7 @@ class Metrics(TrainerCallback):
         row |= {f"seconds_{part}": math.nan for part in ("sample", "score", "update")}
         earlier = self.rows[: state.global_step - 1]
         before = earlier[-1]["beyond_bounds"] if earlier else 0
-        beyond = measures.is_beyond(row, self.sampling, self.settings)
-        row["beyond_bounds"] = before + 1 if beyond else 0
+        row["beyond_bounds"] = measures.count_beyond(before, row, self.settings)
         self.rows = [*earlier, row]
         checkpoint.write(self.path, pd.DataFrame(self.rows).round(6).to_csv(index=False))
         self.progress(state.global_step, self.settings.steps, f", reward {row['reward']:.2f}")
@@ -170,7 +168,7 @@ def train_run(profile, method, size, seed):
             args,
             asked(prepared.questions, profile, seed),
             processing_class=prepared.tokenizer,
-            callbacks=[Metrics(folder, profile.train, profile.method(method).sampling)],
+            callbacks=[Metrics(folder, profile.train)],
         )
         if main:
             records.begin(folder / "params.yaml", prepared.settings)

@@ -1,22 +1,34 @@
 """What a training step reports of its batch; the same for `train` and `trl`."""
 
 import math
+import time
 
 import torch
 
 from pslib import advantages
-from pslib.rollouts import unfinished
 
 BITS = 1 / math.log(2)
 
 
-def measure(rollouts, scored, measured, own_reward):
-    """Accuracy by sampling mode, and the entropy of a mode's own responses in bits a token.
+class Clock:
+    """The seconds of a step's parts, each called when it is over."""
 
-    Accuracy is left out where rewards are not 0 or 1; a mode's mean reward is given there, and
-    wherever the reward is not ours.
+    def __init__(self):
+        self.seconds, self.since = {}, time.perf_counter()
+
+    def __call__(self, part):
+        now = time.perf_counter()
+        self.seconds[f"seconds_{part}"], self.since = now - self.since, now
+
+
+def of_step(rollouts, weighed, measured, own_reward):
+    """Accuracy by sampling mode, the entropy of a mode's own responses in bits a token, and so on.
+
+    weighed: a methods.Weighed; measured: whether all rows were scored, where entropy and inter-mode
+    KL are else blank (NaN). Accuracy is left out where rewards are not 0 or 1; a mode's mean reward
+    is given there, and wherever the reward is not ours (own_reward).
     """
-    out = {}
+    out, scored = {}, weighed.scored
     groups = scored.rewards.new_zeros(int(scored.group_ids.max()) + 1)
     least, most = (
         groups.scatter_reduce(0, scored.group_ids, scored.rewards, which, include_self=False)
@@ -39,47 +51,47 @@ def measure(rollouts, scored, measured, own_reward):
         if mode == "he":
             kl = (scored.logp["he"] - scored.logp["normal"])[tokens].mean()
             out["kl_he_from_normal"] = float(kl) if measured else math.nan
-    return out
+    return out | bonus_shares(scored, weighed.advantage)
 
 
-def bonus_shares(scored, adv, by_mode):
+def bonus_shares(scored, adv):
     """How large a training mode's bonus is: the mean of |A~ - A| / |A| over live groups' tokens.
 
-    A is eq. 2's advantage and A~ what the mode trains with; 0 where no group is live.
+    A is eq. 2's advantage and A~, adv (N, T), what the mode trains with; 0 where no group is live.
     """
     plain = advantages.group_relative(scored.rewards, scored.group_ids)[:, None]
-    tokens = scored.mask & (plain != 0)
-    return {
-        f"bonus_share_{name}": float(((adv[rows] - plain).abs() / plain.abs())[tokens].mean())
-        if tokens.any()
-        else 0.0
-        for name, rows in by_mode.items()
-    }
+    tokens, shares = scored.mask & (plain != 0), {}
+    for mode, own in zip(scored.logp, adv.chunk(len(scored.logp)), strict=True):
+        changed = ((own - plain).abs() / plain.abs())[tokens]
+        shares[f"bonus_share_{mode}"] = float(changed.mean()) if tokens.any() else 0.0
+    return shares
 
 
-def of_step(batch, method, stops, own_reward):
-    """The metrics of a step of `train.Run`, from its `train.Batch`; stops: the stop tokens' ids."""
-    number = len(batch.rollouts.tokens)
-    rows = {name: slice(k * number, (k + 1) * number) for k, name in enumerate(method.training)}
-    return {
-        **measure(batch.rollouts, batch.scored, batch.measured, own_reward),
-        **bonus_shares(batch.scored, batch.advantage, rows),
-        "unfinished": float(unfinished(batch.rollouts, stops).float().mean()),
-    }
+def count_beyond(before, metrics, settings):
+    """How many measured steps in a row had an entropy or an accuracy beyond the settings' bounds.
+
+    before: how many had until this step. A step that was not measured leaves the count as it is.
+    """
+    start = "entropy_bits_"
+    entropies = {k.removeprefix(start): v for k, v in metrics.items() if k.startswith(start)}
+    if any(map(math.isnan, entropies.values())):
+        return before
+    means = [metrics.get(f"reward_{mode}", metrics.get(f"accuracy_{mode}")) for mode in entropies]
+    too_high = 0 < settings.max_entropy_bits < max(entropies.values())
+    return before + 1 if too_high or min(means) < settings.min_accuracy else 0
 
 
-def is_beyond(measured, sampling, settings):
-    """Whether a measured step's entropy or accuracy is beyond the settings' bounds, in any mode."""
-    entropies = [measured[f"entropy_bits_{mode}"] for mode in sampling]
-    means = [measured.get(f"reward_{mode}", measured.get(f"accuracy_{mode}")) for mode in sampling]
-    too_high = 0 < settings.max_entropy_bits < max(entropies)
-    return too_high or min(means) < settings.min_accuracy
+def is_runaway(state):
+    """Whether a `train.Run` was beyond its bounds for `stop_beyond` steps in a row."""
+    return 0 < state.settings.stop_beyond <= state.beyond
 
 
-def runaway_message(state):
-    """Why a run was stopped, and what to do."""
+def refuse_runaway(state):
+    """RuntimeError where entropy or accuracy of a `train.Run` ran away: why, and what to do."""
+    if not is_runaway(state):
+        return
     bounds = state.settings
-    return (
+    raise RuntimeError(
         f"{state.method.label} was stopped after step {state.done}: for {state.beyond} steps "
         f"entropy was above max_entropy_bits={bounds.max_entropy_bits} or accuracy below "
         f"min_accuracy={bounds.min_accuracy}; lower the learning rate or the method's coefficients"

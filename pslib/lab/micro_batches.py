@@ -1,6 +1,7 @@
 """Micro-batches: a step's rows, cut into forward passes of a bounded number of tokens.
 
-Row k R + r is response r under the k-th training mode, R being the responses of the step.
+Row k R + r is response r under the k-th training mode, R being the responses of the step. A batch
+is a `train.Batch`, of which prompts and rollouts are read.
 """
 
 import math
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pslib import rollouts
 from pslib.modes import Mode, one_turn
 from pslib.policy import pack
 
@@ -29,27 +31,41 @@ class Part:
     pieces: list
 
 
-def _groups(rollouts, method, wanted):
+def render(tokenizer, method, modes, questions, decoding, context):
+    """Each question's prompt under every mode that a method needs -> {mode name: lists of ids}.
+
+    modes: {name: Mode}. ValueError for a prompt that leaves no room for a response in the context.
+    """
+    needed = {name: modes[name] for name in (*method.sampling, *method.training)}
+    rewrapped = [one_turn(modes[name]) for name in method.rewrapped]
+    needed |= {mode.name: mode for mode in rewrapped}
+    return {
+        name: rollouts.render_all(tokenizer, mode, questions, decoding, context)
+        for name, mode in needed.items()
+    }
+
+
+def _groups(drawn, method, wanted):
     """The wanted rows, bool (N,), by the prompt that they are read under: {(mode, question): [(k,
     r)]}.
     """
-    groups, number, questions = {}, len(rollouts.tokens), rollouts.group_ids.tolist()
+    groups, number, questions = {}, len(drawn.tokens), drawn.group_ids.tolist()
     for k, mode in enumerate(method.training):
         for r in wanted[k * number : (k + 1) * number].nonzero().squeeze(1).tolist():
-            foreign = mode in method.rewrapped and rollouts.modes[r] != mode
+            foreign = mode in method.rewrapped and drawn.modes[r] != mode
             prompt = one_turn(Mode(mode)).name if foreign else mode
             groups.setdefault((prompt, questions[r]), []).append((k, r))
     return groups
 
 
-def cut(rollouts, method, prompts, wanted, micro_tokens):
+def cut(batch, method, wanted, micro_tokens):
     """The wanted rows, bool (N,), as micro-batches -> (list of Part, tokens of all).
 
     A group stays together, so that its prompt is read once, unless it alone is more than
     micro_tokens. Groups go in the order of their longest responses, so that attention pads little.
     """
-    ends, pieces = rollouts.lengths.tolist(), []
-    for (mode, question), rows in _groups(rollouts, method, wanted).items():
+    ends, prompts, pieces = batch.rollouts.lengths.tolist(), batch.prompts, []
+    for (mode, question), rows in _groups(batch.rollouts, method, wanted).items():
         size = room = len(prompts[mode][question])
         pieces.append(Piece(mode, question, []))
         for row in rows:
@@ -71,13 +87,25 @@ def cut(rollouts, method, prompts, wanted, micro_tokens):
     return parts, total
 
 
-def packed(part, rollouts, prompts):
+def packed(part, batch):
     """A micro-batch as the policy reads it."""
     responses = torch.tensor([r for piece in part.pieces for _, r in piece.rows])
     owner = [place for place, piece in enumerate(part.pieces) for _ in piece.rows]
     return pack(
-        [prompts[piece.mode][piece.question] for piece in part.pieces],
+        [batch.prompts[piece.mode][piece.question] for piece in part.pieces],
         torch.tensor(owner),
-        rollouts.tokens[responses],
-        rollouts.lengths[responses],
+        batch.rollouts.tokens[responses],
+        batch.rollouts.lengths[responses],
     )
+
+
+def gather(parts, outputs, shape, dtype):
+    """Log-probs and entropies, (rows, T) of each micro-batch -> both as (N, T), the shape.
+
+    Detached and on the CPU; 0 in rows that no micro-batch holds.
+    """
+    logp, entropy = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+    for part, output in zip(parts, outputs, strict=True):
+        for every, values in zip((logp, entropy), output, strict=True):
+            every[part.rows, : values.shape[1]] = values.detach().cpu()
+    return logp, entropy

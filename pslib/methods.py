@@ -1,11 +1,9 @@
-"""Methods: every row of the paper's table 1 is a row of METHODS, and the training loop knows only
-its columns.
+"""Methods: a row of the paper's table 1 is a row of METHODS, and the loop knows only its columns.
 
 A method says which modes sample, which modes train and with which advantage, which tokens count,
 and its coefficients. Rollout sharing (eq. 10) is the rule that every training mode learns from
-every response, whichever mode
-drew it: Policy Split's four terms are two sampling modes times two training modes. ABLATIONS holds
-what table 1 does not.
+every response, whichever mode drew it: Policy Split's four terms are two sampling modes times two
+training modes. ABLATIONS holds what table 1 does not.
 """
 
 from collections.abc import Callable
@@ -73,11 +71,8 @@ def _high_entropy(scored, c):
 
 
 def _normal_of_two(scored, c):
-    eta = c[
-        "eta_normal"
-        # 0, which leaves the group-relative advantage alone, is the paper's; below 0 it takes a
-        # bonus away
-    ]
+    """Eq. 2, plus eta_normal times a bonus of its own (below 0: less); the paper's is 0."""
+    eta = c["eta_normal"]
     return _tilted(scored, c, abs(eta), -1 if eta < 0 else 1)
 
 
@@ -114,13 +109,11 @@ class Method:
     """One row of the table of methods."""
 
     label: str  # as in table 1
-    advantage: dict = field(
-        default_factory=lambda: {"normal": _grpo}
-    )  # training mode -> (Scored, coefficients) -> (R, T)
+    # training mode -> (Scored, coefficients) -> (R, T)
+    advantage: dict = field(default_factory=lambda: {"normal": _grpo})
     sampling: tuple = ("normal",)
-    keep: Callable = (
-        _every_token  # (logp, adv, entropy, mask, coefficients, generator) -> bool (N, T)
-    )
+    # (logp, adv, entropy, mask, coefficients, generator) -> bool (N, T)
+    keep: Callable = _every_token
     divide_by_kept: bool = False  # the loss's denominator: kept tokens, or all valid ones
     # whether it looks at every token of the batch, also those that it does not learn from
     whole_batch: bool = False
@@ -130,13 +123,10 @@ class Method:
     # training modes that learn from shared responses under their prompt as one user turn
     rewrapped: tuple = ()
     loses_end: bool = False  # whether the end token of a shared response is not learned from
-    entropy_coef: str = (
-        ""  # which coefficient weighs the differentiable entropy term; none where empty
-    )
+    entropy_coef: str = ""  # which coefficient weighs the differentiable entropy term, if any
     coefficients: dict = field(default_factory=dict)
-    ranges: dict = field(
-        default_factory=lambda: _RANGES, compare=False
-    )  # coefficient -> the numbers that it may be
+    # coefficient -> the numbers that it may be
+    ranges: dict = field(default_factory=lambda: _RANGES, compare=False)
 
     @property
     def training(self):
@@ -160,9 +150,10 @@ class Method:
         keep = self.keep(logp, adv, entropy, learned, c, generator)
         return Weighed(scored, adv, keep, (keep if self.divide_by_kept else learned).sum())
 
-    def having(self, label="", **coefficients):
-        """The same method with other coefficients, or another label; ValueError names a coefficient
-        it does not have.
+    def with_coefficients(self, label="", **coefficients):
+        """The same method with other coefficients, or another label.
+
+        ValueError names a coefficient that it does not have, or one out of its range.
         """
         for name, value in coefficients.items():
             if name not in self.coefficients:
@@ -188,9 +179,7 @@ class Method:
         return replace(self, label=label or self.label, coefficients=changed)
 
     def same_but(self, coefficient, other):
-        """Whether two methods differ in nothing, or in this one coefficient (and in what they are
-        called).
-        """
+        """Whether two methods differ, but for their labels, in this one coefficient at most."""
         one, two = (
             replace(m, label="", coefficients={**m.coefficients, coefficient: None})
             for m in (self, other)
@@ -237,7 +226,7 @@ METHODS = {
         ranges={**_RANGES, "alpha": ranges.FROM_ZERO},
     ),
     "policy_split": _SPLIT,
-    "policy_split_released": _SPLIT.having(
+    "policy_split_released": _SPLIT.with_coefficients(
         "Policy Split (released code's bonus)", variant="released"
     ),
 }
@@ -253,10 +242,10 @@ ABLATIONS = {
     "policy_split_lost_end": replace(_SPLIT, label="Policy Split, end token lost", loses_end=True),
     "policy_split_unclipped": replace(
         _SPLIT, label="Policy Split, bonus not clipped", learns_from_dead=True
-    ).having(variant="unclipped"),
+    ).with_coefficients(variant="unclipped"),
     "policy_split_as_released": replace(
         _SPLIT, label="Policy Split as released", rewrapped=("he",), loses_end=True
-    ).having(variant="released"),
+    ).with_coefficients(variant="released"),
 }
 
 
@@ -269,4 +258,4 @@ def get(name, **coefficients):
     """A method by name, with some coefficients set; ValueError names the methods there are."""
     if name not in known():
         raise ValueError(f"no method is called {name!r}; there are {', '.join(known())}")
-    return known()[name].having(**coefficients)
+    return known()[name].with_coefficients(**coefficients)

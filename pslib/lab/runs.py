@@ -94,7 +94,7 @@ class Profile:
         given = dict(self.variants[name])
         of = methods.get(given.pop("of", name))
         label = ", ".join([of.label, *(f"{key} {value}" for key, value in given.items())])
-        return of.having(label, **given)
+        return of.with_coefficients(label, **given)
 
     @property
     def origin(self):

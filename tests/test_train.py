@@ -992,6 +992,12 @@ def test_one_step_within_the_bounds_begins_the_count_anew(model, start, monkeypa
     assert seen == [1, 2, 0, 1, 0]
 
 
+def test_steps_that_are_not_measured_leave_the_count_as_it_is(model, start):
+    seen, state = [], start(model, "policy_split", max_entropy_bits=0.001, measure_every=2)
+    train.run(state, POOL, record=lambda metrics, rollouts: seen.append(metrics["beyond_bounds"]))
+    assert seen == [1, 1, 2, 2, 3]
+
+
 def test_a_run_stops_where_asked_saved_and_stays_stopped(model, start, tmp_path):
     seen, changes = [], {"max_entropy_bits": 0.001, "stop_beyond": 3, "save_every": 100}
     for stop in (

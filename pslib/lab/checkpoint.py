@@ -1,5 +1,4 @@
-"""Checkpoints: written whole or not at all, verified when read, and enough to go on exactly where a
-run stopped.
+"""Checkpoints: written whole or not at all, verified when read, and enough for an exact resume.
 
 A checkpoint is one safetensors file (weights, optimiser, generators: no pickles) and a small JSON
 beside it, written last, with the step and the file's SHA-256. It is used only where that JSON is,
@@ -20,8 +19,7 @@ from safetensors.torch import save as save_tensors
 
 
 def write(path, data):
-    """Write bytes or text to a path so that it holds the old content or the new, whole, whatever
-    happens.
+    """Write bytes or text to a path, which then holds the old content or the new, whole.
 
     OSError names the path and the reason, wherever on the way the system refused.
     """
@@ -91,8 +89,7 @@ def _seal(step, data):
 
 
 def save(folder, step, tensors, keep=2):
-    """Save tensors as the checkpoint of a step, and delete all others but the newest `keep`, this
-    one among them.
+    """Save tensors as the checkpoint of a step, and delete all but the newest `keep`, it included.
 
     Later ones are deleted too: a run that has come to an earlier step could not use them.
     """

@@ -70,8 +70,7 @@ def config(profile, method, size, seed, folder, processes):
     if settings.questions % processes:
         raise ValueError(
             f"{settings.questions} questions to a step cannot be shared out evenly among "
-            f"{processes} processes; "
-            "choose a multiple of their number"
+            f"{processes} processes; choose a multiple of their number"
         )
     if settings.stop_beyond:
         raise ValueError(
@@ -126,20 +125,15 @@ def asked(questions, profile, seed):
     """The questions of all steps, in our own loop's order, as TRL reads them."""
     settings = profile.train
     rows = [
-        row
+        {
+            "prompt": [{"role": "user", "content": row["question"]}],
+            "answer": row["answer"],
+            "id": row["id"],
+        }
         for batch in tasks.batches(questions, settings.questions, settings.steps, seed)
         for row in batch
     ]
-    return Dataset.from_list(
-        [
-            {
-                "prompt": [{"role": "user", "content": row["question"]}],
-                "answer": row["answer"],
-                "id": row["id"],
-            }
-            for row in rows
-        ]
-    )
+    return Dataset.from_list(rows)
 
 
 def train_run(profile, method, size, seed):
@@ -180,7 +174,7 @@ def train_run(profile, method, size, seed):
         if main:
             (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle
             prepared.tokenizer.save_pretrained(temporary)
-            _keep_responses(trainer, folder, profile, method)
+            _keep_responses(trainer, folder, profile.train)
             chain.put(temporary, folder / "model")
             chain.finish(profile, folder, seed, begun, prepared.inputs)
         world.wait_for_everyone()
@@ -200,16 +194,13 @@ def _newest(checkpoints, processes):
     return whole[max(whole)] if whole else None
 
 
-def _keep_responses(trainer, folder, profile, method):
+def _keep_responses(trainer, folder, settings):
     """Write the last step's responses to rollouts.parquet, as our own loop does."""
-    names, group = profile.method(method).sampling, profile.train.group_size
-    data, logged = trainer.train_dataset, trainer._logs
-    count = profile.train.questions * group
+    asked, logged = list(trainer.train_dataset["id"])[-settings.questions :], trainer._logs
+    count = settings.questions * settings.group_size
     kept = {
-        "question_id": [
-            data[len(data) - profile.train.questions + row // group]["id"] for row in range(count)
-        ],
-        "mode": [names[row % group * len(names) // group] for row in range(count)],
+        "question_id": [name for name in asked for _ in range(settings.group_size)],
+        "mode": trainer._sampling_modes(count),
         "response": list(logged["completion"])[-count:],
         "reward": list(logged["rewards"]["exact_answer"])[-count:],
     }

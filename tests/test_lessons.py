@@ -3,6 +3,7 @@ hand, and what is drawn.
 """
 
 import inspect
+import io
 import json
 
 import four_rollouts as four
@@ -201,6 +202,14 @@ def test_a_heat_map_has_a_place_a_token_as_wide_as_its_text():
     assert [label.get_text() for label in axis.get_yticklabels()] == ["one", "two"]
     assert bar.get_title(loc="left") == "bits" and bar.get_xlim() == (0.0, 2.0)  # 9 is padding
     assert len({p.get_facecolor() for p in axis.patches}) == 4
+
+
+def test_a_heat_map_is_drawn_at_the_places_that_it_was_given(recwarn):
+    figure = lessons.heat_map([["so", "on"]], torch.tensor([[0.0, 1.0]]), "bits", ["one"])
+    axis, _ = figure.axes
+    placed = axis.get_position().bounds
+    figure.savefig(io.BytesIO())
+    assert axis.get_position().bounds == placed and not recwarn.list
 
 
 def test_a_heat_map_goes_on_in_the_next_line_and_saturates_at_its_limit():

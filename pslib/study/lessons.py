@@ -168,7 +168,7 @@ def heat_map(rows, values, unit, labels, diverging=False, limit=None, width=116)
     with plt.rc_context(STYLE):
         # sizes in inches, so that a character is as wide as its place; labels stand outside, where
         # `bbox="tight"` finds them
-        figure = plt.figure(figsize=(CHARACTER * columns, height + 0.5))
+        figure = plt.figure(figsize=(CHARACTER * columns, height + 0.5), layout="none")
         axis = figure.add_axes((0, 0.5 / (height + 0.5), 1, height / (height + 0.5)))
         for token in placed:
             _token(axis, *token, shades)

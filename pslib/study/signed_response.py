@@ -70,7 +70,6 @@ def figure(found):
         left.set(xlabel="system prompt", ylabel="entropy minus no prompt, bits a token")
         right.set(xlabel="x of synthetic prompts", ylabel="entropy, bits a token")
         right.legend(loc="upper left")
-        drawing.tight_layout()
     return drawing
 
 

@@ -22,10 +22,8 @@ class Mode:
     system: str | None = None
     # all of it in one user turn that begins with the word "system", as the released code trains
     one_turn: bool = False
-    thinking: bool | None = (
-        # enable_thinking, of chat templates that know it like Qwen3's; None: their own default
-        None
-    )
+    # enable_thinking, of chat templates that know it like Qwen3's; None: their own default
+    thinking: bool | None = None
 
 
 NORMAL = Mode("normal")

@@ -119,20 +119,16 @@ class Packed:
 
     tokens: torch.Tensor  # (M,)
     positions: torch.Tensor  # (M,) place in its sequence, for the rotary embedding
-    prompt_at: (
-        torch.Tensor
-    )  # (Q, P) place among the M of each prompt token, 0 beyond a prompt's end
-    response_at: (
-        torch.Tensor
-    )  # (N, S) the same of each response token, S one below the longest response
-    visible: (
-        torch.Tensor
-    )  # bool (N, 1, S, P + S): what each response token may see of its prompt and of its response
+    # (Q, P) place among the M of each prompt token, 0 beyond a prompt's end
+    prompt_at: torch.Tensor
+    # (N, S) the same of each response token, S one below the longest response
+    response_at: torch.Tensor
+    # Bool (N, 1, S, P + S): what each response token may see of its prompt and of its response
+    visible: torch.Tensor
     owner: torch.Tensor  # (N,) which prompt
     flat: torch.Tensor  # (M,) place of each token among the Q P + N S of prompt_at and response_at
-    predictor: (
-        torch.Tensor
-    )  # (K,) for each of the K response tokens, the place among the M that predicts it
+    # (K,) for each of the K response tokens, the place among the M that predicts it
+    predictor: torch.Tensor
     target: torch.Tensor  # (K,) its id
     rows: torch.Tensor  # (K,) its row
     cols: torch.Tensor  # (K,) its place in the response

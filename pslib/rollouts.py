@@ -8,7 +8,6 @@ import torch
 
 from pslib import modes, rewards
 from pslib.lab import ranges
-from pslib.lab.engines import engine_for  # noqa: F401 - makes the engine that `sample` is given
 
 
 @dataclass(frozen=True)
@@ -200,8 +199,7 @@ def share(rollouts, method, stops):
     stops: the ids that end a response.
     """
     mask, modes, learned = rollouts.mask, rollouts.modes, []
-    last = rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1)
-    ended = torch.isin(last, torch.tensor(stops)) & method.loses_end
+    ended = ~unfinished(rollouts, stops) & method.loses_end
     shared = (
         mask
         & (torch.arange(mask.shape[1]) < (rollouts.lengths - ended.long())[:, None])

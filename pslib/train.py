@@ -29,7 +29,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from pslib import advantages, losses, rollouts, tasks
-from pslib.lab import checkpoint, checks, measures
+from pslib.lab import checkpoint, checks, engines, measures
 from pslib.lab import micro_batches as micro
 from pslib.lab.stopping import stop_requests
 from pslib.methods import Weighed
@@ -108,7 +108,7 @@ class Run:
         context = self.model.config.max_position_embeddings
         prompts = micro.render(tokenizer, method, self.modes, questions, decoding, context)
         drawn = rollouts.sample(
-            rollouts.engine_for(self.sampler(), tokenizer),
+            engines.engine_for(self.sampler(), tokenizer),
             tokenizer,
             questions,
             {name: prompts[name] for name in method.sampling},

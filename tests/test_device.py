@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pslib import methods, modes, policy, rewards, train
 from pslib.evidence import evaluate, probe
-from pslib.lab import chain, engines, runs
+from pslib.lab import chain, engines, measures, runs
 from pslib.lab.settings import Training
 from pslib.rollouts import Decoding
 
@@ -108,7 +108,7 @@ def test_an_evaluation_is_repeated_there_and_its_scores_are_the_models_own(
     logits = loaded(input_ids=given).logits[0, len(prompt) - 1 : -1]
     _, entropy = policy.logprobs_and_entropy(logits, response.to(device))
     assert table.entropy_bits[0] == pytest.approx(
-        float(entropy.detach().mean()) * evaluate.BITS, abs=1e-3
+        float(entropy.detach().mean()) * measures.BITS, abs=1e-3
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from pslib import modes, rewards
 from pslib.evidence import evaluate
 from pslib.evidence.evaluate import Settings
+from pslib.lab import answers
 from pslib.rollouts import unfinished
 
 STOPS = [1, *range(20, 60)]  # so many that responses end at different lengths
@@ -51,7 +52,7 @@ LENGTHS = torch.tensor([1, 3, 2, 1])
 
 @pytest.mark.parametrize("rows", [1, 3, 128])
 def test_score_is_that_of_each_row_alone_however_many_at_a_time(model, rows):
-    logp, entropy = evaluate.score(model, PROMPTS, GROUPS, TOKENS, LENGTHS, rows=rows)
+    logp, entropy = answers.score(model, PROMPTS, GROUPS, TOKENS, LENGTHS, rows=rows)
     assert logp.shape == entropy.shape == (4, 3) and not logp.requires_grad
     for k, (group, length) in enumerate(zip(GROUPS.tolist(), LENGTHS.tolist(), strict=True)):
         expected = plain_scores(model, PROMPTS[group], TOKENS[k, :length].tolist())

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pslib import modes, policy
-from pslib.evidence.evaluate import BITS
 from pslib.lab import answers
 from pslib.lab.engines import CachedEngine, engine_for
+from pslib.lab.measures import BITS
 from pslib.study import explore
 
 SUM = "7+8+6+1+2+3"

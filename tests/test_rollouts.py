@@ -7,6 +7,7 @@ import torch
 from drawing import as_lists
 
 from pslib import modes, rollouts
+from pslib.lab import engines
 from pslib.rollouts import Decoding
 
 SAMPLED = Decoding(1.0, 0, 1.0, 6)
@@ -250,7 +251,7 @@ def test_sampled_ids_are_kept_as_drawn(model, tokenizer, questions, he):
     # What the untrained model writes does not survive decoding and tokenising: any detour through
     # text would show.
     prompts = rendered(tokenizer, questions, modes.NORMAL, he)
-    engine = rollouts.engine_for(model, tokenizer)
+    engine = engines.engine_for(model, tokenizer)
     out = rollouts.sample(
         engine, tokenizer, questions, prompts, 4, SAMPLED, torch.Generator().manual_seed(3)
     )

@@ -71,11 +71,16 @@ def _setting(found, path):
     return found
 
 
+def _described(table):
+    """What artefacts.yaml says of a table."""
+    return next(each["tables"][table] for each in listed().values() if table in each["tables"])
+
+
 def table(profile, name, folder):
     """A table of an artefact, by its own name, from the results in a folder."""
     if name in TABLES:
         return TABLES[name](profile, folder)
-    given = next(each["tables"][name] for each in listed().values() if name in each["tables"])
+    given = _described(name)
     found = getattr(analyses, given["runs"])(profile, folder)
     found = found[found.method.isin(profile.methods)]
     keys = ["size", "method", "label", *given["rows"]]
@@ -92,7 +97,7 @@ def as_text(profile, name, made, folder):
     """A table as a page of Markdown: title, caption, the table or its parts, and a key to its
     columns.
     """
-    given = next(each["tables"][name] for each in listed().values() if name in each["tables"])
+    given = _described(name)
     parts = _shown(name, made)
     text = [f"# {given['title']} (profile `{profile.name}`)", given["caption"]]
     for heading, part in parts.items():

@@ -9,13 +9,13 @@ import pandas as pd
 import torch
 
 from pslib.lab import checkpoint, ranges
-from pslib.lab.answers import draw_and_score, score  # noqa: F401 - score for notebooks
+from pslib.lab.answers import draw_and_score
 from pslib.lab.engines import pieces
+from pslib.lab.measures import BITS
 from pslib.nano import worlds
 from pslib.policy import stop_ids
 from pslib.rollouts import Decoding, exact, render_all, unfinished
 
-BITS = 1 / math.log(2)
 COLUMNS = [
     "suite",
     "mode",
@@ -56,9 +56,8 @@ class Probe(ranges.Checked):
     """
 
     methods: list = field(default_factory=list)  # of which methods; variants are not probed
-    best_of_n: ranges.CountOrNone = (
-        0  # questions of each of the suites `like` and `long`, answered `samples` times
-    )
+    # Questions of each of the suites `like` and `long`, answered `samples` times
+    best_of_n: ranges.CountOrNone = 0
     samples: ranges.Count = 64
     prompts: ranges.CountOrNone = 0  # questions of the suite `like` asked under every system prompt
     stories: ranges.CountOrNone = 0  # responses to each story prompt

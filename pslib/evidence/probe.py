@@ -16,6 +16,7 @@ import torch
 from pslib import advantages, modes
 from pslib.evidence import diversity, evaluate
 from pslib.evidence.stats import mean_interval
+from pslib.lab import measures
 from pslib.lab.answers import draw_and_score
 from pslib.nano import worlds
 from pslib.policy import stop_ids
@@ -87,7 +88,7 @@ def ask(model, tokenizer, prompts, settings, questions, reward=exact, seed=ASKED
 
 
 def _bits(drawn):
-    return drawn.own_entropy.double() * evaluate.BITS
+    return drawn.own_entropy.double() * measures.BITS
 
 
 def _kinds_table(drawn, tokenizer):

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from pslib.lab.engines import engine_for
 from pslib.methods import Scored
 from pslib.policy import Policy, pack
-from pslib.rollouts import Rollouts, engine_for, exact, must_finish, render_all, sample
+from pslib.rollouts import Rollouts, exact, must_finish, render_all, sample
 
 
 @dataclass

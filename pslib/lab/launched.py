@@ -48,6 +48,7 @@ class Metrics(TrainerCallback):
             self.rows = pd.read_csv(self.path).to_dict("records")
 
     def on_log(self, args, state, control, logs=None, **rest):
+        """Add the step's row, as transformers calls it with what the trainer logged."""
         if not state.is_world_process_zero or "loss" not in logs:
             return
         row = {

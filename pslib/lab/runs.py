@@ -39,9 +39,8 @@ class BaseSettings(ranges.Checked):
     steps: ranges.Count
     batch_size: ranges.Count = 64
     seed: ranges.Seed = 0
-    shared: bool = (
-        False  # kept once for all profiles of the world, with committed weights, see base_folder
-    )
+    # Kept once for all profiles of the world, with committed weights, see base_folder
+    shared: bool = False
 
 
 # How many numbers the sums of a suite have

@@ -15,17 +15,15 @@ class Training(ranges.Checked):
     pool: ranges.Count  # questions to draw from
     learning_rate: ranges.Positive
     max_new_tokens: ranges.Count
-    warmup: ranges.CountOrNone = (
-        0  # steps over which the learning rate grows to its full value, in equal parts
-    )
+    # Steps over which the learning rate grows to its full value, in equal parts.
+    warmup: ranges.CountOrNone = 0
     weight_decay: ranges.FromZero = 0.01
     grad_clip_norm: ranges.Positive = 1.0
     clip_eps: ranges.Between = 0.2
     temperature: ranges.Positive = 1.0
     save_every: ranges.Count = 10
-    measure_every: ranges.Count = (
-        5  # steps from one measurement of entropy and inter-mode KL to the next
-    )
+    # Steps from one measurement of entropy and inter-mode KL to the next.
+    measure_every: ranges.Count = 5
     micro_tokens: ranges.Count = 4096  # prompt and response tokens to a forward pass
     # Up to this many tokens a step, scoring and training share one forward pass.
     graph_tokens: ranges.CountOrNone = 65536

@@ -18,9 +18,9 @@ import torch
 from IPython.display import HTML
 
 from pslib import policy
-from pslib.evidence.evaluate import BITS
 from pslib.lab import runs
 from pslib.lab.answers import Answers, draw_and_score
+from pslib.lab.measures import BITS
 from pslib.nano import worlds
 from pslib.rollouts import Decoding
 

@@ -31,9 +31,8 @@ class Benchmark:
     options: str = ""
     wrong: tuple = ()
     config: str | None = None
-    worked_out: bool = (
-        False  # whether what comes to a number is as right as the number: see rewards.grade
-    )
+    # Whether what comes to a number is as right as the number: see rewards.grade
+    worked_out: bool = False
 
 
 _WRONG = tuple(f"Incorrect Answer {k}" for k in (1, 2, 3))

@@ -15,8 +15,7 @@ import torch
 from drawing import TOGETHER, bent, fit
 
 from pslib import modes, policy, tasks
-from pslib.evidence import evaluate
-from pslib.lab import engines
+from pslib.lab import answers, engines
 from pslib.lab.engines import GenerateEngine
 from pslib.nano import base
 from pslib.rollouts import Decoding
@@ -160,7 +159,7 @@ def test_log_probs_are_the_trained_models_own_and_vllms_agree(chosen, prompts):
     if not isinstance(engine, engines.VllmEngine):
         pytest.skip("only vLLM has log-probs of its own to compare")
     tokens, lengths = engine.generate(prompts, 1, Decoding(1.0, 0, 1.0, 24), range(len(prompts)))
-    ours, _ = evaluate.score(model, prompts, torch.arange(len(prompts)), tokens, lengths)
+    ours, _ = answers.score(model, prompts, torch.arange(len(prompts)), tokens, lengths)
     again = engine.vllm.SamplingParams(
         temperature=1.0, top_k=0, max_tokens=1, prompt_logprobs=0, detokenize=False
     )

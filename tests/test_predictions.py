@@ -37,6 +37,15 @@ def write(root, profile, method, size, seed, bits):
     pd.DataFrame(rows).to_csv(folder / "asked.csv", index=False)
 
 
+def of(root):
+    """The profile that predictions are of, and its results under a root."""
+    return runs.load_profile("understood"), root / "understood"
+
+
+def measured(root, quantity, measure="asked_bits"):
+    return analyses.Evidence(*of(root)).quantity(quantity, "0.2m", measure)
+
+
 @pytest.fixture
 def root(tmp_path):
     """Eight base models for which the released form adds 0.05 bits to the normal mode, and 0.02 to
@@ -66,20 +75,16 @@ def root(tmp_path):
 
 
 def test_a_quantity_is_a_signed_sum_of_means_by_base_model(root):
-    found = predictions.measured(
-        "understood/policy_split_released@none - understood/eta_0@none", root
-    )
+    found = measured(root, "understood/policy_split_released@none - understood/eta_0@none")
     assert found.index.tolist() == list(range(11, 19)) and found.between(0.048, 0.052).all()
-    kl = predictions.measured("understood/grpo@low_entropy", root, "kl")
+    kl = measured(root, "grpo@low_entropy", "asked_kl")
     assert np.allclose(kl, 0.01)
-    assert np.allclose(predictions.measured("understood/grpo@none", root, "accuracy"), 50)
+    assert np.allclose(measured(root, "grpo@none", "asked_accuracy"), 50)
 
 
 def test_a_base_model_that_lacks_a_term_does_not_count(root):
     (root / "understood" / "runs" / "eta_0-0.2m.b13-s13" / "asked.csv").unlink()
-    found = predictions.measured(
-        "understood/policy_split_released@none - understood/eta_0@none", root
-    )
+    found = measured(root, "understood/policy_split_released@none - understood/eta_0@none")
     assert found.index.tolist() == [11, 12, 14, 15, 16, 17, 18]
 
 
@@ -92,7 +97,7 @@ def test_what_is_no_signed_sum_is_refused(quantity):
 
 
 def test_the_six_predictions_are_one_family_that_eight_base_models_can_pass(root):
-    table = predictions.tested(root).set_index("prediction")
+    table = predictions.tested(*of(root)).set_index("prediction")
     assert len(table) == 6
     assert (
         table.p["heeding"] == pytest.approx(2 / 2**8) and table.outcome["heeding"] == "as predicted"
@@ -106,9 +111,9 @@ def test_the_six_predictions_are_one_family_that_eight_base_models_can_pass(root
 
 
 def test_nothing_measured_is_a_blank_and_no_outcome(tmp_path):
-    table = predictions.tested(tmp_path)
-    assert (table.n == 0).all() and table.p.isna().all() and (table.outcome == "").all()
-    assert (predictions.estimated(tmp_path).n == 0).all()
+    table = predictions.tested(*of(tmp_path))
+    assert (table.base_models == 0).all() and table.p.isna().all() and (table.outcome == "").all()
+    assert (predictions.estimated(*of(tmp_path)).base_models == 0).all()
 
 
 def test_an_effect_against_the_prediction_is_said_to_be_opposite(root):
@@ -116,7 +121,7 @@ def test_an_effect_against_the_prediction_is_said_to_be_opposite(root):
         table = pd.read_csv(path)
         table.bits -= 0.1 * table.tokens
         table.to_csv(path, index=False)
-    assert predictions.tested(root).set_index("prediction").outcome["form"] == "opposite"
+    assert predictions.tested(*of(root)).set_index("prediction").outcome["form"] == "opposite"
 
 
 def test_how_differently_a_model_works_is_the_total_variation_of_its_shares(root):
@@ -128,8 +133,8 @@ def test_how_differently_a_model_works_is_the_total_variation_of_its_shares(root
             0,
         ]  # a quarter of all responses goes from pairs to steps
         table.to_csv(path, index=False)
-    assert np.allclose(predictions.distance("understood", "grpo", "high_entropy", root), 0.25)
-    assert np.allclose(predictions.distance("understood", "grpo", "low_entropy", root), 0)
+    assert np.allclose(measured(root, "grpo@high_entropy", "asked_distance"), 0.25)
+    assert np.allclose(measured(root, "grpo@low_entropy", "asked_distance"), 0)
 
 
 def test_every_figure_can_be_drawn_of_all_and_of_nothing(root, tmp_path_factory):
@@ -142,6 +147,36 @@ def test_every_figure_can_be_drawn_of_all_and_of_nothing(root, tmp_path_factory)
         drawn.gap_after_against_before,
         drawn.what_carries_the_gap,
     ):
-        assert sum(len(axis.lines) for axis in draw(root).axes) >= 15
-        draw(tmp_path_factory.mktemp("empty"))
+        assert sum(len(axis.lines) for axis in draw(*of(root)).axes) >= 15
+        draw(*of(tmp_path_factory.mktemp("empty")))
     plt.close("all")
+
+
+def test_entropies_are_compared_where_both_methods_are_equally_accurate(tmp_path):
+    """One method is always twice as far as the other, along the same path of entropy against
+    accuracy; then one that keeps 0.1 bits more along the way.
+    """
+    steps = np.arange(5, 155, 5)
+
+    def curve(method, size, seed, pace, more):
+        learned = np.minimum(pace * steps / 300, 0.9)
+        folder = tmp_path / "understood" / "runs" / runs.run_id(method, size, seed)
+        folder.mkdir(parents=True)
+        measured = {"accuracy_normal": learned, "entropy_bits_normal": 0.5 - 0.3 * learned + more}
+        table = pd.DataFrame({"step": steps, **measured, "accuracy_he": 0.0})
+        table.assign(entropy_bits_he=0.0, kl_he_from_normal=0.0).to_csv(
+            folder / "metrics.csv", index=False
+        )
+
+    for size, seed in (("0.2m.b11", 11), ("0.2m.b12", 12)):
+        curve("policy_split_released", size, seed, 1, 0.1)
+        curve("eta_0", size, seed, 2, 0.0)
+        curve("grpo", size, seed, 1, 0.1)
+    table = predictions.at_equal_accuracy(*of(tmp_path)).set_index("comparison")
+    # eta 0 measured half as often along the path, so up to one of its measurements late
+    assert table["mean"]["released form against eta 0"] == pytest.approx(0.1, abs=0.011)
+    assert table["mean"]["released form against GRPO"] == pytest.approx(0, abs=1e-12)
+    assert table.base_models["released form against eta 0"] == 2
+    assert table.base_models["eq. 3 against eta 0"] == 0
+    end = 0.5 - 0.3 * 0.5 + 0.1 - (0.5 - 0.3 * 0.9)  # what the ends alone would have said
+    assert end > 0.2

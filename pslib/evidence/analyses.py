@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from pslib import tasks
-from pslib.evidence import evaluate
+from pslib.evidence import evaluate, probe
 from pslib.evidence.stats import mean_interval
 from pslib.lab import records, runs
 from pslib.nano import worlds
@@ -279,6 +279,38 @@ def prompt_generalization(profile, folder=None):
     return moved.reset_index()
 
 
+ASKED = ["asked_bits", "asked_accuracy", "asked_kl", "asked_distance"]
+
+
+def asked(profile, folder=None):
+    """What models do under each prompt, all of them asked the same questions with the same draws ->
+    DataFrame, a row a run and prompt.
+
+    Columns KEYS, prompt, asked_accuracy (percent), asked_bits (entropy, bits a token), asked_kl
+    (nats a token, from the same model without a prompt), share_<derivation>, asked_distance (0 to
+    1: total variation of these shares from the same model's without a prompt), and part_<kind>, the
+    bits on a kind of tokens divided by all tokens: what it contributes to asked_bits.
+    """
+    found, keys = collect(profile, "asked", folder), [*KEYS, "prompt"]
+    if found.empty:
+        return pd.DataFrame(columns=[*keys, *ASKED])
+    total = found.drop(columns=["question_id", "run"]).groupby(keys, sort=False).sum()
+    out = pd.DataFrame(
+        {
+            "asked_accuracy": 100 * total.correct / total.samples,
+            "asked_bits": total.bits / total.tokens,
+            "asked_kl": total.kl / total.tokens,
+        }
+    )
+    for share in SHARES:
+        out[share] = total[share.removeprefix("share_")] / total.samples
+    for kind in probe.KINDS:
+        out[f"part_{kind}"] = total[f"bits_{kind}"] / total.tokens
+    none = out[SHARES].xs("none", level="prompt").reindex(out.index.droplevel("prompt"))
+    out["asked_distance"] = np.abs(out[SHARES].to_numpy() - none.to_numpy()).sum(1) / 2
+    return out.reset_index()
+
+
 STORIES = ["div_2gram", "div_bleu4", "told", "entropy_bits", "tokens"]
 
 
@@ -361,8 +393,9 @@ class Evidence:
     """A profile's results as single quantities: "policy_split@he - grpo@normal" of a measure, by
     seed.
 
-    What stands behind @ is a mode; for prompt_generalization's measures a prompt, for the measure
-    `solved` a way of sampling and n (both_8), for the KL in training start or end.
+    What stands behind @ is a mode; for the measures of prompt_generalization and asked a prompt,
+    for `solved` a way of sampling and n (both_8), for the KL in training start or end. A method may
+    be another profile's whose results lie beside these: "understood_low/eta_0@none".
     """
 
     def __init__(self, profile, folder=None):
@@ -383,7 +416,12 @@ class Evidence:
 
     def quantity(self, quantity, size, measure):
         """The values of a quantity, by seed (see added_up)."""
-        return added_up(quantity, lambda term: self.of(size, term.method, term.at, measure))
+
+        def value_of(term):
+            there = self.beside(term.profile) if term.profile else self
+            return there.of(size, term.method, term.at, measure) if there else _NONE
+
+        return added_up(quantity, value_of)
 
     def beside(self, name):
         """The Evidence of another profile, whose results lie beside these; None where it was not
@@ -419,6 +457,9 @@ MEASURED = {
     **dict.fromkeys(STORIES, (stories, "mode")),
     **dict.fromkeys(("kl_from_normal", "entropy_change"), (prompt_generalization, "prompt")),
     **dict.fromkeys(("distance", "kl"), (behaviour, "he")),
+    **dict.fromkeys(
+        [*ASKED, *SHARES, *(f"part_{kind}" for kind in probe.KINDS)], (asked, "prompt")
+    ),
     "times": (cost, "training"),
     "kl_he_from_normal": (_kl_by_time, "at"),
     "solved": (_by_budget, "at"),

@@ -10,7 +10,7 @@ from dataclasses import asdict
 import pandas as pd
 from IPython.display import Markdown, display
 
-from pslib.evidence import analyses, figures, tables, verdicts
+from pslib.evidence import analyses, figures, predictions, tables, understood_figures, verdicts
 from pslib.lab import checkpoint, records, runs
 
 TABLES = {
@@ -24,6 +24,9 @@ TABLES = {
     "by_question": tables.by_question,
     "worlds": tables.worlds,
     "parting": tables.parting,
+    "predictions": predictions.tested,
+    "estimates": predictions.estimated,
+    "at_equal_accuracy": predictions.at_equal_accuracy,
 }
 # How a table is shown where that is not tables.shown.
 SHOWN = {
@@ -44,6 +47,9 @@ FIGURES = {
     "bonus": figures.bonus_size,
     "worlds": figures.worlds,
     "parting": figures.parting,
+    "form_and_meaning": understood_figures.form_and_meaning,
+    "gap_after_against_before": understood_figures.gap_after_against_before,
+    "what_carries_the_gap": understood_figures.what_carries_the_gap,
 }
 
 
@@ -62,7 +68,9 @@ def listed():
 
 def has(settings, name):
     """Whether a profile, given as a dictionary, has what an artefact needs."""
-    return all(_setting(settings, each) for each in listed()[name].get("needs", ()))
+    artefact = listed()[name]
+    own = artefact.get("profile", settings["name"]) == settings["name"]
+    return own and all(_setting(settings, each) for each in artefact.get("needs", ()))
 
 
 def _setting(found, path):

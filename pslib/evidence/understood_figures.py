@@ -1,12 +1,13 @@
 """Figures of the worlds in which system prompts mean something and in which they mean nothing.
 
-Each takes the folder in which the profiles' results lie side by side. A small mark is a base model
-everywhere, a large one their mean with its 95% interval.
+Each takes the profile `understood` and the folder of its results, beside which the others' lie. A
+small mark is a base model everywhere, a large one their mean with its 95% interval.
 """
 
 import matplotlib.pyplot as plt
 
-from pslib.evidence import predictions, probe, stats
+from pslib.evidence import probe, stats
+from pslib.evidence.analyses import Evidence
 from pslib.evidence.figures import PARTS, STYLE, WIDTH, _legend, _rows
 
 WORLDS = {
@@ -35,6 +36,12 @@ def _gap(world, method, prompt="high_entropy"):
     return f"{world}/{method}@{prompt} - {world}/{method}@none"
 
 
+def _reader(profile, folder):
+    """A function of a quantity and measure -> its values by base model."""
+    evidence, size = Evidence(profile, folder), profile.table_sizes[0]
+    return lambda quantity, measure="asked_bits": evidence.quantity(quantity, size, measure)
+
+
 def _dots(axis, values, place, single=True, **look):
     """The mean with its 95% interval, and below it single base models; nothing of no values."""
     if len(values):
@@ -46,22 +53,23 @@ def _dots(axis, values, place, single=True, **look):
 
 
 @plt.rc_context(STYLE)
-def form_and_meaning(root):
+def form_and_meaning(profile, folder=None):
     """Left: the normal mode's entropy after training minus before, by method and world. Right: D(p)
     of each trained prompt.
 
     D(p) is the gap between the entropies under p and under no prompt after the released form, minus
     the same after eta 0.
     """
+    measured = _reader(profile, folder)
     shape = {"figsize": (WIDTH, 3.6), "gridspec_kw": {"width_ratios": [1.25, 1]}}
     figure, (left, right) = plt.subplots(1, 2, **shape)
     for shift, (world, look) in zip((0.22, -0.22), WORLDS.items(), strict=True):
         for row, method in enumerate(FORMS):
             quantity = f"{world}/{method}@none - {world}/original@none"
-            _dots(left, predictions.measured(quantity, root), shift - row, **look)
+            _dots(left, measured(quantity), shift - row, **look)
     for row, (world, prompt) in enumerate(GAPS.values()):
-        after = predictions.measured(_gap(world, "policy_split_released", prompt), root)
-        before = predictions.measured(_gap(world, "eta_0", prompt), root)
+        after = measured(_gap(world, "policy_split_released", prompt))
+        before = measured(_gap(world, "eta_0", prompt))
         look = WORLDS.get(world, WORLDS["understood"])
         _dots(right, (after - before).dropna(), -row, **look)
     right.axvspan(-0.015, 0.015, color="#8a8a8a", alpha=0.12, lw=0)
@@ -76,18 +84,17 @@ def form_and_meaning(root):
 
 
 @plt.rc_context(STYLE)
-def gap_after_against_before(root):
+def gap_after_against_before(profile, folder=None):
     """The gap between the modes' entropies after training against the gap before, a dot a base
     model, a panel a method.
     """
+    measured = _reader(profile, folder)
     methods = {name: FORMS[name] for name in ("eta_0", "policy_split", "policy_split_released")}
     shape = {"figsize": (WIDTH, 3.0), "sharex": True, "sharey": True}
     figure, axes = plt.subplots(1, len(methods), **shape)
     for axis, (method, said) in zip(axes, methods.items(), strict=True):
         for world, look in WORLDS.items():
-            before, after = (
-                predictions.measured(_gap(world, name), root) for name in ("original", method)
-            )
+            before, after = (measured(_gap(world, name)) for name in ("original", method))
             both = before.index.intersection(after.index)
             axis.plot(before[both], after[both], ls="", alpha=0.8, mew=0, **look)
         axis.axline((0, 0), slope=1, color="black", lw=0.7, ls=":")
@@ -100,13 +107,14 @@ def gap_after_against_before(root):
 
 
 @plt.rc_context(STYLE)
-def what_carries_the_gap(root):
+def what_carries_the_gap(profile, folder=None):
     """Which tokens carry the gap between the modes' entropies, before training and after each form,
     by kind of token.
 
     A kind's part is its bits divided by all tokens, under the high-entropy prompt minus under none;
     parts add up to the gap.
     """
+    measured = _reader(profile, folder)
     methods = {"original": "before training"} | {
         name: FORMS[name] for name in ("grpo", "eta_0", "policy_split_released")
     }
@@ -121,7 +129,7 @@ def what_carries_the_gap(root):
                 "mec": "#333333",
             }
             for row, method in enumerate(methods):
-                found = predictions.measured(_gap(world, method), root, f"part_{kind}")
+                found = measured(_gap(world, method), f"part_{kind}")
                 _dots(axis, found, 0.13 * (2 - k) - row, single=False, **own)
         _rows(axis, list(methods.values()))
         axis.set(title=look["label"], xlabel="part of the gap, bits a token")

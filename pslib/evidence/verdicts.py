@@ -30,6 +30,8 @@ REPETITIONS = 7  # of a pair in benchmarks/bench.py
 PAIRS = "pairs of steps on one machine"  # what the repetitions of a benchmark differ in
 UNITS = {
     **{"average_acc": "points", "average_ent": "bits", "entropy_change": "bits"},
+    **{"asked_bits": "bits", "asked_accuracy": "points"},
+    **{"asked_kl": "nats", "asked_distance": "share"},
     **{"kl_from_normal": "nats", "kl_he_from_normal": "nats", "kl": "nats", "distance": "share"},
     **{"div_2gram": "points of 100", "div_bleu4": "points of 100", "solved": "points"},
     "times": "times",
@@ -204,6 +206,8 @@ FORMS = {
     "bases": "eq. 3, base models",
     "bases released": "released bonus, base models",
     "eta 2": "eq. 3 with eta 2, base models",
+    "understood": "eq. 3, prompts understood",
+    "understood released": "released bonus, prompts understood",
 }
 
 

@@ -2,6 +2,7 @@
 touched.
 """
 
+import hashlib
 import re
 import signal
 import subprocess
@@ -178,6 +179,29 @@ def test_publishing_copies_small_results_and_condenses_evaluations(tmp_path, mon
     assert not (to / "runs" / run.name / "model").exists()
     (shown,) = nbformat.read(to / "notebooks" / "06_train-grpo.ipynb", 4).cells[0].outputs
     assert shown.text == "in ."
+    sums = (to / "SHA256SUMS").read_text().splitlines()
+    assert [line.partition("  ")[2] for line in sums] == [
+        f"runs/{run.name}/derivations.csv",
+        f"runs/{run.name}/evaluation.csv",
+    ]
+    assert _sum_of(to / "runs" / run.name / "evaluation.csv") == sums[1].partition("  ")[0]
+
+
+def _sum_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+SUMS = sorted((place.ROOT / "results").glob("*/SHA256SUMS"))
+
+
+@pytest.mark.parametrize("path", SUMS, ids=lambda path: path.parent.name)
+def test_the_committed_files_of_runs_are_those_that_were_published(path):
+    listed = dict(line.split("  ")[::-1] for line in path.read_text().splitlines())
+    assert set(listed) == {
+        own.relative_to(path.parent).as_posix() for own in path.parent.glob("runs/*/*")
+    }
+    changed = [name for name, known in listed.items() if _sum_of(path.parent / name) != known]
+    assert listed and not changed
 
 
 def test_a_full_disk_is_said_in_one_sentence(monkeypatch, capsys):

@@ -110,6 +110,13 @@ def test_the_six_predictions_are_one_family_that_eight_base_models_can_pass(root
     )
 
 
+def test_seven_base_models_are_too_few_for_six_tests(root):
+    for path in root.glob("*/runs/*.b18-s18/asked.csv"):
+        path.unlink()
+    table = predictions.tested(*of(root))
+    assert (table.base_models == 7).all() and (table.outcome == "too few base models").all()
+
+
 def test_nothing_measured_is_a_blank_and_no_outcome(tmp_path):
     table = predictions.tested(*of(tmp_path))
     assert (table.base_models == 0).all() and table.p.isna().all() and (table.outcome == "").all()

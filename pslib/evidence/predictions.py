@@ -17,7 +17,7 @@ def tested(profile, folder=None):
     Columns prediction, says, base_models (how many), mean and mean_ci (its 95% interval's
     half-width), unit, test, p, p_holm, outcome.
     outcome: "as predicted" or "opposite" where p_holm is below 0.05, else "no detectable
-    difference" ("not shown" for equivalence).
+    difference" ("not shown" for equivalence); "too few base models" where so few cannot reach it.
     """
     evidence, rows = analyses.Evidence(profile, folder), []
     for name, given in analyses.written()["predictions"].items():
@@ -30,7 +30,7 @@ def tested(profile, folder=None):
     columns = ["prediction", "says", "base_models", "mean", "mean_ci", "unit", "test", "p"]
     table = pd.DataFrame(rows)[columns]
     table["p_holm"] = stats.holm(table.p)
-    table["outcome"] = [_outcome(row) for row in table.itertuples()]
+    table["outcome"] = [_outcome(row, len(table)) for row in table.itertuples()]
     return table
 
 
@@ -44,9 +44,11 @@ def _row(kind, name, given, evidence):
     return found, row
 
 
-def _outcome(row):
+def _outcome(row, tests):
     if row.base_models == 0:
         return ""
+    if tests * 2 / 2**row.base_models >= 0.05:  # the least p of the exact test, times their number
+        return "too few base models"
     if row.test != "sign flip":
         return "as predicted" if row.p_holm < 0.05 else "not shown"
     if row.p_holm >= 0.05:

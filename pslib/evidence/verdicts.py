@@ -225,6 +225,20 @@ def by_form(table):
     return wide.rename_axis(columns=None).reset_index()
 
 
+def by_world(table):
+    """The ten claims with the paper's report and the verdict in each world and form: a row a claim,
+    each verdict with its reason.
+    """
+    said = ("**" + table.verdict + "**. " + table.why).set_axis(table.id)
+    forms = {"nano, eq. 3": "", "understood, eq. 3": "understood"}
+    forms["understood, released bonus"] = "understood released"
+    rows = table[~table.id.str.contains(" ")]
+    out = pd.DataFrame({"claim": rows.id + ": " + rows.claim, "the paper": rows.reported})
+    for head, form in forms.items():
+        out[head] = [said.get(f"{name} {form}".strip(), "not tested") for name in rows.id]
+    return out
+
+
 def verdicts_shown(table):
     """The verdicts as people read them, in four columns."""
     settled = " (" + table.confirmed.astype(str) + " of " + table.checks.astype(str) + " checks)"

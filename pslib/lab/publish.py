@@ -1,5 +1,6 @@
 """A profile's small results, copied from results/local/<profile> to where they are committed."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -43,7 +44,20 @@ def publish(profile):
                 to.with_name("derivations.csv").write_text(shares, encoding="utf-8")
         else:
             shutil.copyfile(path, to)
+    _write_sums(committed / profile.name)
     print(f"published to {committed / profile.name}")
+
+
+def _write_sums(folder):
+    """Write the SHA-256 of every published file of runs, as `sha256sum --check SHA256SUMS` reads
+    it.
+    """
+    paths = [path for path in sorted(folder.glob("runs/*/*")) if path.is_file()]
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
+        for path in paths
+    ]
+    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
 
 
 def publish_base(folder, target):

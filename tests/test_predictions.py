@@ -110,6 +110,15 @@ def test_the_six_predictions_are_one_family_that_eight_base_models_can_pass(root
     )
 
 
+def test_every_number_is_shown_base_model_by_base_model(root):
+    table = predictions.by_base_model(*of(root)).set_index("quantity")
+    assert table.columns.tolist() == [f"b{seed}" for seed in range(11, 19)]
+    tested = predictions.tested(*of(root)).set_index("prediction")
+    assert np.isclose(table.loc["predictions: form"].mean(), tested["mean"]["form"])
+    assert tested.positive["form"] == 8 == (table.loc["predictions: form"] > 0).sum()
+    assert "estimates: D(neutral prompt)" in table.index
+
+
 def test_seven_base_models_are_too_few_for_six_tests(root):
     for path in root.glob("*/runs/*.b18-s18/asked.csv"):
         path.unlink()

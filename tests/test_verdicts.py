@@ -309,6 +309,8 @@ def test_every_claim_of_the_paper_has_a_row_and_checks_that_decide():
         *(f"C{k} released" for k in (2, 3, 4)),
         *(f"C{k} bases{form}" for form in ("", " released") for k in (2, 3)),
         *(f"C{k} eta 2" for k in (2, 3, 7, 8, 9)),
+        *(f"C{k} understood" for k in (1, 2, 3, 5, 7, 9)),
+        *(f"C{k} understood released" for k in (2, 3, 7, 9)),
     ]
     for facts in claims.values():
         checks = claims.get(facts.get("like"), facts)["checks"]
@@ -319,6 +321,16 @@ def test_every_claim_of_the_paper_has_a_row_and_checks_that_decide():
 def test_a_claim_for_another_method_reads_that_methods_runs(checked):
     assert means(checked, "C3 released")["normal mode has more entropy than GRPO"] == 0.25
     assert means(checked, "C3")["normal mode has more entropy than GRPO"] == 0.2
+
+
+def test_the_ten_claims_stand_by_world_each_verdict_with_its_reason():
+    ids = ["C1", "C3", "C3 eta 2", "C3 understood", "C3 understood released"]
+    said = ["partly", "refuted", "not separated", "refuted", "confirmed"]
+    facts = {"claim": "it revives", "reported": "+0.4", "why": "So."}
+    shown = verdicts.by_world(pd.DataFrame({"id": ids, "verdict": said}).assign(**facts))
+    assert shown.claim.tolist() == ["C1: it revives", "C3: it revives"]
+    assert shown.iloc[0, 2:].tolist() == ["**partly**. So.", "not tested", "not tested"]
+    assert shown.iloc[1, 2:].tolist() == [f"**{v}**. So." for v in (said[1], *said[3:])]
 
 
 def test_verdicts_stand_side_by_side_by_form():

@@ -27,6 +27,7 @@ TABLES = {
     "predictions": predictions.tested,
     "estimates": predictions.estimated,
     "at_equal_accuracy": predictions.at_equal_accuracy,
+    "by_base_model": predictions.by_base_model,
 }
 # How a table is shown where that is not tables.shown.
 SHOWN = {

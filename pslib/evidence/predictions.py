@@ -11,37 +11,46 @@ import pandas as pd
 from pslib.evidence import analyses, stats, verdicts
 
 
+def measured(profile, folder=None, which="predictions"):
+    """The quantities of the `predictions` or `estimates` in claims.yaml -> (name, what is said of
+    it, its values by base model, its unit), one at a time.
+    """
+    evidence, size = analyses.Evidence(profile, folder), profile.table_sizes[0]
+    for name, given in analyses.written()[which].items():
+        measure = given.get("measure", "asked_bits")
+        values = evidence.quantity(given["quantity"], size, measure)
+        yield name, given, values, verdicts.UNITS[measure]
+
+
 def tested(profile, folder=None):
     """The predictions and what came of them -> DataFrame, one row each, in one Holm family.
 
-    Columns prediction, says, base_models (how many), mean and mean_ci (its 95% interval's
-    half-width), unit, test, p, p_holm, outcome.
+    Columns prediction, says, base_models (how many), positive (in how many of them it is above 0),
+    mean and mean_ci (its 95% interval's half-width), unit, test, p, p_holm, outcome.
     outcome: "as predicted" or "opposite" where p_holm is below 0.05, else "no detectable
     difference" ("not shown" for equivalence); "too few base models" where so few cannot reach it.
     """
-    evidence, rows = analyses.Evidence(profile, folder), []
-    for name, given in analyses.written()["predictions"].items():
-        found, row = _row("prediction", name, given, evidence)
+    rows = []
+    for name, given, values, unit in measured(profile, folder):
+        mean, half = stats.mean_interval(values)
         bound = given.get("within")
-        row["says"] = " ".join(given["says"].split())
-        row["test"] = f"equivalence within {bound}" if bound else "sign flip"
-        row["p"] = stats.equivalence(found, bound=bound) if bound else stats.sign_flip(found)
-        rows.append(row)
-    columns = ["prediction", "says", "base_models", "mean", "mean_ci", "unit", "test", "p"]
-    table = pd.DataFrame(rows)[columns]
+        rows.append(
+            {
+                "prediction": name,
+                "says": " ".join(given["says"].split()),
+                "base_models": len(values),
+                "positive": int((values > 0).sum()),
+                "mean": mean,
+                "mean_ci": half,
+                "unit": unit,
+                "test": f"equivalence within {bound}" if bound else "sign flip",
+                "p": stats.equivalence(values, bound=bound) if bound else stats.sign_flip(values),
+            }
+        )
+    table = pd.DataFrame(rows)
     table["p_holm"] = stats.holm(table.p)
     table["outcome"] = [_outcome(row, len(table)) for row in table.itertuples()]
     return table
-
-
-def _row(kind, name, given, evidence):
-    """A quantity's values by base model, and its row: name, number, mean, mean_ci and unit."""
-    size, measure = evidence.profile.table_sizes[0], given.get("measure", "asked_bits")
-    found = evidence.quantity(given["quantity"], size, measure)
-    mean, half = stats.mean_interval(found)
-    unit = verdicts.UNITS[measure]
-    row = {kind: name, "base_models": len(found), "mean": mean, "mean_ci": half, "unit": unit}
-    return found, row
 
 
 def _outcome(row, tests):
@@ -57,18 +66,32 @@ def _outcome(row, tests):
 
 
 def estimated(profile, folder=None):
-    """The estimates named beside the predictions -> DataFrame: estimate,
-    base_models, mean, mean_ci, unit, and detectable.
+    """The estimates named beside the predictions -> DataFrame: estimate, base_models, positive,
+    mean, mean_ci, unit, and detectable.
 
     detectable: the smallest true difference that so many base models would find with 80% power at
     0.05.
     """
-    evidence, rows = analyses.Evidence(profile, folder), []
-    for name, given in analyses.written()["estimates"].items():
-        found, row = _row("estimate", name, given, evidence)
-        spread = found.std(ddof=1)
-        rows.append(row | {"detectable": stats.smallest_detectable(spread, len(found))})
+    rows = []
+    for name, _, values, unit in measured(profile, folder, "estimates"):
+        mean, half = stats.mean_interval(values)
+        detects = stats.smallest_detectable(values.std(ddof=1), len(values))
+        row = {"estimate": name, "base_models": len(values), "positive": int((values > 0).sum())}
+        rows.append(row | {"mean": mean, "mean_ci": half, "unit": unit, "detectable": detects})
     return pd.DataFrame(rows)
+
+
+def by_base_model(profile, folder=None):
+    """What stands behind each prediction and estimate -> DataFrame: quantity, and a column for each
+    base model with its value.
+    """
+    rows = {
+        f"{which}: {name}": values
+        for which in ("predictions", "estimates")
+        for name, _, values, _ in measured(profile, folder, which)
+    }
+    table = pd.DataFrame(rows).T.rename_axis("quantity")
+    return table.set_axis([f"b{seed}" for seed in table.columns], axis=1).reset_index()
 
 
 WINDOW = 5  # measurements over which accuracy and entropy in training are averaged

@@ -206,6 +206,9 @@ FORMS = {
     "bases": "eq. 3, base models",
     "bases released": "released bonus, base models",
     "eta 2": "eq. 3 with eta 2, base models",
+}
+# of the world whose prompts mean something, see by_world
+UNDERSTOOD = {
     "understood": "eq. 3, prompts understood",
     "understood released": "released bonus, prompts understood",
 }
@@ -280,7 +283,7 @@ def cards(table, found):
     for row in table[~table.id.str.contains(" ")].itertuples():
         forms = table[(table.id == row.id) | table.id.str.startswith(f"{row.id} ")]
         others = [
-            f"{FORMS[name.partition(' ')[2]]}: **{verdict}**"
+            f"{(FORMS | UNDERSTOOD)[name.partition(' ')[2]]}: **{verdict}**"
             for name, verdict in zip(forms.id[1:], forms.verdict[1:], strict=True)
         ]
         said = {

@@ -220,7 +220,7 @@ def by_form(table):
     """
     parts = table.id.str.split(n=1)
     form = parts.str[1].fillna("").map(FORMS)
-    found = pd.DataFrame({"claim": parts.str[0], "form": form, "verdict": table.verdict})
+    found = pd.DataFrame({"claim": parts.str[0], "form": form, "verdict": table.verdict}).dropna()
     wide = found.pivot(index="claim", columns="form", values="verdict")
     wide = (
         wide[wide.notna().sum(axis=1) > 1].fillna("").reindex(columns=FORMS.values(), fill_value="")

@@ -1,5 +1,6 @@
 """How `make site` builds README, these pages and the executed notebooks: nothing is executed."""
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +27,7 @@ include_patterns = [
     "notebooks/60_your_model.ipynb",
     *(f"results/quick/notebooks/{copy}" for copy in EXECUTED.values()),
     "results/smollm2/notebooks/50_explore-*.ipynb",
+    "results/*/tables/*.md",
 ]
 exclude_patterns = [
     *(f"notebooks/{name}" for name in EXECUTED),
@@ -63,5 +65,12 @@ def link_to_executed(app, docname, source):
             source[0] = source[0].replace(f"({name})", f"(../results/quick/notebooks/{copy})")
 
 
+def link_to_tables(app, docname, source):
+    """Lead from the name of a committed table to its page; `source` is a list of one text."""
+    if not docname.startswith("results/"):
+        source[0] = re.sub(r"(?<!\[)`(results/\w+/tables/\w+\.md)`", r"[`\1`](/\1)", source[0])
+
+
 def setup(app):
     app.connect("source-read", link_to_executed)
+    app.connect("source-read", link_to_tables)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from importlib.util import find_spec
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -120,5 +119,5 @@ def test_pages_stand_in_reading_order(site):
     shown = [name for name in order if name[:2].isdigit() or name == "world"]
     first = ["00", "world", "05", "01", "02", "03", "04", "30", "60", "40", "50", "10"]
     assert shown[: len(first)] == first
-    built = {Path(path).stem for path in site.rglob("*.html")} - {"index", "search", "contents"}
-    assert len(order) == len(built)
+    aside = ("index", "search", "contents")
+    assert len(order) == len([path for path in site.rglob("*.html") if path.stem not in aside])

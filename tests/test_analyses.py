@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import evidence
 import pandas as pd
@@ -232,6 +233,8 @@ def written(tmp_path_factory):
     """The folder of all artefacts of made-up results."""
     root = tmp_path_factory.mktemp("written")
     profile, folder = evidence.write(root / "nano")
+    profile = replace(profile, wording="{sum}")  # as of a pretrained model
+    evidence.write_prompts(folder)
     evidence.write_parting(root, split=[0.03, 0.05], unheeded=[0.001, 0.002])
     assert artefacts.write_all(profile, folder) == list(artefacts.listed())
     return folder

@@ -4,14 +4,15 @@ stopped, and the table by hand.
 
 from dataclasses import replace
 
+import evidence
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from pslib import modes, policy, rewards, tasks
+from pslib import policy, rewards, tasks
 from pslib.evidence import pretrained, probe, stats
-from pslib.lab import runs
+from pslib.lab import publish, runs
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_the_unrelated_prompt_is_as_long_as_the_papers_in_tokens(which, tour, to
 
 
 def test_all_prompts_have_the_same_questions_and_the_normal_mode_is_no_distance_from_itself(
-    profile,
+    profile, tmp_path, monkeypatch
 ):
     found = pretrained.ask(profile)
     assert len(found) == 3 * 2 * 5 * 2 and not found.isna().any(axis=None)
@@ -71,6 +72,11 @@ def test_all_prompts_have_the_same_questions_and_the_normal_mode_is_no_distance_
     assert (found.correct[found.task == "stories"] == 0).all()
     one, two = (found[found.seed == seed].bits.to_numpy() for seed in (1, 2))
     assert (one != two).any()  # seeds are other draws
+    monkeypatch.setattr(runs, "ROOT", tmp_path / "checkout")
+    publish.publish(profile)
+    committed = runs.ROOT / "results" / "smollm2"
+    for name in ("prompts.csv", "prompts.yaml"):
+        assert (committed / name).read_bytes() == (profile.folder / name).read_bytes()
 
 
 def test_asking_goes_on_where_it_stopped_and_ends_as_if_it_had_not(profile, tmp_path, monkeypatch):
@@ -105,26 +111,8 @@ def test_a_profile_whose_models_read_no_words_is_refused(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def made_up(folder):
-    """Two questions of three responses each, the second with four times as many tokens; two seeds
-    of sums, one of stories.
-    """
-    rows = []
-    for task, seeds in (("sums", (1, 2)), ("stories", (1,))):
-        for seed in seeds:
-            for prompt, more in (("normal", 0.0), ("high_entropy", 0.5), ("unrelated", 0.2)):
-                for question, tokens, bits in (("a", 10, 1.0), ("b", 40, 2.0)):
-                    own = more * (1 if question == "a" else 2)
-                    kl = tokens * more / 10
-                    total = tokens * (bits + own)
-                    row = (task, seed, prompt, question, 3, int(question == "a"), tokens, total, kl)
-                    rows.append(row)
-    columns = [*pretrained.KEYS, *pretrained.COUNTS]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "prompts.csv", index=False)
-
-
 def test_the_table_by_hand(tmp_path):
-    made_up(tmp_path)
+    evidence.write_prompts(tmp_path)
     table = pretrained.table(runs.load_profile("smollm2"), tmp_path).set_index(["task", "prompt"])
     normal, he = table.loc[("sums", "normal")], table.loc[("sums", "high_entropy")]
     assert (he.seeds, he.questions, he.replicates) == (2, 2, "questions")
@@ -153,9 +141,3 @@ def test_the_parts_of_a_ratio_have_its_mean_and_its_spread():
         ratios.append(sums[drawn].sum() / counts[drawn].sum())
     half = stats.mean_interval(parts)[1]
     assert half == pytest.approx(1.96 * np.std(ratios), rel=0.15)
-
-
-def test_the_modes_of_the_record_are_five(tour):
-    texts = pretrained.prompts_of(tour[1])
-    both = [modes.Mode(name, text) for name, text in texts.items()]
-    assert len(set(modes.rendered(tour[1], both).values())) == 5

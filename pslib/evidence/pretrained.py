@@ -18,6 +18,7 @@ from pslib.lab import chain, checkpoint, records, runs
 SEEDS = (1, 2, 3, 4)  # of the draws, one response to a question each
 QUESTIONS = 24  # sums; there are as many word problems
 MAX_NEW_TOKENS = 96
+GRADED = ("sums", "words")  # tasks whose questions have answers
 KEYS = ["task", "seed", "prompt", "question_id"]
 COUNTS = ["samples", "correct", "tokens", "bits", "kl"]
 MEASURES = ["entropy_bits", "entropy_change", "entropy_beyond", "accuracy", "kl"]
@@ -33,6 +34,11 @@ def tasks_of(profile):
     ]
     sums = profile.questions("like", QUESTIONS)
     return {"sums": sums, "words": tasks.word_problems(), "stories": stories}
+
+
+def settings_of(profile):
+    """How answers are drawn: an evaluation's settings, with one response of MAX_NEW_TOKENS."""
+    return replace(profile.evaluate, questions=QUESTIONS, samples=1, max_new_tokens=MAX_NEW_TOKENS)
 
 
 def prompts_of(tokenizer):
@@ -53,30 +59,34 @@ def ask(profile):
             f"profile {profile.name} makes its models, which read no words; name a profile of a "
             "pretrained model, like smollm2"
         )
-    size, path = profile.sizes[0], profile.folder / "prompts.csv"
-    settings = replace(
-        profile.evaluate, questions=QUESTIONS, samples=1, max_new_tokens=MAX_NEW_TOKENS
-    )
+    path, settings = profile.folder / "prompts.csv", settings_of(profile)
     with runs.owned(profile.folder):
-        model, tokenizer = chain.trained_model(profile, "original", size, SEEDS[0])
+        model, tokenizer = chain.trained_model(profile, "original", profile.sizes[0], SEEDS[0])
         prompts, asked = prompts_of(tokenizer), tasks_of(profile)
-        modes_ = [modes.Mode(name, text) for name, text in prompts.items()]
-        wanted = records.evaluation_settings(replace(profile, evaluate=settings), size)
-        wanted["inputs"] = {
-            "questions": {task: records.of_questions(rows) for task, rows in asked.items()},
-            **records.of_model(model, tokenizer, modes_),
-        }
-        records.begin(path.with_suffix(".yaml"), wanted)
+        record = _record(profile, settings, model, tokenizer, prompts, asked)
+        records.begin(path.with_suffix(".yaml"), record)
         found = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEYS, *COUNTS])
-        pieces, progress = [(task, seed) for seed in SEEDS for task in asked], chain.Progress("ask")
+        pieces = [(task, seed) for seed in SEEDS for task in asked]
+        progress = chain.Progress(f"ask {profile.name}")
         for done, (task, seed) in enumerate(pieces, 1):
-            if not len(found[(found.task == task) & (found.seed == seed)]):
-                table = probe.ask(model, tokenizer, prompts, settings, asked[task], seed=seed)
-                table = table.assign(task=task, seed=seed)[[*KEYS, *COUNTS]]
-                found = pd.concat([found, table.round(4)]) if len(found) else table.round(4)
+            if not ((found.task == task) & (found.seed == seed)).any():
+                own = probe.ask(model, tokenizer, prompts, settings, asked[task], seed=seed)
+                own = own.assign(task=task, seed=seed)[[*KEYS, *COUNTS]].round(4)
+                found = pd.concat([found, own]) if len(found) else own
                 checkpoint.write(path, found.to_csv(index=False))
             progress(done, len(pieces))
     return found
+
+
+def _record(profile, settings, model, tokenizer, prompts, asked):
+    """What the answers are made from."""
+    of_prompts = [modes.Mode(name, text) for name, text in prompts.items()]
+    inputs = {
+        "questions": {task: records.of_questions(rows) for task, rows in asked.items()},
+        **records.of_model(model, tokenizer, of_prompts),
+    }
+    asking = replace(profile, evaluate=settings)
+    return {**records.evaluation_settings(asking, profile.sizes[0]), "inputs": inputs}
 
 
 def table(profile, folder=None):
@@ -90,25 +100,20 @@ def table(profile, folder=None):
     found = analyses.read(path) if path.exists() else pd.DataFrame(columns=[*KEYS, *COUNTS])
     for task, own in found.groupby("task", sort=False):
         sums = own.groupby(["prompt", "question_id"], sort=False)[COUNTS].sum()
-        bits = {name: parts_of_ratio(by.bits, by.tokens) for name, by in _by_prompt(sums)}
-        for prompt, by in _by_prompt(sums):
-            graded = by.correct if task != "stories" else by.correct * float("nan")
+        by_prompt = {name: sums.loc[name] for name in sums.index.unique("prompt")}
+        bits = {name: parts_of_ratio(by.bits, by.tokens) for name, by in by_prompt.items()}
+        for prompt, by in by_prompt.items():
+            row = {"task": task, "prompt": prompt, "seeds": own.seed.nunique()}
+            row |= {"questions": len(by), "replicates": "questions"}
             values = {
                 "entropy_bits": bits[prompt],
                 "entropy_change": bits[prompt] - bits["normal"],
                 "entropy_beyond": bits[prompt] - bits["unrelated"],
-                "accuracy": 100 * graded / by.samples,
+                "accuracy": 100 * by.correct / by.samples if task in GRADED else [],
                 "kl": parts_of_ratio(by.kl, by.tokens),
             }
-            row = {"task": task, "prompt": prompt, "seeds": own.seed.nunique()}
-            row |= {"questions": len(by), "replicates": "questions"}
             for name in MEASURES:
                 row[name], row[f"{name}_ci"] = mean_interval(values[name])
             rows.append(row)
     both = [part for name in MEASURES for part in (name, f"{name}_ci")]
     return pd.DataFrame(rows, columns=["task", "prompt", "seeds", "questions", "replicates", *both])
-
-
-def _by_prompt(sums):
-    """(prompt, the sums of its questions) of sums by prompt and question."""
-    return [(name, sums.loc[name]) for name in sums.index.unique("prompt")]

@@ -8,7 +8,7 @@ differences do not vary but by what `spread` adds to the run at hand.
 import pandas as pd
 
 from pslib import tasks
-from pslib.evidence import evaluate
+from pslib.evidence import evaluate, pretrained
 from pslib.lab import runs
 
 SEEDS = (1, 2, 3)
@@ -186,3 +186,21 @@ def write_parting(root, **worlds):
             evaluation(0, 0, {"normal": (80, 0.4), "he": (70 + which, 0.5)}, 0).to_csv(
                 run / "evaluation.csv", index=False
             )
+
+
+def write_prompts(folder):
+    """Write prompts.csv into a folder: two questions of three responses each, the second with four
+    times as many tokens, under three prompts; two seeds of sums, one of stories.
+    """
+    rows = []
+    for task, seeds in (("sums", (1, 2)), ("stories", (1,))):
+        for seed in seeds:
+            for prompt, more in (("normal", 0.0), ("high_entropy", 0.5), ("unrelated", 0.2)):
+                for question, tokens, bits in (("a", 10, 1.0), ("b", 40, 2.0)):
+                    own = more * (1 if question == "a" else 2)
+                    kl = tokens * more / 10
+                    total = tokens * (bits + own)
+                    row = (task, seed, prompt, question, 3, int(question == "a"), tokens, total, kl)
+                    rows.append(row)
+    columns = [*pretrained.KEYS, *pretrained.COUNTS]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "prompts.csv", index=False)

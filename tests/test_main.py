@@ -90,12 +90,13 @@ def test_a_command_that_is_killed_takes_its_chain_with_it(tmp_path):
         ("compare", []),
         ("publish", []),
         ("figures", []),
+        ("ask", []),
         ("train", ["grpo", "0.2m", "4"]),
         ("export", ["grpo", "0.2m", "4", "--out", "there"]),
     ],
 )
 def test_commands_take_the_path_of_a_profile(command, rest, tmp_path, monkeypatch):
-    from pslib.evidence import artefacts
+    from pslib.evidence import artefacts, pretrained
     from pslib.lab import chain, export
 
     given, seen = (runs.PROFILES / "smoke.yaml").read_text().replace("seeds: [1]", "seeds: [4]"), []
@@ -110,6 +111,7 @@ def test_commands_take_the_path_of_a_profile(command, rest, tmp_path, monkeypatc
         (reproduce, "compare"),
         (publish, "publish"),
         (artefacts, "write_all"),
+        (pretrained, "ask"),
         (chain, "train_run"),
         (export, "export"),
     ):

@@ -10,7 +10,15 @@ from dataclasses import asdict
 import pandas as pd
 from IPython.display import Markdown, display
 
-from pslib.evidence import analyses, figures, predictions, tables, understood_figures, verdicts
+from pslib.evidence import (
+    analyses,
+    figures,
+    predictions,
+    pretrained,
+    tables,
+    understood_figures,
+    verdicts,
+)
 from pslib.lab import checkpoint, records, runs
 
 TABLES = {
@@ -18,6 +26,7 @@ TABLES = {
     "table1_effects": tables.effects,
     "table2_creative": tables.table2,
     "ablations": tables.ablations,
+    "prompts": pretrained.table,
     "bonus": analyses.bonus_by_kind,
     "verdicts": verdicts.verdicts,
     "checks": verdicts.checks,

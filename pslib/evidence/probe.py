@@ -45,6 +45,19 @@ UNRELATED = {
 }
 
 
+def unrelated(tokenizer):
+    """The long text of UNRELATED, cut to as many tokens as the paper's high-entropy prompt has, the
+    last of which is a full stop.
+
+    It begins again where a tokenizer needs fewer tokens for it than for that prompt.
+    """
+    wanted, given = (
+        tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in (modes.he_mode().system, " ".join([UNRELATED["unrelated"]] * 3))
+    )
+    return tokenizer.decode(given[: len(wanted) - 1]) + "."
+
+
 # What every model of a profile is asked under, whatever it was trained with; a base model's neutral
 # prompt comes on top.
 ASKED = ("high_entropy", "rewritten_high_entropy", "low_entropy")

@@ -30,6 +30,17 @@ def mean_interval(values, level=0.95):
     return float(values.mean()), float(half)
 
 
+def parts_of_ratio(sums, counts):
+    """Values by unit, whose mean is the ratio r = sum(sums) / sum(counts) and whose spread is that
+    of the ratio, to first order: r + (sums - r counts) / mean(counts).
+
+    sums, counts: Series by unit, like a question's bits and tokens. mean_interval of the values is
+    the ratio's interval over units; of the differences of two such, that of two ratios' difference.
+    """
+    ratio = sums.sum() / counts.sum()
+    return ratio + (sums - ratio * counts) / counts.mean()
+
+
 def bootstrap_interval(values, level=0.95, resamples=10000, seed=0):
     """The bootstrap interval of a mean over seeds, BCa, or percentile where BCa is not defined:
     (low, high).

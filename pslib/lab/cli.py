@@ -133,6 +133,18 @@ def export(
 
 
 @app.command()
+def ask(profile: Profile):
+    """Ask a pretrained model, as it comes, sums, word problems and stories under five prompts.
+
+    Goes on where it stopped. Example: `python -m pslib ask smollm2`
+    """
+    from pslib.evidence import pretrained
+    from pslib.lab import runs
+
+    pretrained.ask(runs.load_profile(profile))
+
+
+@app.command()
 def figures(profile: Annotated[str, PROFILE] = ""):
     """Make every table and figure again, without training.
 

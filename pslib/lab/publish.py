@@ -10,7 +10,7 @@ import pandas as pd
 from pslib.evidence import evaluate
 from pslib.lab import runs
 
-KINDS = ["tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*"]
+KINDS = ["prompts.*", "tables/*", "figures/*", "notebooks/*.ipynb", "base/*/*.*"]
 KINDS += [f"runs/*/*.{kind}" for kind in ("yaml", "json", "csv", "parquet")]
 
 

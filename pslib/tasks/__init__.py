@@ -7,7 +7,9 @@ tuning, test) is a hash of its numbers, so that no sum is in two of them.
 
 import random
 from functools import lru_cache
+from pathlib import Path
 
+import yaml
 from datasets import Dataset
 
 from pslib.nano import worlds
@@ -50,6 +52,16 @@ def load(suite, count, split="test", seed=0, terms=(), wording=""):
                     "answer": question.answer,
                 }
             )
+    return Dataset.from_list(rows)
+
+
+def word_problems():
+    """The word problems of word_problems.yaml -> Dataset with id, question and answer."""
+    path = Path(__file__).with_name("word_problems.yaml")
+    given, rows = yaml.safe_load(path.read_text(encoding="utf-8")), []
+    for place, each in enumerate(given["problems"]):
+        text = given["wording"].replace("{problem}", each["problem"])
+        rows.append({"id": f"words-{place}", "question": text, "answer": str(each["answer"])})
     return Dataset.from_list(rows)
 
 

@@ -1,0 +1,119 @@
+"""Does a pretrained model understand the high-entropy prompt? It is asked, as it comes, three tasks
+under five system prompts.
+
+What a prompt's words do shows beside a text of the same length that says nothing of the task: any
+system prompt moves a pretrained model.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from pslib import modes, tasks
+from pslib.evidence import analyses, probe
+from pslib.evidence.stats import mean_interval, parts_of_ratio
+from pslib.lab import chain, checkpoint, records, runs
+
+SEEDS = (1, 2, 3, 4)  # of the draws, one response to a question each
+QUESTIONS = 24  # sums; there are as many word problems
+MAX_NEW_TOKENS = 96
+GRADED = ("sums", "words")  # tasks whose questions have answers
+KEYS = ["task", "seed", "prompt", "question_id"]
+COUNTS = ["samples", "correct", "tokens", "bits", "kl"]
+MEASURES = ["entropy_bits", "entropy_change", "entropy_beyond", "accuracy", "kl"]
+
+
+def tasks_of(profile):
+    """{task: questions}: the profile's sums, the word problems, and its stories, whose answer no
+    response can give.
+    """
+    stories = [
+        {"id": f"stories-{place}", "question": text, "answer": ""}
+        for place, text in enumerate(profile.stories)
+    ]
+    sums = profile.questions("like", QUESTIONS)
+    return {"sums": sums, "words": tasks.word_problems(), "stories": stories}
+
+
+def settings_of(profile):
+    """How answers are drawn: an evaluation's settings, with one response of MAX_NEW_TOKENS."""
+    return replace(profile.evaluate, questions=QUESTIONS, samples=1, max_new_tokens=MAX_NEW_TOKENS)
+
+
+def prompts_of(tokenizer):
+    """{prompt: system prompt, or None for the normal mode, which is the first}."""
+    texts = {name: modes.he_mode(name).system for name in probe.ASKED}
+    return {"normal": None, **texts, "unrelated": probe.unrelated(tokenizer)}
+
+
+def ask(profile):
+    """Ask a profile's pretrained model every task under every prompt -> DataFrame, and prompts.csv.
+
+    A row a task, seed, prompt and question: COUNTS, as in probe.ask. The file is written after each
+    task and seed, and what it holds is not asked again. ValueError for a profile whose models are
+    made here.
+    """
+    if not profile.origin.knows_words:
+        raise ValueError(
+            f"profile {profile.name} makes its models, which read no words; name a profile of a "
+            "pretrained model, like smollm2"
+        )
+    path, settings = profile.folder / "prompts.csv", settings_of(profile)
+    with runs.owned(profile.folder):
+        model, tokenizer = chain.trained_model(profile, "original", profile.sizes[0], SEEDS[0])
+        prompts, asked = prompts_of(tokenizer), tasks_of(profile)
+        record = _record(profile, settings, model, tokenizer, prompts, asked)
+        records.begin(path.with_suffix(".yaml"), record)
+        found = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEYS, *COUNTS])
+        pieces = [(task, seed) for seed in SEEDS for task in asked]
+        progress = chain.Progress(f"ask {profile.name}")
+        for done, (task, seed) in enumerate(pieces, 1):
+            if not ((found.task == task) & (found.seed == seed)).any():
+                own = probe.ask(model, tokenizer, prompts, settings, asked[task], seed=seed)
+                own = own.assign(task=task, seed=seed)[[*KEYS, *COUNTS]].round(4)
+                found = pd.concat([found, own]) if len(found) else own
+                checkpoint.write(path, found.to_csv(index=False))
+            progress(done, len(pieces))
+    return found
+
+
+def _record(profile, settings, model, tokenizer, prompts, asked):
+    """What the answers are made from."""
+    of_prompts = [modes.Mode(name, text) for name, text in prompts.items()]
+    inputs = {
+        "questions": {task: records.of_questions(rows) for task, rows in asked.items()},
+        **records.of_model(model, tokenizer, of_prompts),
+    }
+    asking = replace(profile, evaluate=settings)
+    return {**records.evaluation_settings(asking, profile.sizes[0]), "inputs": inputs}
+
+
+def table(profile, folder=None):
+    """What prompts change, from prompts.csv in a folder of results: a row a task and prompt.
+
+    Entropy in bits and KL in nats a token, accuracy in percent (blank for stories), each with the
+    half of its 95% interval over questions (`_ci`). entropy_change is the entropy less that of the
+    normal mode, entropy_beyond less that under the unrelated prompt, both paired by question.
+    """
+    path, rows = Path(folder or profile.folder) / "prompts.csv", []
+    found = analyses.read(path) if path.exists() else pd.DataFrame(columns=[*KEYS, *COUNTS])
+    for task, own in found.groupby("task", sort=False):
+        sums = own.groupby(["prompt", "question_id"], sort=False)[COUNTS].sum()
+        by_prompt = {name: sums.loc[name] for name in sums.index.unique("prompt")}
+        bits = {name: parts_of_ratio(by.bits, by.tokens) for name, by in by_prompt.items()}
+        for prompt, by in by_prompt.items():
+            row = {"task": task, "prompt": prompt, "seeds": own.seed.nunique()}
+            row |= {"questions": len(by), "replicates": "questions"}
+            values = {
+                "entropy_bits": bits[prompt],
+                "entropy_change": bits[prompt] - bits["normal"],
+                "entropy_beyond": bits[prompt] - bits["unrelated"],
+                "accuracy": 100 * by.correct / by.samples if task in GRADED else [],
+                "kl": parts_of_ratio(by.kl, by.tokens),
+            }
+            for name in MEASURES:
+                row[name], row[f"{name}_ci"] = mean_interval(values[name])
+            rows.append(row)
+    both = [part for name in MEASURES for part in (name, f"{name}_ci")]
+    return pd.DataFrame(rows, columns=["task", "prompt", "seeds", "questions", "replicates", *both])

@@ -18,22 +18,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from test_benchmarks import put_all
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pslib import __main__, methods, modes, policy, rewards, tasks, train
 from pslib.evidence import artefacts, evaluate, tables
 from pslib.lab import chain, export, records, runs
-
-TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>"
-    "{% if message['role'] == 'assistant' and '</think>' in message['content'] %}"
-    "{{ message['content'].split('</think>')[-1] }}{% else %}{{ message['content'] }}{% endif "
-    "%}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and "
-    "enable_thinking is false %}"
-    "<think>\n\n</think>\n\n{% endif %}{% endif %}"
-)
+from tests.support.small_paper import TEMPLATE, put_all
 
 
 # --- the paper's figures, key by key --------------------------------------------------------------

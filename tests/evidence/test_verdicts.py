@@ -4,11 +4,11 @@ names.
 
 import math
 
-import evidence
 import pandas as pd
 import pytest
 
 from pslib.evidence import stats, verdicts
+from tests.support import evidence
 
 
 @pytest.fixture(scope="module")

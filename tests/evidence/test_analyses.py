@@ -3,12 +3,12 @@
 import itertools
 import math
 
-import evidence
 import pandas as pd
 import pytest
 
 from pslib.evidence import analyses, artefacts, evaluate, figures, tables, verdicts
 from pslib.lab import runs
+from tests.support import evidence
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ import random
 import time
 from dataclasses import replace
 
-import crashes
-import faults
 import pandas as pd
 import pytest
 import safetensors.torch
@@ -20,6 +18,7 @@ from pslib import tasks, train
 from pslib.evidence import artefacts, tables
 from pslib.lab import chain, records, runs
 from pslib.nano import base
+from tests.support import crashes, faults
 
 
 @pytest.fixture(scope="module")

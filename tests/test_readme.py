@@ -220,12 +220,6 @@ def test_the_map_names_every_module():
     assert not {name for name in modules if not re.search(rf"\b{name}\b", TEXT["code"])}
 
 
-def test_the_ci_script_runs_the_test_command_of_the_readme():
-    assert (
-        "make test" in TEXT["README"] and "\nmake test\n" in (runs.ROOT / ".ci" / "run").read_text()
-    )
-
-
 PROJECT = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 WANTED = [*PROJECT["dependencies"], *EXTRAS["lora"], *EXTRAS["site"]]

@@ -21,7 +21,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pslib import __main__, methods, modes, policy, rewards, tasks, train
-from pslib.evidence import artefacts, evaluate, tables
+from pslib.evidence import analyses, artefacts, evaluate, tables
 from pslib.lab import chain, export, records, runs
 from tests.support.small_paper import TEMPLATE, put_all
 
@@ -207,12 +207,12 @@ def standing(tmp_path_factory, _lively, tokenizer):
 
 
 def test_the_chain_runs_to_table_1_with_the_papers_settings(standing):
-    table = artefacts.write(standing, "table1_general")
+    table = artefacts.write(standing, "table1_general")["table1_general"]
     assert (
         table.label.tolist() == ["Original", "GRPO", "Policy Split", "Policy Split + HE prompt"]
         and (table.seeds == 1).all()
     )
-    assert table[tables.MEASURES].notna().all().all()
+    assert table[analyses.SUITES].notna().all().all()
     shown = tables.shown(table)
     assert (
         "AIME acc %" in shown
@@ -292,7 +292,7 @@ def test_probes_ask_the_papers_stories_and_the_benchmarks(standing):
         and found["stories"].told.isna().all()
     )
     assert found["best_of_n"].question_id.str.match("math500|aime2[45]").all()
-    assert len(artefacts.write(standing, "table2_creative")) == 2
+    assert len(artefacts.write(standing, "table2_creative")["table2_creative"]) == 2
 
 
 def test_a_data_set_that_cannot_be_read_is_said_before_any_model_is_loaded(standing, monkeypatch):

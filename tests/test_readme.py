@@ -12,7 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pslib.evidence import tables, trace
+from pslib.evidence import analyses, tables, trace
 from pslib.evidence.verdicts import by_form
 from pslib.lab import cli, runs
 from pslib.nano import worlds
@@ -59,7 +59,7 @@ def test_the_committed_table_follows_from_the_committed_runs():
         committed.label.tolist() == made.label.tolist()
         and committed.runs.tolist() == made.runs.tolist()
     )
-    for measure in tables.MEASURES:
+    for measure in analyses.SUITES:
         assert made[measure].tolist() == pytest.approx(committed[measure].tolist(), abs=1e-3)
         assert made[f"{measure}_ci"].tolist() == pytest.approx(
             committed[f"{measure}_ci"].tolist(), abs=1e-3, nan_ok=True

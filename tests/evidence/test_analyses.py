@@ -553,7 +553,7 @@ SEEDS, SAMPLING = (
 )
 def test_a_table_says_what_its_intervals_are_over(found, name):
     table = artefacts.table(found[0], name, found[1])
-    parts = artefacts._shown(name, table).values()
+    parts = artefacts.parts_of(name, table).values()
     assert parts and all("replicates" in part for part in parts)
     untrained = (
         table.label.str.startswith("Original")

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from pslib import rewards
-from pslib.evidence import analyses, artefacts, tables
+from pslib.evidence import analyses, artefacts
 from pslib.lab import chain, launched, runs
 from tests.support.small_paper import left, paper_profile
 from tests.support.steps import parity
@@ -79,9 +79,9 @@ def test_two_processes_leave_a_run_that_is_evaluated_and_shown_like_any_other(mi
     chain.check(profile)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "load_profile", lambda name: profile)
-        table = artefacts.write(profile, "table1_general")
+        table = artefacts.write(profile, "table1_general")["table1_general"]
     assert table.label.tolist() == ["Original", "GRPO", "Policy Split", "Policy Split + HE prompt"]
-    assert table[tables.MEASURES].notna().all().all()
+    assert table[analyses.SUITES].notna().all().all()
     spent = analyses.cost(profile)
     assert len(spent) == 2 and spent.filter(like="seconds").isna().all(
         axis=None

@@ -7,14 +7,16 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may depend on the hub
 
 import copy
+import dataclasses
 
 import hypothesis
 import pytest
 import torch
 from transformers.models.qwen3 import modeling_qwen3
 
-from pslib import modes
+from pslib import methods, modes, rewards, train
 from pslib.nano import base, worlds
+from tests.support import steps
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")
@@ -94,93 +96,6 @@ def model64(_lively, monkeypatch):
     return copy.deepcopy(_lively).double()
 
 
-class LowRank(torch.nn.Module):
-    """A linear layer with an adapter, as PEFT puts one in its place: x W' + x A B."""
-
-    def __init__(self, layer, rank=2):
-        super().__init__()
-        self.base_layer = layer
-        generator = torch.Generator().manual_seed(0)
-        self.down = torch.nn.Parameter(
-            torch.randn(layer.in_features, rank, generator=generator, dtype=layer.weight.dtype)
-        )
-        self.up = torch.nn.Parameter(
-            torch.randn(rank, layer.out_features, generator=generator, dtype=layer.weight.dtype)
-        )
-
-    @property
-    def weight(self):
-        """The base layer's alone, as PEFT's layers give it."""
-        return self.base_layer.weight
-
-    def forward(self, x):
-        """The layer's output."""
-        return self.base_layer(x) + x @ self.down @ self.up
-
-
-class Tuner(torch.nn.Module):
-    """What PEFT puts between a wrapped model and its wrapper."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, *given, **named):
-        """The model's output: logits, and no hidden state."""
-        return self.model(*given, **named)
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.model, name)
-
-
-class Wrapped(Tuner):
-    """A model as PEFT wraps it: frozen but for adapters, `base_model` being no transformers
-    model.
-    """
-
-    def __init__(self, model, adapted="q_proj"):
-        for weight in model.parameters():
-            weight.requires_grad_(False)
-        for module in list(model.modules()):
-            if isinstance(getattr(module, adapted, None), torch.nn.Linear):
-                setattr(module, adapted, LowRank(getattr(module, adapted)))
-        super().__init__(model)
-        del self.model
-        self.base_model = Tuner(model)
-
-    def forward(self, *given, **named):
-        """The model's output."""
-        return self.base_model(*given, **named)
-
-    def get_base_model(self):
-        """The transformers model, its adapters in place."""
-        return self.base_model.model
-
-    def __getattr__(self, name):
-        if name == "base_model":
-            return torch.nn.Module.__getattr__(self, name)
-        try:
-            return torch.nn.Module.__getattr__(self, name)
-        except AttributeError:
-            return getattr(self.base_model, name)
-
-
-def laid_out(packed):
-    """The (prompt, response) ids of each row of a Packed, read back from its places."""
-    rows, width = [], packed.prompt_at.shape[1]
-    for row in range(packed.shape[0]):
-        first = packed.predictor[packed.rows == row][
-            0
-        ]  # the last token of the prompt predicts the first of the response
-        places = packed.prompt_at[packed.owner[row], :width].tolist()
-        prompt = packed.tokens[places[: places.index(int(first)) + 1]]
-        rows.append((tuple(prompt.tolist()), tuple(packed.target[packed.rows == row].tolist())))
-    return rows
-
-
 @pytest.fixture(scope="session")
 def he():
     """A high-entropy mode with a short prompt: the paper's would be most of the tiny model's
@@ -197,3 +112,29 @@ def questions():
         {"id": "second", "question": "7+8+6+1+2+3", "answer": "27"},
         {"id": "third", "question": "9+9+1+1+5+5+2+4", "answer": "36"},
     ]
+
+
+@pytest.fixture
+def graded_by_parity(monkeypatch):
+    """An untrained model is never right: grade by the text alone, so that groups are alive."""
+    monkeypatch.setattr(rewards, "grade", steps.parity)
+
+
+@pytest.fixture
+def start(tokenizer, he):
+    """A Run of a model: start(model, method, setting=value, ...); the method by name or as it
+    is.
+    """
+
+    def make(model, method, seed=0, **changes):
+        method = methods.get(method) if isinstance(method, str) else method
+        return train.Run(
+            copy.deepcopy(model),
+            tokenizer,
+            method,
+            (modes.NORMAL, he),
+            dataclasses.replace(steps.SETTINGS, **changes),
+            seed,
+        )
+
+    return make

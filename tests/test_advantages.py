@@ -4,7 +4,6 @@ signals.
 
 import math
 
-import four_rollouts as four
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from pslib import advantages
+from tests.support import four_rollouts as four
 
 NAN = float("nan")
 MASK = torch.arange(3) < torch.tensor(four.LENGTHS)[:, None]

@@ -4,12 +4,12 @@ hand.
 
 import math
 
-import four_rollouts as four
 import pytest
 import torch
 from jaxtyping import TypeCheckError
 
 from pslib import losses
+from tests.support import four_rollouts as four
 
 NAN = float("nan")
 MASK = torch.arange(3) < torch.tensor(four.LENGTHS)[:, None]

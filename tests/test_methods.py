@@ -2,11 +2,11 @@
 example.
 """
 
-import four_rollouts as four
 import pytest
 import torch
 
 from pslib import methods
+from tests.support import four_rollouts as four
 
 MASK = torch.arange(3) < torch.tensor(four.LENGTHS)[:, None]
 TRAINED = [name for name, method in methods.METHODS.items() if method.training]

@@ -68,10 +68,6 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer):
         modes.render(bare, modes.NORMAL, "7+8")
 
 
-def test_the_normal_mode_has_no_system_prompt():
-    assert modes.Mode("normal", None) == modes.NORMAL
-
-
 def test_the_high_entropy_mode_is_the_papers_prompt_unless_told():
     mode = modes.he_mode()
     assert mode.name == "he"

@@ -18,22 +18,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from test_benchmarks import put_all
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pslib import __main__, methods, modes, policy, rewards, tasks, train
-from pslib.evidence import artefacts, evaluate, tables
+from pslib.evidence import analyses, artefacts, evaluate, tables
 from pslib.lab import chain, export, records, runs
-
-TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>"
-    "{% if message['role'] == 'assistant' and '</think>' in message['content'] %}"
-    "{{ message['content'].split('</think>')[-1] }}{% else %}{{ message['content'] }}{% endif "
-    "%}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and "
-    "enable_thinking is false %}"
-    "<think>\n\n</think>\n\n{% endif %}{% endif %}"
-)
+from tests.support.small_paper import TEMPLATE, put_all
 
 
 # --- the paper's figures, key by key --------------------------------------------------------------
@@ -217,12 +207,12 @@ def standing(tmp_path_factory, _lively, tokenizer):
 
 
 def test_the_chain_runs_to_table_1_with_the_papers_settings(standing):
-    table = artefacts.write(standing, "table1_general")
+    table = artefacts.write(standing, "table1_general")["table1_general"]
     assert (
         table.label.tolist() == ["Original", "GRPO", "Policy Split", "Policy Split + HE prompt"]
         and (table.seeds == 1).all()
     )
-    assert table[tables.MEASURES].notna().all().all()
+    assert table[analyses.SUITES].notna().all().all()
     shown = tables.shown(table)
     assert (
         "AIME acc %" in shown
@@ -302,7 +292,7 @@ def test_probes_ask_the_papers_stories_and_the_benchmarks(standing):
         and found["stories"].told.isna().all()
     )
     assert found["best_of_n"].question_id.str.match("math500|aime2[45]").all()
-    assert len(artefacts.write(standing, "table2_creative")) == 2
+    assert len(artefacts.write(standing, "table2_creative")["table2_creative"]) == 2
 
 
 def test_a_data_set_that_cannot_be_read_is_said_before_any_model_is_loaded(standing, monkeypatch):

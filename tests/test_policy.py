@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from conftest import LowRank, Wrapped, laid_out
 from torch.distributions import Categorical
 from transformers import (
     GraniteConfig,
@@ -20,6 +19,8 @@ from transformers import (
 )
 
 from pslib import modes, policy
+from tests.support.adapters import LowRank, Wrapped
+from tests.support.steps import laid_out
 
 
 def logits_and_tokens(*shape, dtype=torch.float64):
@@ -258,7 +259,7 @@ def test_what_adds_to_the_output_embedding_is_refused(model):
     model.lm_head = LowRank(model.lm_head)
     with pytest.raises(
         ValueError,
-        match="output embedding is a conftest.LowRank and not a torch.nn.Linear .* leave adapters",
+        match="output embedding is a tests.+LowRank and not a torch.nn.Linear .* leave adapters",
     ):
         policy.Policy(model)
     model.lm_head = torch.nn.Linear(16, 200, bias=True)

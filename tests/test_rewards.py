@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import answers
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from pslib import rewards, tasks
 from pslib.lab import runs
 from pslib.nano import worlds
+from tests.support import answers
 
 CASES = Path(__file__).parent / "cases" / "grading.csv"
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from drawing import as_lists
 
 from pslib import modes, rollouts
 from pslib.lab import engines
 from pslib.rollouts import Decoding
+from tests.support.drawing import as_lists
 
 SAMPLED = Decoding(1.0, 0, 1.0, 6)
 

@@ -9,77 +9,31 @@ import math
 import signal
 import threading
 
-import faults
 import pytest
 import torch
-from conftest import LowRank, Wrapped, laid_out
 
 from pslib import advantages, methods, modes, rewards, train
 from pslib.lab import checkpoint, checks
 from pslib.lab.settings import Training
 from pslib.policy import Policy
-
-TRAINED = [name for name, method in methods.METHODS.items() if method.training]
-# No weight decay and hardly any clipping of the gradient, so that all that moves a weight is the
-# loss.
-SETTINGS = Training(
-    steps=5,
-    questions=2,
-    group_size=4,
-    pool=6,
-    learning_rate=1e-3,
-    max_new_tokens=6,
-    weight_decay=0.0,
-    grad_clip_norm=1e9,
-    save_every=1,
-    measure_every=1,
+from tests.support import faults
+from tests.support.adapters import LowRank, Wrapped
+from tests.support.steps import (
+    POOL,
+    SETTINGS,
+    TRAINED,
+    Stop,
+    distributions,
+    everything,
+    gradients,
+    laid_out,
+    parity,
+    rendered,
+    spoil_a_step,
+    through,
 )
-POOL = [
-    {"id": f"q{k}", "question": f"{k + 1}+8+6+1+2+{k + 3}{'+1' * (k % 3)}", "answer": "0"}
-    for k in range(6)
-]
 
-
-def parity(text):
-    """1.0 for about half of all texts."""
-    return float(sum(map(ord, text)) % 2)
-
-
-@pytest.fixture(autouse=True)
-def graded_by_parity(monkeypatch):
-    """An untrained model is never right: grade by the text alone, so that groups are alive."""
-    monkeypatch.setattr(rewards, "grade", lambda text, answer: parity(text))
-
-
-@pytest.fixture
-def start(tokenizer, he):
-    """A Run of a model: start(model, method, setting=value, ...); the method by name or as it
-    is.
-    """
-
-    def make(model, method, seed=0, **changes):
-        method = methods.get(method) if isinstance(method, str) else method
-        return train.Run(
-            copy.deepcopy(model),
-            tokenizer,
-            method,
-            (modes.NORMAL, he),
-            dataclasses.replace(SETTINGS, **changes),
-            seed,
-        )
-
-    return make
-
-
-def gradients(state, questions=POOL[:2]):
-    """(metrics, rollouts, gradient of every weight) of a step, with the weights left alone."""
-    kept = {}
-
-    def keep_gradients():
-        kept.update({name: weight.grad.clone() for name, weight in state.model.named_parameters()})
-
-    state.optimiser.step = keep_gradients
-    return *state.step(questions), kept
+pytestmark = pytest.mark.usefixtures("graded_by_parity")
 
 
 def weights(state):
@@ -98,20 +52,6 @@ def close(ours, theirs, tolerance):
         assert worst <= tolerance * scale, (
             f"the gradient of {name} is off by {worst}, of {scale} at most"
         )
-
-
-def rendered(tokenizer, he):
-    """The prompts of the first two questions in each mode."""
-    return {
-        mode.name: [modes.render(tokenizer, mode, q["question"]) for q in POOL[:2]]
-        for mode in (modes.NORMAL, he)
-    }
-
-
-def distributions(model, prompt, response, temperature=1.0):
-    """log pi(. | prompt, response so far) at every token of a response, one row on its own."""
-    logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits.double() / temperature, -1)
 
 
 # --- rollout sharing, eq. 10 ----------------------------------------------------------------------
@@ -636,7 +576,7 @@ def test_a_run_is_refused_where_a_question_is_too_long_or_no_weight_can_learn(ch
     with pytest.raises(ValueError, match="group_size 3 cannot be split evenly"):
         check(group_size=3)
     model.lm_head = LowRank(model.lm_head)
-    with pytest.raises(ValueError, match="output embedding is a conftest.LowRank"):
+    with pytest.raises(ValueError, match="output embedding is a tests.+LowRank"):
         check()
     model.requires_grad_(False)
     with pytest.raises(ValueError, match="no weight of the model requires a gradient"):
@@ -894,14 +834,6 @@ def test_the_gradients_norm_is_clipped(model, start, monkeypatch):
 
 
 # --- numbers that are not finite ------------------------------------------------------------------
-def everything(state):
-    """All that a step may change, as bytes (NaN is not equal to itself)."""
-    tensors = checkpoint.state_of(state.model, state.optimiser, state.generators)
-    return (
-        {name: tensor.numpy().tobytes() for name, tensor in tensors.items()},
-        state.done,
-        state.beyond,
-    )
 
 
 @pytest.mark.parametrize("graph_tokens", [0, 65536])
@@ -915,25 +847,6 @@ def test_a_weight_that_is_not_finite_stops_the_step_and_changes_nothing(model, s
     ):
         state.step(POOL[:2])
     assert everything(state) == before
-
-
-def spoil_a_step(state, where, bad):
-    """Take a good step, then one with a bad number: the message; what came before must be as it
-    was, and go on.
-    """
-    inject, what, _ = faults.NOT_FINITE[where]
-    state.step(POOL[:2])  # so that the optimiser has a state
-    before = everything(state)
-    with pytest.MonkeyPatch.context() as patch:
-        inject(patch, state, bad)
-        with pytest.raises(FloatingPointError, match=f"^{what} not finite at step 2 of ") as error:
-            state.step(POOL[:2])
-    assert everything(state) == before
-    metrics, _ = state.step(POOL[:2])
-    assert (
-        math.isfinite(metrics["grad_norm"]) and everything(state) != before
-    )  # no bad gradient was left behind
-    return str(error.value)
 
 
 @pytest.mark.parametrize("where", faults.NOT_FINITE)
@@ -1032,8 +945,6 @@ def test_a_group_that_cannot_be_halved_or_a_question_too_long_is_refused(model, 
 
 
 # --- a run, stopped and resumed -------------------------------------------------------------------
-class Stop(Exception):
-    """What a test raises to end a run between two steps."""
 
 
 def stop_after(step, seen):
@@ -1043,38 +954,6 @@ def stop_after(step, seen):
             raise Stop
 
     return record
-
-
-def row_of(metrics, rollouts):
-    """Metrics and rollouts, all but the seconds, in a form that is equal only if every bit is."""
-    kept = {key: repr(value) for key, value in metrics.items() if not key.startswith("seconds")}
-    held = {
-        key: value.tolist() if torch.is_tensor(value) else value
-        for key, value in vars(rollouts).items()
-    }
-    return kept, held
-
-
-def through(states, folder, stops):
-    """Run each state in turn on one folder, the first ones up to a step each and the last to the
-    end -> a row a step.
-
-    A stop is before the step's checkpoint, so the step is taken again.
-    """
-    rows = {}
-    for state, stop in zip(states, (*stops, None), strict=True):
-
-        def record(metrics, rollouts):
-            rows[metrics["step"]] = row_of(metrics, rollouts)
-            if metrics["step"] == stop:
-                raise Stop
-
-        try:
-            train.run(state, POOL, folder, record)
-            assert stop is None
-        except Stop:
-            assert state.done == stop
-    return rows
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -1189,3 +1068,17 @@ def test_recomputed_activations_give_the_same_gradients_from_a_second_pass_throu
     (_, plain, fewer), (_, ours, more) = seen[False], seen[True]
     close(ours, plain, 1e-10)
     assert more > fewer > 0
+
+
+def test_the_learning_rate_grows_over_the_warmup(model, tokenizer, he, questions):
+    settings = Training(
+        steps=4, questions=3, group_size=2, pool=3, learning_rate=0.3, max_new_tokens=4, warmup=3
+    )
+    state, rates = (
+        train.Run(model, tokenizer, methods.get("grpo"), (modes.NORMAL, he), settings, 0),
+        [],
+    )
+    for _ in range(4):
+        state.step(questions)
+        rates.append(state.optimiser.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.3])

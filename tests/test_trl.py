@@ -7,12 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 import trl
-from trl_steps import (
+
+import pslib.trl
+from pslib import advantages, losses, methods, modes, rewards
+from pslib.trl import PolicySplitConfig, PolicySplitTrainer
+from tests.support.steps import POOL, TRAINED
+from tests.support.trl_steps import (
     GROUP,
     HE,
-    POOL,
     ROWS,
-    TRAINED,
     OurSteps,
     by_parity,
     config,
@@ -21,10 +24,6 @@ from trl_steps import (
     split_up,
     trainer,
 )
-
-import pslib.trl
-from pslib import advantages, losses, methods, modes, rewards
-from pslib.trl import PolicySplitConfig, PolicySplitTrainer
 
 
 def batch_of(made, questions=POOL[:2]):

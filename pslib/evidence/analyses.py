@@ -26,11 +26,20 @@ KEYS = ["size", "method", "label", "seed"]
 TRIES = (1, 2, 4, 8, 16, 32, 64)
 # What a row of the high-entropy mode adds to the method's label, as in the paper.
 HE = " + HE prompt"
+_MODE_SAID = {"normal": "", "he": HE}
 ACCURACIES = ["accuracy_normal", "accuracy_he"]
 APART = ["entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal"]
 QUARTERS = [f"quarter_{k}" for k in (1, 2, 3, 4)]
 SHARES = [f"share_{derivation}" for derivation in (*worlds.DERIVATIONS, "other")]
 SUITES = [f"{suite}_{what}" for suite in (*tasks.TEST_SUITES, "average") for what in ("acc", "ent")]
+UNITS = {
+    **{"average_acc": "points", "average_ent": "bits", "entropy_change": "bits"},
+    **{"asked_bits": "bits", "asked_accuracy": "points"},
+    **{"asked_kl": "nats", "asked_distance": "share"},
+    **{"kl_from_normal": "nats", "kl_he_from_normal": "nats", "kl": "nats", "distance": "share"},
+    **{"div_2gram": "points of 100", "div_bleu4": "points of 100", "solved": "points"},
+    "times": "times",
+}
 
 
 @cache
@@ -54,30 +63,47 @@ def collect(profile, name, folder=None, grid=None):
 
     grid: the runs as (method, size, seed), by default all that the profile holds.
     """
-    root, parts = Path(folder or profile.folder) / "runs", []
+    root, parts, keys = Path(folder or profile.folder) / "runs", {}, [*KEYS, "run"]
     records.check(profile, folder)
     for method, size, seed in grid or profile.grid:
         run = runs.run_id(method, size, seed)
         path = root / run / f"{name}.csv"
         if path.exists():
             shown, unit = profile.unit(size, seed)
-            label = profile.method(method).label
-            who = {"size": shown, "method": method, "label": label, "seed": unit, "run": run}
-            parts.append(read(path).assign(**who))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*KEYS, "run"])
+            parts[shown, method, profile.method(method).label, unit, run] = read(path)
+    if not parts:
+        return pd.DataFrame(columns=keys)
+    # Named by concat at once: columns assigned run by run take twenty times as long.
+    return pd.concat(parts, names=keys).reset_index(keys).reset_index(drop=True)
+
+
+def beside(profile, folder, name):
+    """Another profile, and the folder of its results, which lie beside these."""
+    return runs.load_profile(name), Path(folder or profile.folder).parent / name
+
+
+def label_of(profile, method, mode):
+    """What a method's row is called in a mode, as in the paper's table 1."""
+    return profile.method(method).label + _MODE_SAID[mode]
+
+
+def interval(name, values):
+    """{name: mean, <name>_ci: half-width of the 95% interval} of values, one a replicate."""
+    mean, half = mean_interval(values)
+    return {name: mean, f"{name}_ci": half}
 
 
 def over_seeds(table, keys, measures):
     """Mean and 95% interval's half-width (`<measure>_ci`) of measures over seeds, a row for each of
-    `keys`, in their order.
+    `keys`, in their order; columns keys, seeds (how many) and two for each measure.
     """
     rows = []
     for values, own in table.groupby(keys, sort=False):
         row = dict(zip(keys, values, strict=True), seeds=own.seed.nunique())
         for measure in measures:
-            row[measure], row[f"{measure}_ci"] = mean_interval(own[measure])
+            row |= interval(measure, own[measure])
         rows.append(row)
-    both = [part for measure in measures for part in (measure, f"{measure}_ci")]
+    both = [column for measure in measures for column in interval(measure, [])]
     return pd.DataFrame(rows, columns=[*keys, "seeds", *both])
 
 
@@ -103,7 +129,7 @@ def suites(profile, folder=None):
     for what in means:
         own = [table[f"{suite}_{what}"] for suite in tasks.TEST_SUITES]
         table[f"average_{what}"] = sum(own) / len(own)
-    table["label"] += table["mode"].map({"normal": "", "he": HE})
+    table["label"] += table["mode"].map(_MODE_SAID)
     return table
 
 
@@ -321,7 +347,7 @@ def stories(profile, folder=None):
     high-entropy prompt too, to tell what the prompt alone does; the label names that prompt.
     """
     found = collect(profile, "stories", folder).reindex(columns=[*KEYS, "mode", *STORIES])
-    found["label"] += found["mode"].map({"normal": "", "he": HE})
+    found["label"] += found["mode"].map(_MODE_SAID)
     return found.groupby([*KEYS, "mode"], sort=False)[STORIES].mean().reset_index()
 
 
@@ -423,14 +449,25 @@ class Evidence:
 
         return added_up(quantity, value_of)
 
+    def intervals(self, quantity, size, measures):
+        """A quantity of several {column: measure}: for each column the mean, and `<column>_ci`."""
+        row = {}
+        for column, measure in measures.items():
+            row |= interval(column, self.quantity(quantity, size, measure))
+        return row
+
+    def labels(self, quantity):
+        """What the terms of a quantity are called, method and mode, as in table 1."""
+        return [label_of(self.profile, term.method, term.at) for term in terms(quantity)]
+
     def beside(self, name):
         """The Evidence of another profile, whose results lie beside these; None where it was not
         run.
         """
         if name == self.profile.name:
             return self
-        there = self.folder.parent / name
-        return Evidence(runs.load_profile(name), there) if (there / "runs").exists() else None
+        other, there = beside(self.profile, self.folder, name)
+        return Evidence(other, there) if (there / "runs").exists() else None
 
     def _indexed(self, source, at):
         found = source(self.profile, self.folder).set_index("seed")
@@ -441,9 +478,9 @@ _NONE = pd.Series(dtype=float)
 
 
 def _kl_by_time(profile, folder):
-    found = start_and_end(profile, folder)
-    kl = {at: found[f"kl_he_from_normal_{at}"] for at in ("start", "end")}
-    return pd.concat([found[KEYS].assign(at=at, kl_he_from_normal=kl[at]) for at in kl])
+    renamed = {f"kl_he_from_normal_{at}": at for at in ("start", "end")}
+    found = start_and_end(profile, folder).rename(columns=renamed)
+    return found.melt(KEYS, ["start", "end"], "at", "kl_he_from_normal")
 
 
 def _by_budget(profile, folder):

@@ -6,61 +6,13 @@ again from the committed results, without training.
 """
 
 from dataclasses import asdict
+from pkgutil import resolve_name
 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from pslib.evidence import (
-    analyses,
-    figures,
-    predictions,
-    pretrained,
-    tables,
-    understood_figures,
-    verdicts,
-)
+from pslib.evidence import analyses, figures, tables, verdicts
 from pslib.lab import checkpoint, records, runs
-
-TABLES = {
-    "table1_general": tables.table1,
-    "table1_effects": tables.effects,
-    "table2_creative": tables.table2,
-    "ablations": tables.ablations,
-    "prompts": pretrained.table,
-    "bonus": analyses.bonus_by_kind,
-    "verdicts": verdicts.verdicts,
-    "checks": verdicts.checks,
-    "by_question": tables.by_question,
-    "worlds": tables.worlds,
-    "parting": tables.parting,
-    "predictions": predictions.tested,
-    "estimates": predictions.estimated,
-    "at_equal_accuracy": predictions.at_equal_accuracy,
-    "by_base_model": predictions.by_base_model,
-}
-# How a table is shown where that is not tables.shown.
-SHOWN = {
-    "best_of_n": tables.best_of_n_shown,
-    "verdicts": verdicts.verdicts_shown,
-    "checks": verdicts.checks_shown,
-}
-FIGURES = {
-    "table1": figures.accuracy_against_entropy,
-    "reached": figures.reached,
-    "creative": figures.creative,
-    "eta": figures.eta_ablation,
-    "parts": figures.part_ablation,
-    "dynamics": figures.dynamics,
-    "best_of_n": figures.best_of_n,
-    "behaviour": figures.behaviour,
-    "prompt_generalization": figures.prompt_generalization,
-    "bonus": figures.bonus_size,
-    "worlds": figures.worlds,
-    "parting": figures.parting,
-    "form_and_meaning": understood_figures.form_and_meaning,
-    "gap_after_against_before": understood_figures.gap_after_against_before,
-    "what_carries_the_gap": understood_figures.what_carries_the_gap,
-}
 
 
 class Shown(pd.DataFrame):
@@ -94,76 +46,88 @@ def _described(table):
     return next(each["tables"][table] for each in listed().values() if table in each["tables"])
 
 
-def table(profile, name, folder):
-    """A table of an artefact, by its own name, from the results in a folder."""
-    if name in TABLES:
-        return TABLES[name](profile, folder)
+def _function(name):
+    """The function that artefacts.yaml names as module:name."""
+    return resolve_name(f"pslib.evidence.{name}")
+
+
+def table(profile, name, folder, made=()):
+    """A table of an artefact, by its own name, from the results in a folder.
+
+    made: {name: table} of its artefact so far, so that a table made from another need not make
+    that again.
+    """
     given = _described(name)
-    found = getattr(analyses, given["runs"])(profile, folder)
+    if "made_by" in given:
+        more = [made[given["from"]]] if given.get("from") in made else []
+        return _function(given["made_by"])(profile, folder, *more)
+    found = _function(f"analyses:{given['runs']}")(profile, folder)
     found = found[found.method.isin(profile.methods)]
     keys = ["size", "method", "label", *given["rows"]]
     return tables.with_replicates(analyses.over_seeds(found, keys, given["means"]), profile)
 
 
-def _artefact(name):
+def make(profile, name, folder):
+    """All tables of an artefact: {name: table}; ValueError for an artefact that there is not."""
     if name not in listed():
         raise ValueError(f"no artefact is called {name!r}; there are {', '.join(listed())}")
-    return listed()[name]
+    made = {}
+    for each in listed()[name]["tables"]:
+        made[each] = table(profile, each, folder, made)
+    return made
+
+
+def parts_of(name, made):
+    """The parts of a table as people read them: {heading: table}, one without a heading."""
+    parts = _function(_described(name).get("shown_by", "tables:shown"))(made)
+    return parts if isinstance(parts, dict) else {"": parts}
 
 
 def as_text(profile, name, made, folder):
     """A table as a page of Markdown: title, caption, the table or its parts, and a key to its
     columns.
     """
-    given = _described(name)
-    parts = _shown(name, made)
+    given, parts = _described(name), parts_of(name, made)
     text = [f"# {given['title']} (profile `{profile.name}`)", given["caption"]]
     for heading, part in parts.items():
-        text += [f"## {heading}"] if heading else []
+        text.append(f"## {heading}" if heading else "")
         text.append(part.to_markdown(index=False, disable_numparse=True))
     heads = {head for part in parts.values() for head in part}
     meanings = tables.registry()["heads"].values()
     key = [f"- **{head}**: {said}" for head, said in meanings if said and head in heads]
-    text += ["Columns:\n\n" + "\n".join(dict.fromkeys(key))] if key else []
-    text += [records.unrecorded(profile, folder)]
+    if key:
+        text.append("Columns:\n\n" + "\n".join(dict.fromkeys(key)))
+    text.append(records.unrecorded(profile, folder))
     return "\n\n".join(filter(None, text)).replace(" ± ", "\u00a0±\u00a0") + "\n"
-
-
-def _shown(name, made):
-    """The parts of a table as people read them: {heading: table}, one without a heading."""
-    parts = SHOWN.get(name, tables.shown)(made)
-    return parts if isinstance(parts, dict) else {"": parts}
 
 
 def write(profile, name, folder=None):
     """Make an artefact's tables (tables/<name>.csv and .md) and figures (figures/<name>.svg and
-    .png); -> the first table.
+    .png); -> {name: table}.
 
     folder: the profile's results, by default this machine's; ValueError for an artefact that there
     is not.
     """
-    artefact, folder, made = _artefact(name), folder or profile.folder, {}
-    for each in artefact["tables"]:
-        made[each] = table(profile, each, folder)
-        path, text = folder / "tables" / each, as_text(profile, each, made[each], folder)
+    folder = folder or profile.folder
+    made = make(profile, name, folder)
+    for each, found in made.items():
+        path, text = folder / "tables" / each, as_text(profile, each, found, folder)
         checkpoint.write(path.with_suffix(".md"), text)
-        checkpoint.write(path.with_suffix(".csv"), made[each].round(4).to_csv(index=False))
-    for each in artefact.get("figures", ()):
-        figures.save(FIGURES[each](profile, folder), folder / "figures", each)
-    return next(iter(made.values()))
+        checkpoint.write(path.with_suffix(".csv"), found.round(4).to_csv(index=False))
+    for each, function in listed()[name].get("figures", {}).items():
+        figures.save(_function(function)(profile, folder), folder / "figures", each)
+    return made
 
 
 def show(profile, name, folder):
     """An artefact's tables as people read them, by name; of one in parts the parts, by heading.
     Beside this machine's results all of it is written too; committed ones are only read.
     """
-    if folder == profile.folder:
-        write(profile, name, folder)
-    shown = {each: _shown(each, table(profile, each, folder)) for each in _artefact(name)["tables"]}
+    made = (write if folder == profile.folder else make)(profile, name, folder)
     return {
         heading or each: Shown(part)
-        for each, parts in shown.items()
-        for heading, part in parts.items()
+        for each, found in made.items()
+        for heading, part in parts_of(each, found).items()
     }
 
 

@@ -13,9 +13,11 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import httpx
 import pandas as pd
+from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from pslib.evidence.diversity import as_list
 from pslib.lab import ranges
@@ -175,6 +177,15 @@ def _answer(client, model, story, settings):
         raise ValueError(f"its reply is not a chat completion: {text[:200]!r}") from None
 
 
+_Score = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+# Strict, so that a truth value or a number in quotes is no number.
+_Scores = create_model(
+    "_Scores",
+    __config__=ConfigDict(extra="forbid", strict=True),
+    **dict.fromkeys(RUBRICS, _Score),
+)
+
+
 def scores(answer):
     """What a judge's answer says: {rubric: 0 to 100}; ValueError if it is not the JSON object that
     was asked for.
@@ -188,18 +199,10 @@ def scores(answer):
     if text.startswith("```") and text.endswith("```"):
         text = text[3:-3].removeprefix("json")
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or set(found) != set(RUBRICS):
+        found = _Scores.model_validate_json(text)
+    except ValidationError:
         raise ValueError(
-            f"its answer is not one JSON object with the keys {', '.join(RUBRICS)}: "
-            f"{answer[:200]!r}"
-        )
-    for name, value in found.items():
-        # A truth value is a number to Python; a NaN is to Python's JSON.
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 10:
-            raise ValueError(
-                f"its score of {name} is not a number from 0 to 10: {str(value)[:50]!r}"
-            )
-    return {name: 10.0 * found[name] for name in RUBRICS}
+            "its answer is not one JSON object with a number from 0 to 10 for each of "
+            f"{', '.join(RUBRICS)}, and nothing else: {answer[:200]!r}"
+        ) from None
+    return {name: 10.0 * score for name, score in found}

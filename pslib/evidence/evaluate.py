@@ -180,26 +180,40 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator, 
     return float(moved.sum() / lengths.sum()), table.assign(kl=(moved / lengths).tolist())
 
 
-def summary(table):
-    """Accuracy (share), token-averaged entropy (bits) and share of unfinished responses, a row for
-    each suite and mode.
-
-    unfinished is blank for evaluations from before it was counted. Of an evaluation under another
-    reward than ours, the mean reward, and the accuracy too where all of its rewards are 0 or 1.
+def averaged(table, keys, **scores):
+    """An evaluation's responses averaged in groups: columns keys, the scores (pandas' named
+    aggregations), tokens (their sum), unfinished (share; blank for evaluations from before it was
+    counted) and entropy_bits (mean over those tokens).
     """
     weighed = table.assign(
         bits=table.entropy_bits * table.tokens, unfinished=table.get("unfinished", math.nan)
     )
+    out = (
+        weighed.groupby(keys, sort=False)
+        .agg(
+            **scores,
+            bits=("bits", "sum"),
+            tokens=("tokens", "sum"),
+            unfinished=("unfinished", "mean"),
+        )
+        .reset_index()
+    )
+    return out.assign(entropy_bits=out.bits / out.tokens).drop(columns="bits")
+
+
+def summary(table):
+    """Accuracy (share), token-averaged entropy (bits) and share of unfinished responses, a row for
+    each suite and mode.
+
+    Of an evaluation under another reward than ours, the mean reward, and the accuracy too where all
+    of its rewards are 0 or 1.
+    """
     scores = (
         {"accuracy": ("correct", "mean")} if "correct" in table else {"reward": ("reward", "mean")}
     )
     if "reward" in table and table.reward.isin([0, 1]).all():
         scores["accuracy"] = ("reward", "mean")
-    by = weighed.groupby(["suite", "mode"], sort=False)
-    out = by.agg(
-        **scores, bits=("bits", "sum"), tokens=("tokens", "sum"), unfinished=("unfinished", "mean")
-    ).reset_index()
-    return out.assign(entropy_bits=out.bits / out.tokens).drop(columns=["bits", "tokens"])
+    return averaged(table, ["suite", "mode"], **scores).drop(columns="tokens")
 
 
 def condensed(table):
@@ -210,20 +224,9 @@ def condensed(table):
     over those tokens, so that `summary` gives the same as for all rows, where questions have
     equally many samples. Derivations are left out.
     """
-    weighed = table.assign(
-        bits=table.entropy_bits * table.tokens,
-        samples=1,
-        unfinished=table.get("unfinished", math.nan),
-    )
-    by = weighed.groupby(["suite", "mode", "question_id"], sort=False)
-    out = by.agg(
-        samples=("samples", "sum"),
-        correct=("correct", "mean"),
-        tokens=("tokens", "sum"),
-        bits=("bits", "sum"),
-        unfinished=("unfinished", "mean"),
-    ).reset_index()
-    return out.assign(entropy_bits=(out.bits / out.tokens).round(5)).drop(columns="bits")
+    counts = {"samples": ("correct", "size"), "correct": ("correct", "mean")}
+    out = averaged(table, ["suite", "mode", "question_id"], **counts)
+    return out.assign(entropy_bits=out.entropy_bits.round(5))
 
 
 def derivations(table):

@@ -7,7 +7,6 @@ high-entropy mode hollow or dashed.
 
 import io
 import textwrap
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from pslib.evidence import analyses, tables
 from pslib.evidence.analyses import over_seeds
 from pslib.evidence.stats import mean_interval
-from pslib.lab import checkpoint, runs
+from pslib.lab import checkpoint
 
 # A notebook's backend shows figures because it makes pyplot interactive when it is loaded, which is
 # at the first figure unless it is here: then inside a rc_context, whose end would undo it, and no
@@ -71,13 +70,9 @@ def _panels(profile, found, height=2.9, **shared):
     width = WIDTH if len(sizes) > 1 else 0.68 * WIDTH
     figure, axes = plt.subplots(1, len(sizes), figsize=(width, height), squeeze=False, **shared)
     for axis, size in zip(axes[0], sizes, strict=True):
-        axis.set_title(_named(profile, size))
+        axis.set_title(profile.origin.label(size))
     rows = (found[found["size"] == size] for size in sizes)
     return figure, list(zip(axes[0], rows, strict=True))
-
-
-def _named(profile, size):
-    return f"nano {size}" if profile.origin.made_here else size
 
 
 def _look(method, mode="normal", **more):
@@ -265,7 +260,7 @@ def dynamics(profile, folder=None, methods=None, grid=None):
                     column = measure if measure in table else f"{measure}_{mode}"
                     look = _line(name, mode) | {"label": _called(profile, name, mode)}
                     _band(axis, table, "step", column, bounds, **look)
-        row[0].set_ylabel(_named(profile, size))
+        row[0].set_ylabel(profile.origin.label(size))
     for axis, (said, _) in zip(axes[0], CURVES.values(), strict=True):
         axis.set_title(said)
     for axis in axes[-1]:
@@ -285,9 +280,7 @@ def parting(profile, folder=None):
     given = analyses.written()["parting"]
     figure, axes = plt.subplots(1, len(given), figsize=(WIDTH, 2.7), sharey=True)
     for axis, each in zip(axes, given, strict=True):
-        other = runs.load_profile(each["profile"])
-        there = Path(folder or profile.folder).parent / other.name
-        found = analyses.dynamics(other, there)
+        found = analyses.dynamics(*analyses.beside(profile, folder, each["profile"]))
         for _, own in found[found.method == each["method"]].groupby("seed"):
             kl = own.kl_he_from_normal.rolling(5).mean().clip(lower=3e-4)
             axis.plot(own.step, kl, color=COLOURS[each["method"]], lw=1.2)
@@ -474,7 +467,7 @@ def creative(profile, folder=None):
                     place = (0.15 if mode == "normal" else -0.15) - methods.index(method)
                     _intervals(axis, own, measure, [place], (0, 100), **_look(method, mode))
             _rows(axis, [profile.method(m).label for m in methods], zero=False)
-            axis.set_title(f"{name}, {_named(profile, size)}")
+            axis.set_title(f"{name}, {profile.origin.label(size)}")
     _legend(figure, _over(profile, "filled: normal mode, hollow: under the HE prompt"))
     return figure
 
@@ -489,7 +482,7 @@ def reached(profile, folder=None):
     figure, panels = _panels(profile, table)
     for axis, found in panels:
         for (method, mode), own in found.groupby(["method", "mode"], sort=False):
-            label = profile.method(method).label + (analyses.HE if mode == "he" else "")
+            label = analyses.label_of(profile, method, mode)
             look = _look(method, mode, ls="", ms=5, label=label)
             axis.plot(100 * own.steps, 100 * own.accuracy, **look)
         axis.set(xlabel="responses that work in steps, %", xlim=(-4, 104))
@@ -504,14 +497,8 @@ def worlds(profile, folder=None):
     their 95% intervals.
     """
     table = tables.worlds(profile, folder)
-    table["world"] += (
-        " "
-        + table["size"]
-        + ", "
-        + table.pairs.astype(str)
-        + " "
-        + table.replicates.str.replace(" of one base model", "")
-    )
+    over = table.replicates.str.removesuffix(" of one base model")
+    table["world"] += " " + table["size"] + ", " + table.pairs.astype(str) + " " + over
     names, given = list(table.world.unique()), analyses.written()["worlds"]["differences"]
     panels = ("accuracy, points", "on longer sums, points", "entropy, bits a token")
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.75 * len(names) + 1.5), sharey=True)

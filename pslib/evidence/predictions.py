@@ -8,7 +8,7 @@ model's responses; the base model is the unit.
 
 import pandas as pd
 
-from pslib.evidence import analyses, stats, verdicts
+from pslib.evidence import analyses, stats
 
 
 def measured(profile, folder=None, which="predictions"):
@@ -19,7 +19,7 @@ def measured(profile, folder=None, which="predictions"):
     for name, given in analyses.written()[which].items():
         measure = given.get("measure", "asked_bits")
         values = evidence.quantity(given["quantity"], size, measure)
-        yield name, given, values, verdicts.UNITS[measure]
+        yield name, given, values, analyses.UNITS[measure]
 
 
 def tested(profile, folder=None):

@@ -106,12 +106,10 @@ def _bits(drawn):
 
 def _kinds_table(drawn, tokenizer):
     """How many tokens and bits of each response are of each kind."""
-    piece, rows, bits = cache(lambda token: tokenizer.decode([token])), [], _bits(drawn).tolist()
-    for k, response in enumerate(drawn.rollouts.texts):
-        tokens = drawn.rollouts.tokens[k, : drawn.rollouts.lengths[k]].tolist()
-        kinds = token_kinds(response, [piece(token) for token in tokens])
+    rows = []
+    for kinds, bits in zip(kinds_of(drawn.rollouts, tokenizer), _bits(drawn).tolist(), strict=True):
         row = dict.fromkeys(_OF_KINDS, 0.0)
-        for kind, bit in zip(kinds, bits[k], strict=False):  # beyond the length there is padding
+        for kind, bit in zip(kinds, bits, strict=False):  # beyond the length there is padding
             row[f"tokens_{kind}"] += 1
             row[f"bits_{kind}"] += bit
         rows.append(row)
@@ -120,6 +118,13 @@ def _kinds_table(drawn, tokenizer):
 
 KINDS = (*worlds.KINDS, "wording", "end")
 _OF_KINDS = [f"{what}_{kind}" for kind in KINDS for what in ("tokens", "bits")]
+
+
+def kinds_of(rollouts, tokenizer):
+    """What the tokens of each response belong to (see token_kinds): a list a response."""
+    piece = cache(lambda token: tokenizer.decode([token]))
+    tokens = zip(rollouts.texts, rollouts.tokens.tolist(), rollouts.lengths.tolist(), strict=True)
+    return [token_kinds(text, [piece(token) for token in row[:n]]) for text, row, n in tokens]
 
 
 def token_kinds(response, pieces):
@@ -220,15 +225,8 @@ def stories(model, tokenizer, both, settings, prompts, samples, generator):
         table, rollouts, _ = evaluate.evaluate(
             model, tokenizer, mode, asked, settings, generator, "stories"
         )
-        told = pd.DataFrame(
-            {
-                "mode": mode.name,
-                "prompt": rollouts.question_ids,
-                "sample": table["sample"],
-                "story": rollouts.texts,
-                "bits": table.entropy_bits * table.tokens,
-                "tokens": table.tokens,
-            }
+        told = table.assign(
+            prompt=table.question_id, story=rollouts.texts, bits=table.entropy_bits * table.tokens
         )
         for prompt, own in told.groupby("prompt", sort=False):
             scores.append(
@@ -268,10 +266,8 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
         for variant in ("paper", "released")
     }
     rows = []
-    for r in (a != 0).nonzero().squeeze(1).tolist():
-        tokens = drawn.tokens[r, : int(drawn.lengths[r])].tolist()
-        kinds = token_kinds(drawn.texts[r], [tokenizer.decode([token]) for token in tokens])
-        for t, kind in enumerate(kinds):
+    for r, kinds in enumerate(kinds_of(drawn, tokenizer)):
+        for t, kind in enumerate(kinds if a[r] else ()):
             rows.append(
                 {
                     "kind": kind,

@@ -16,17 +16,16 @@ def _without_nan(values):
     return values[~np.isnan(values)]
 
 
-def mean_interval(values, level=0.95):
-    """The mean of values and the half-width of its Student t interval: (mean, half-width).
+def mean_interval(values):
+    """The mean of values and the half-width of its 95% Student t interval: (mean, half-width).
 
-    mean +- t_{n-1, (1+level)/2} s / sqrt n, s with ddof 1. The half-width is NaN for fewer than two
-    values, and so is
-    the mean for none: a blank, never an invented certainty.
+    mean +- t_{n-1, 0.975} s / sqrt n, s with ddof 1. The half-width is NaN for fewer than two
+    values, and so is the mean for none: a blank, never an invented certainty.
     """
     values = _without_nan(values)
     if len(values) < 2:
         return (float(values[0]) if len(values) else NAN), NAN
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(half)
 
 
@@ -259,12 +258,12 @@ def equivalence(differences, *, bound):
     return float(max(stats.ttest_1samp(values, at, alternative=side).pvalue for at, side in sides))
 
 
-def verdict(low, high, direction, margin=0):
+def verdict(low, high, direction):
     """What an interval says of a claim: "confirmed", "refuted" or "not separated".
 
-    The claim: the difference is above margin (direction "positive"), or below -margin ("negative").
-    Confirmed if the whole interval is, refuted if the whole interval is on the other side of that
-    bound, else (NaN too) not separated.
+    The claim: the difference is above 0 (direction "positive") or below 0 ("negative"). Confirmed
+    if the whole interval is, refuted if all of it is on the other side of 0, else (NaN too) not
+    separated. ValueError for another direction, or low above high.
     """
     if direction not in ("positive", "negative"):
         raise ValueError(
@@ -276,4 +275,4 @@ def verdict(low, high, direction, margin=0):
         return "not separated"
     if direction == "negative":
         low, high = -high, -low
-    return "confirmed" if low > margin else "refuted" if high < margin else "not separated"
+    return "confirmed" if low > 0 else "refuted" if high < 0 else "not separated"

@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -9,8 +10,7 @@ import yaml
 
 from pslib import methods
 from pslib.evidence import analyses, creative, stats
-from pslib.evidence.analyses import HE, Evidence, over_seeds
-from pslib.evidence.stats import mean_interval
+from pslib.evidence.analyses import Evidence, interval, label_of, over_seeds
 from pslib.lab import runs
 
 # Our suite -> the paper's column.
@@ -18,23 +18,16 @@ ROLES = {"like": "math500", "long": "aime", "choice": "gpqa", "mixed": "mmlu_pro
 # Nats a token, over five measurements: beyond it the modes are taken to have parted, as in C1's
 # check.
 PARTED = 0.03
-MEASURES = analyses.SUITES
-UNITS = {"average_acc": "points", "average_ent": "bits"}
-
-
-def _interval(name, values):
-    """{name: mean, name_ci: half-width of the 95% interval}."""
-    return dict(zip((name, f"{name}_ci"), mean_interval(values), strict=True))
+# What several worlds are compared in: the column, and its measure.
+WORLDS = {"points": "average_acc", "longer": "long_acc", "bits": "average_ent"}
 
 
 def with_replicates(table, profile):
     """The table with a column `replicates` behind `seeds`: what those are, row by row (see
     runs.Profile.replicates).
     """
-    methods_ = table["method"] if "method" in table else [""] * len(table)
-    table.insert(
-        table.columns.get_loc("seeds") + 1, "replicates", [*map(profile.replicates, methods_)]
-    )
+    place = table.columns.get_loc("seeds") + 1
+    table.insert(place, "replicates", [profile.replicates(method) for method in table["method"]])
     return table
 
 
@@ -42,8 +35,8 @@ def table1(profile, folder=None):
     """Table 1, ours: a row a size and method, for each measure its mean over seeds and the 95%
     interval's half-width.
 
-    Columns size, label, seeds, replicates (what the seeds are), runs, and for each of MEASURES the
-    mean and `<measure>_ci`; NaN where there is no run.
+    Columns size, label, seeds, replicates (what the seeds are), runs, and for each of
+    analyses.SUITES (percent and bits) the mean and `<measure>_ci`; NaN where there is no run.
     """
     found, keys = analyses.suites(profile, folder), ["size", "method", "mode"]
     rows = [
@@ -52,10 +45,9 @@ def table1(profile, folder=None):
         for name in profile.methods
         for mode in profile.method(name).sampling
     ]
-    table = over_seeds(found, keys, MEASURES).set_index(keys).reindex(rows).reset_index()
+    table = over_seeds(found, keys, analyses.SUITES).set_index(keys).reindex(rows).reset_index()
     ran = found.groupby(keys).run.agg(" ".join)
-    names = [profile.method(name).label + (HE if mode == "he" else "") for _, name, mode in rows]
-    table.insert(1, "label", names)
+    table.insert(1, "label", [label_of(profile, name, mode) for _, name, mode in rows])
     table["seeds"] = table.seeds.fillna(0).astype(int)
     table = with_replicates(table, profile).drop(columns=["method", "mode"])
     table.insert(4, "runs", [ran.get(row, "") for row in rows])
@@ -80,13 +72,13 @@ def reported_table2():
     return pd.read_csv(runs.ROOT / "results" / "paper" / "table2_table10_creative.csv")
 
 
-def _cell(row, measure, digits):
-    value, half = row.get(measure), row.get(f"{measure}_ci")
-    if pd.isna(value):
+def _cell(mean, half, digits):
+    """A mean ± its interval's half-width as text with so many decimals; blank for no mean, the
+    mean alone for no half-width.
+    """
+    if pd.isna(mean):
         return ""
-    return f"{value:.{digits}f}" + (
-        "" if half is None or pd.isna(half) else f" ± {half:.{digits}f}"
-    )
+    return f"{mean:.{digits}f}" + ("" if pd.isna(half) else f" ± {half:.{digits}f}")
 
 
 def with_half(mean, half, sign=""):
@@ -130,8 +122,8 @@ def shown(table):
 
     Blanks for NaN; where there is one seed, a mean stands alone.
     """
-    hidden = {"runs"} | ({"method"} if "label" in table else set())
-    cells = table.drop(columns=[column for column in table if column in hidden])
+    hidden = ["runs", "method"] if "label" in table else ["runs"]
+    cells = table.drop(columns=hidden, errors="ignore")
     for name in [name for name in cells if f"{name}_ci" in cells]:
         pairs = zip(cells[name], cells[f"{name}_ci"], strict=True)
         cells[name] = ["" if pd.isna(mean) else with_half(mean, half) for mean, half in pairs]
@@ -153,10 +145,6 @@ def best_of_n_shown(table):
     return shown(wide.reindex(columns=what.unique()).reindex(rows).reset_index())
 
 
-def _label(profile, term):
-    return profile.method(term.method).label + (HE if term.at == "he" else "")
-
-
 def effects(profile, folder=None):
     """Differences between rows of table 1, paired by seed: mean and 95% interval over seeds, beside
     the paper's three.
@@ -167,18 +155,17 @@ def effects(profile, folder=None):
     evidence, reported, rows = Evidence(profile, folder), reported_table1(), []
     for size in profile.table_sizes:
         for given in analyses.written()["comparisons"]:
-            measure = given["measure"]
+            measure, unit = given["measure"], analyses.UNITS[given["measure"]]
             differences = evidence.quantity(given["quantity"], size, measure)
-            first, second = (_label(profile, t) for t in analyses.terms(given["quantity"]))
+            first, second = evidence.labels(given["quantity"])
             theirs = reported.pivot(index="size", columns="label", values=measure)
             theirs = theirs[first] - theirs[second] if {first, second} <= set(theirs) else []
-            digits = 1 if UNITS[measure] == "points" else 3
             rows.append(
                 {
                     "model": size,
                     "comparison": given["says"],
-                    "unit": UNITS[measure],
-                    "ours": _cell(_interval("d", differences), "d", digits),
+                    "unit": unit,
+                    "ours": _cell(*stats.mean_interval(differences), 1 if unit == "points" else 3),
                     "seeds": len(differences),
                     "replicates": profile.replicates(),
                     "reported 1.7B / 4B / 8B": " / ".join(f"{v:+.2f}" for v in theirs),
@@ -204,12 +191,11 @@ def beside(ours, committed, reported, model="Qwen3-1.7B"):
             ("committed", old, key),
             (f"paper, {model}", theirs, key[1]),
         ):
+            shown = table.loc[at] if at in table.index else {}
             for what, unit, digits in (("acc", "acc %", 1), ("ent", "bits", 3)):
                 digits = digits if "seeds" in table else min(digits, 2)
-                there = at in table.index
-                row[f"{where}: {unit}"] = (
-                    _cell(table.loc[at], f"average_{what}", digits) if there else ""
-                )
+                mean, half = (shown.get(f"average_{what}{end}") for end in ("", "_ci"))
+                row[f"{where}: {unit}"] = _cell(mean, half, digits)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -226,18 +212,15 @@ def table2(profile, folder=None):
     return with_replicates(means, profile).drop(columns="method")
 
 
-_CROSSED = ["points", "low", "high", "p", "seeds", "questions"]
-
-
-def by_question(profile, folder=None, one="policy_split"):
-    """Accuracy of a method's normal mode against every other method's, paired by question and seed,
-    all suites together.
+def by_question(profile, folder=None):
+    """Accuracy of Policy Split's normal mode against every other method's, paired by question and
+    seed, all suites together.
 
     A row a size and other method: difference in points with its 95% interval for new questions and
     new replicates of what the column names (see stats.paired_by_question), p, and p_holm over the
     size's rows.
     """
-    found, rows = analyses.collect(profile, "evaluation", folder), []
+    found, rows, one = analyses.collect(profile, "evaluation", folder), [], "policy_split"
     normal = found[found["mode"] == "normal"] if len(found) else found
     answered = dict(list(normal.groupby(["size", "method"])))
     for size in profile.table_sizes:
@@ -245,18 +228,23 @@ def by_question(profile, folder=None, one="policy_split"):
             if other == one or not {(size, one), (size, other)} <= answered.keys():
                 continue
             e = stats.paired_by_question(answered[size, one], answered[size, other])
-            points = (100 * e.difference, 100 * e.low, 100 * e.high)
             rows.append(
                 {
                     "size": size,
                     "first": profile.method(one).label,
                     "second": profile.method(other).label,
-                    **dict(zip(_CROSSED, (*points, e.p, e.seeds, e.questions), strict=True)),
+                    "points": 100 * e.difference,
+                    "low": 100 * e.low,
+                    "high": 100 * e.high,
+                    "p": e.p,
+                    "seeds": e.seeds,
+                    "questions": e.questions,
                     "replicates": f"questions, {profile.replicates()}",
                 }
             )
-    table = pd.DataFrame(rows, columns=["size", "first", "second", *_CROSSED, "replicates"])
-    table["p_holm"] = table.groupby("size", sort=False).p.transform(stats.holm)
+    table = pd.DataFrame(rows)
+    if rows:
+        table["p_holm"] = table.groupby("size", sort=False).p.transform(stats.holm)
     return table
 
 
@@ -291,11 +279,11 @@ def ablations(profile, folder=None):
                 "eta": etas[name],
                 "reference": reference,
             }
+            own, change = f"{name}@{mode}", f"{name}@{mode} - {there}"
             for measure in ("average_acc", "average_ent"):
-                change = evidence.quantity(f"{name}@{mode} - {there}", size, measure)
-                row |= _interval(measure, evidence.of(size, name, mode, measure))
-                row |= _interval(f"{measure}_change", change)
-            row |= _interval("kl_end", evidence.of(size, name, "end", "kl_he_from_normal"))
+                row |= evidence.intervals(own, size, {measure: measure})
+                row |= evidence.intervals(change, size, {f"{measure}_change": measure})
+            row |= evidence.intervals(f"{name}@end", size, {"kl_end": "kl_he_from_normal"})
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -315,7 +303,7 @@ def judged(profile, folder=None):
                 told = pd.read_parquet(path).query("sample == 0")
                 for mode, own in told.groupby("mode", sort=False):
                     scores = creative.judge(list(own.story)).groupby("judge")[rubrics].mean()
-                    label = profile.method(name).label + (HE if mode == "he" else "")
+                    label = label_of(profile, name, mode)
                     rows.append(scores.reset_index().assign(size=size, label=label))
     table = pd.concat(rows) if rows else pd.DataFrame()
     return table.reindex(columns=["size", "label", "judge", *rubrics])
@@ -333,48 +321,42 @@ def parting(profile, folder=None):
     """
     rows, first = [], None
     for given in analyses.written()["parting"]:
-        other = runs.load_profile(given["profile"])
-        there = other, Path(folder or profile.folder).parent / other.name
+        other, there = analyses.beside(profile, folder, given["profile"])
         found, did = (
-            table[table.method == given["method"]]
-            for table in (analyses.start_and_end(*there), analyses.behaviour(*there))
+            table[table.method == given["method"]].set_index("seed")
+            for table in (analyses.start_and_end(other, there), analyses.behaviour(other, there))
         )
         row = {"profile": other.name, "what": given["what"], "base_models": len(found)}
         for when in ("start", "end", "peak"):
-            row |= _interval(f"kl_{when}", found[f"kl_he_from_normal_{when}"])
-        peaks = other, found.set_index("seed").kl_he_from_normal_peak
+            row |= interval(f"kl_{when}", found[f"kl_he_from_normal_{when}"])
+        peaks = found.kl_he_from_normal_peak
         row |= {
             "least": found.kl_he_from_normal_end.min(),
             "most": found.kl_he_from_normal_end.max(),
-            "parted": (peaks[1] > PARTED).sum(),
-            **({"p": math.nan, "test": ""} if first is None else _peaks_apart(first, peaks)),
-            **_interval("distance", did.distance),
-            "chance": mean_interval(did.chance)[0],
+            "parted": (peaks > PARTED).sum(),
+            **(_peaks_apart(*first, other, peaks) if first else {"p": math.nan, "test": ""}),
+            **interval("distance", did.distance),
+            "chance": did.chance.mean(),
         }
         if len(found):
             rows.append(row)
-            first = first or peaks
+            first = first or (other, peaks)
     return pd.DataFrame(rows, columns=list(row))
 
 
-def _peaks_apart(one, other):
+def _peaks_apart(profile, peaks, other, other_peaks):
     """Exact two-sided p that the peaks of two profiles' runs differ, and by which test: {p, test}.
 
-    one, other: a profile and its peaks by base model. Paired where the profiles have the same base
-    models and seeds.
+    peaks: Series by base model. Paired where the profiles have the same base models and seeds.
     """
-    (profile, peaks), (other_profile, other_peaks) = one, other
     shared = ("base", "sizes", "seeds")
-    if all(getattr(profile, part) == getattr(other_profile, part) for part in shared):
+    if all(getattr(profile, part) == getattr(other, part) for part in shared):
         differences = (peaks - other_peaks).dropna()
         p, least = stats.sign_flip(differences), 2 / 2 ** len(differences)
         return {"p": p, "test": f"sign flip, paired by base model (least p {least:.2g})"}
     p = stats.unpaired_p(peaks, other_peaks)
     least = 2 / math.comb(len(peaks) + len(other_peaks), len(peaks))
     return {"p": p, "test": f"Mann-Whitney, other base models (least p {least:.2g})"}
-
-
-WORLDS = {"points": "average_acc", "longer": "long_acc", "bits": "average_ent"}
 
 
 def worlds(profile, folder=None):
@@ -386,20 +368,16 @@ def worlds(profile, folder=None):
     sums than any trained on) and bits. Profiles that were not run beside this one are left out.
     """
     here, given, rows = Evidence(profile, folder), analyses.written()["worlds"], []
-    columns = ["world", "size", "difference", "pairs", "replicates"]
-    for evidence in (here, *map(here.beside, given["beside"])):
-        for size in evidence.profile.table_sizes if evidence else ():
-            for quantity in given["differences"]:
-                values = {
-                    name: evidence.quantity(quantity, size, measure)
-                    for name, measure in WORLDS.items()
-                }
-                if len(values["bits"]):
-                    each = evidence.profile
-                    said = " - ".join(_label(each, term) for term in analyses.terms(quantity))
-                    row = (each.name, size, said, len(values["bits"]), each.replicates())
-                    rows.append(dict(zip(columns, row, strict=True)))
-                    for name in WORLDS:
-                        rows[-1] |= _interval(name, values[name])
-    both = [part for name in WORLDS for part in (name, f"{name}_ci")]
-    return pd.DataFrame(rows, columns=[*columns, *both])
+    for evidence in filter(None, (here, *map(here.beside, given["beside"]))):
+        for size, quantity in product(evidence.profile.table_sizes, given["differences"]):
+            row = {
+                "world": evidence.profile.name,
+                "size": size,
+                "difference": " - ".join(evidence.labels(quantity)),
+                "pairs": len(evidence.quantity(quantity, size, "average_ent")),
+                "replicates": evidence.profile.replicates(),
+                **evidence.intervals(quantity, size, WORLDS),
+            }
+            rows.append(row)
+    table = pd.DataFrame(rows)
+    return table[table.pairs > 0].reset_index(drop=True)

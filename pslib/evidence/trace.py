@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pslib.evidence import analyses, stats
+from pslib.evidence import analyses, stats, tables
 from pslib.lab.runs import BASE_MODELS, ROOT
 
-# Named as in the table `worlds`: the column of `analyses.suites`, and the unit.
+# What is measured in the columns of the table `worlds`.
 MEASURES = {
-    "points": ("average_acc", "points of accuracy, average of the four suites"),
-    "longer": ("long_acc", "points of accuracy on longer sums"),
-    "bits": ("average_ent", "bits of entropy a token, average of the four suites"),
+    "points": "points of accuracy, average of the four suites",
+    "longer": "points of accuracy on longer sums",
+    "bits": "bits of entropy a token, average of the four suites",
 }
 
 
@@ -41,7 +41,6 @@ def traces(profile, method, baseline, measure, folder=None):
     """
     if measure not in MEASURES:
         raise ValueError(f"no measure is called {measure!r}; choose one of {', '.join(MEASURES)}")
-    column = MEASURES[measure][0]
     found = analyses.suites(profile, folder)
     for name in (method, baseline):
         if name not in found.method.unique():
@@ -49,9 +48,8 @@ def traces(profile, method, baseline, measure, folder=None):
                 f"profile {profile.name} has no results of a method {name!r}; it has "
                 f"{', '.join(found.method.unique()) or 'none at all'}"
             )
-    found = found.rename(columns={column: "value"})[
-        ["size", "method", "mode", "seed", "run", "value"]
-    ]
+    found = found.assign(value=found[tables.WORLDS[measure]])
+    found = found[["size", "method", "mode", "seed", "run", "value"]]
     base = found[(found.method == baseline) & (found["mode"] == "normal")]
     own = found[(found.method == method) & ((method != baseline) | (found["mode"] != "normal"))]
     made = []
@@ -89,7 +87,7 @@ def report(profile, method, baseline, measure, folder=None):
         runs_folder = runs_folder.relative_to(ROOT)
     unit = "base model" if replicates == BASE_MODELS else "seed"
     heads = [unit, "run", "value", "baseline", "its value", "difference"]
-    lines = [f"{method} - {baseline}, {MEASURES[measure][1]}", f"runs: {runs_folder}"]
+    lines = [f"{method} - {baseline}, {MEASURES[measure]}", f"runs: {runs_folder}"]
     for trace in found:
         pairs = trace.pairs[
             ["seed", "run", "value", "run_baseline", "value_baseline", "difference"]

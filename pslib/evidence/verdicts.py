@@ -28,14 +28,6 @@ from pslib.lab import runs
 
 REPETITIONS = 7  # of a pair in benchmarks/bench.py
 PAIRS = "pairs of steps on one machine"  # what the repetitions of a benchmark differ in
-UNITS = {
-    **{"average_acc": "points", "average_ent": "bits", "entropy_change": "bits"},
-    **{"asked_bits": "bits", "asked_accuracy": "points"},
-    **{"asked_kl": "nats", "asked_distance": "share"},
-    **{"kl_from_normal": "nats", "kl_he_from_normal": "nats", "kl": "nats", "distance": "share"},
-    **{"div_2gram": "points of 100", "div_bleu4": "points of 100", "solved": "points"},
-    "times": "times",
-}
 
 
 def claims():
@@ -122,7 +114,7 @@ def checks(profile, folder=None):
                         "size": size,
                         "check": said,
                         "decides": not check.get("beside", False),
-                        "unit": UNITS[check["measure"]],
+                        "unit": analyses.UNITS[check["measure"]],
                         "direction": check.get("direction", "positive"),
                         **effect._asdict(),
                         "replicates": replicates,
@@ -199,32 +191,16 @@ def verdicts(profile, folder=None, found=None):
     return pd.DataFrame(rows)
 
 
-# What a claim's second name says, as the head of a column
-FORMS = {
-    "": "eq. 3, seeds of one base model",
-    "released": "released bonus, seeds of one base model",
-    "bases": "eq. 3, base models",
-    "bases released": "released bonus, base models",
-    "eta 2": "eq. 3 with eta 2, base models",
-}
-# of the world whose prompts mean something, see by_world
-UNDERSTOOD = {
-    "understood": "eq. 3, prompts understood",
-    "understood released": "released bonus, prompts understood",
-}
-
-
 def by_form(table):
     """The verdicts side by side: a row for each claim that was tested in several forms, a column
-    for each of FORMS.
+    for each of the `forms` in claims.yaml.
     """
-    parts = table.id.str.split(n=1)
-    form = parts.str[1].fillna("").map(FORMS)
+    parts, forms = table.id.str.split(n=1), analyses.written()["forms"]
+    form = parts.str[1].fillna("").map(forms)
     found = pd.DataFrame({"claim": parts.str[0], "form": form, "verdict": table.verdict}).dropna()
     wide = found.pivot(index="claim", columns="form", values="verdict")
-    wide = (
-        wide[wide.notna().sum(axis=1) > 1].fillna("").reindex(columns=FORMS.values(), fill_value="")
-    )
+    wide = wide[wide.notna().sum(axis=1) > 1].fillna("")
+    wide = wide.reindex(columns=forms.values(), fill_value="")
     return wide.rename_axis(columns=None).reset_index()
 
 
@@ -280,10 +256,11 @@ def cards(table, found):
     """The paper's claims one by one -> (text in Markdown, the first deciding check of the claim in
     each form, world and size).
     """
+    forms_said = analyses.written()["forms"] | analyses.written()["understood_forms"]
     for row in table[~table.id.str.contains(" ")].itertuples():
         forms = table[(table.id == row.id) | table.id.str.startswith(f"{row.id} ")]
         others = [
-            f"{(FORMS | UNDERSTOOD)[name.partition(' ')[2]]}: **{verdict}**"
+            f"{forms_said[name.partition(' ')[2]]}: **{verdict}**"
             for name, verdict in zip(forms.id[1:], forms.verdict[1:], strict=True)
         ]
         said = {

@@ -1,10 +1,10 @@
 """The four-rollout example: one question and four responses, small enough to work a step out by
 hand.
 
-The notebooks 01 to 04 carry it from the prompts to the loss, and tests/four_rollouts.py says,
-number by number, what every function must make of it. Rows 0 and 1 were drawn in the normal mode,
-rows 2 and 3 in the high-entropy mode. The rows have 2, 3, 1 and 2 tokens: R = 4, T = 3, 8 valid
-tokens. Beyond a row's length the tensors hold padding.
+The notebooks 01 to 04 carry it from the prompts to the loss, and tests/support/four_rollouts.py
+says, number by number, what every function must make of it. Rows 0 and 1 were drawn in the normal
+mode, rows 2 and 3 in the high-entropy mode. The rows have 2, 3, 1 and 2 tokens: R = 4, T = 3, 8
+valid tokens. Beyond a row's length the tensors hold padding.
 """
 
 import pandas as pd

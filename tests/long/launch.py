@@ -1,18 +1,13 @@
 """A launched run whose responses are graded by their text: an untrained model is never right.
 
-Started by torchrun: launch.py <profile> <method> <size> <seed>
+Started by torchrun: -m tests.long.launch <profile> <method> <size> <seed>
 """
 
 import sys
 
 from pslib import rewards
 from pslib.lab import launched, runs
-
-
-def parity(text, *asked):
-    """1.0 for about half of all texts."""
-    return float(sum(map(ord, text)) % 2)
-
+from tests.support.steps import parity
 
 if __name__ == "__main__":
     name, method, size, seed = sys.argv[1:]

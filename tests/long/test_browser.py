@@ -6,10 +6,10 @@ import json
 import time
 
 import pytest
-from browser import CHROMIUM, chromium, jupyterlab
-from reliability import record
 
 from pslib.lab import runs
+from tests.long.browser import CHROMIUM, chromium, jupyterlab
+from tests.long.reliability import record
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium or Chrome on this machine's PATH to open notebooks in"

@@ -12,13 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from drawing import TOGETHER, bent, fit
 
 from pslib import modes, policy, tasks
 from pslib.lab import answers, engines
 from pslib.lab.engines import GenerateEngine
 from pslib.nano import base
 from pslib.rollouts import Decoding
+from tests.support.drawing import TOGETHER, bent, fit
 
 GREEDY, ONE = Decoding(0.0, 0, 1.0, 24), Decoding(1.0, 0, 1.0, 1)
 absent = pytest.mark.skipif(

@@ -11,13 +11,12 @@ import sys
 import time
 import warnings
 
-import crashes
-import faults
 import pytest
 import torch
-from reliability import record
 
 from pslib.lab import chain, checkpoint, runs
+from tests.long.reliability import record
+from tests.support import crashes, faults
 
 
 def test_1000_damages_to_a_checkpoint_are_noticed_and_the_one_before_it_is_used(model, tmp_path):

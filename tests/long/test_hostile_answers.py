@@ -9,11 +9,11 @@ import resource
 import socket
 import time
 
-import answers
 import pytest
-from reliability import record
 
 from pslib import rewards
+from tests.long.reliability import record
+from tests.support import answers
 
 SECONDS, MEGABYTES = 2.0, 512
 

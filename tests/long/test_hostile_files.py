@@ -1,5 +1,5 @@
-"""tests/test_hostile_files.py is quick enough to be run whole; here its artefacts are counted and
-put on record.
+"""tests/lab/test_hostile_files.py is quick enough to be run whole; here its artefacts are counted
+and put on record.
 """
 
 import subprocess
@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
-from reliability import record
+from tests.long.reliability import record
 
-FILE = Path(__file__).parents[1] / "test_hostile_files.py"
+FILE = Path(__file__).parents[1] / "lab" / "test_hostile_files.py"
 
 
 def test_every_hostile_file_name_and_parameter_is_refused(tmp_path):

@@ -6,23 +6,29 @@ import subprocess
 import time
 from pathlib import Path
 
-import launch
 import pandas as pd
 import pytest
-import torchrun
 import yaml
-from test_launched import left, mine  # noqa: F401 - a fixture
 
 from pslib.lab import runs
+from tests.support import torchrun
+from tests.support.small_paper import left, paper_profile
 
 STEPS, SAVED = 8, 3
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory, _lively, tokenizer):
+    with paper_profile(tmp_path_factory.mktemp("launched"), _lively, tokenizer) as path:
+        yield path
 
 
 def start(profile, method):
     """Start a run in two processes; its words go to a log beside the profile."""
     with open(f"{profile}.log", "w") as log:
         return subprocess.Popen(
-            torchrun.command(2, launch.__file__, profile, method, "tiny", 1),
+            torchrun.command(2, "-m", "tests.long.launch", profile, method, "tiny", 1),
+            cwd=runs.ROOT,
             stdout=log,
             stderr=log,
             env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
@@ -54,7 +60,7 @@ def steps_taken(folder):
 
 
 @pytest.mark.parametrize("method", ["policy_split", "clip_cov"])
-def test_two_processes_that_are_killed_go_on_to_the_weights_of_a_run_that_was_not(mine, method):  # noqa: F811
+def test_two_processes_that_are_killed_go_on_to_the_weights_of_a_run_that_was_not(mine, method):
     given = yaml.safe_load(mine.read_text())
     given["methods"] = ["original", method]
     given["train"] |= {"steps": STEPS, "save_every": SAVED, "learning_rate": 1.0e-3}

@@ -4,11 +4,13 @@ tensor of every method.
 
 import time
 
-import properties
-import test_gradients
-import test_properties
-from reliability import record
-from test_train import graded_by_parity, rendered, start  # noqa: F401 - two are fixtures
+import pytest
+
+from tests.long.reliability import record
+from tests.support import differences, properties
+from tests.support.steps import rendered
+
+pytestmark = pytest.mark.usefixtures("graded_by_parity")
 
 CASES = 200
 
@@ -36,9 +38,9 @@ def test_gradcheck_of_every_loss_and_method():
     concluded(
         "gradcheck in float64: every loss, and every method's loss in the logits",
         *counting(
-            [lambda seed=seed: test_gradients.check_losses(seed) for seed in range(20)]
+            [lambda seed=seed: differences.check_losses(seed) for seed in range(20)]
             + [
-                lambda name=name, seed=seed: test_gradients.check_whole_loss(name, seed)
+                lambda name=name, seed=seed: differences.check_whole_loss(name, seed)
                 for name in properties.TRAINED
                 for seed in range(20)
             ]
@@ -46,12 +48,10 @@ def test_gradcheck_of_every_loss_and_method():
     )
 
 
-def test_finite_differences_of_every_weight_tensor(model64, tokenizer, he, start):  # noqa: F811
+def test_finite_differences_of_every_weight_tensor(model64, tokenizer, he, start):
     def trial(name, **changes):
         state = start(model64, properties.acting(name), **changes)
-        assert (
-            test_gradients.error_of_a_step(name, state, rendered(tokenizer, he), each=True) < 1e-5
-        )
+        assert differences.error_of_a_step(name, state, rendered(tokenizer, he), each=True) < 1e-5
 
     concluded(
         "a training step's gradient against finite differences: every method, every weight tensor",
@@ -67,12 +67,12 @@ def test_finite_differences_of_every_weight_tensor(model64, tokenizer, he, start
     )
 
 
-def test_properties_hold_in_two_hundred_cases_each(model64, tokenizer, start):  # noqa: F811
+def test_properties_hold_in_two_hundred_cases_each(model64, tokenizer, start):
     every = dict(properties.PROPERTIES)
     for made in (
-        test_properties.scoring_does_not_see_padding_or_neighbours(model64),
-        test_properties.responses_do_not_depend_on_the_prompts_beside_them(model64, tokenizer),
-        test_properties.the_gradient_does_not_depend_on_micro_batches(model64, start),
+        properties.scoring_does_not_see_padding_or_neighbours(model64),
+        properties.responses_do_not_depend_on_the_prompts_beside_them(model64, tokenizer),
+        properties.the_gradient_does_not_depend_on_micro_batches(model64, start),
     ):
         every[made[0].__qualname__] = made
     counts, failures, begun = {"tried": 0, "survived": 0}, [], time.perf_counter()

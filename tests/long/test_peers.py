@@ -13,14 +13,14 @@ from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
-import properties
 import pytest
 import torch
 from accelerate import Accelerator
-from reliability import record
 
 from pslib import advantages, losses
 from pslib.policy import logprobs_and_entropy
+from tests.long.reliability import record
+from tests.support import properties
 
 BATCHES = 100
 PEERS = Path(sys.prefix) / "peers"

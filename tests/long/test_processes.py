@@ -10,14 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-import crashes
 import pandas as pd
 import pytest
 import torch
-from reliability import record
 from safetensors.torch import load_file
 
 from pslib.lab import chain, checkpoint, runs
+from tests.long.reliability import record
+from tests.support import crashes
 
 # --- SIGKILL --------------------------------------------------------------------------------------
 METHODS = ("policy_split", "clip_cov", "entropy_regularization")

@@ -7,18 +7,12 @@ import math
 import random
 import time
 
-import faults
 import pytest
-from reliability import record
-from test_train import (
-    POOL,
-    TRAINED,
-    everything,
-    spoil_a_step,
-    through,
-)  # two are fixtures
 
 from pslib import methods, train
+from tests.long.reliability import record
+from tests.support import faults
+from tests.support.steps import POOL, TRAINED, everything, spoil_a_step, through
 
 pytestmark = pytest.mark.usefixtures("graded_by_parity")
 

@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
-import trl_steps
 from safetensors.torch import load_file
-from torchrun import torchrun
-from trl_steps import HE, TRAINED, OurSteps, distance, split_up, trainer
 
 from pslib import methods, modes, policy
 from pslib.evidence import evaluate
 from pslib.lab import runs
+from tests.support.steps import TRAINED
+from tests.support.torchrun import torchrun
+from tests.support.trl_steps import HE, OurSteps, distance, split_up, trainer
 
 STEPS = 10
 
@@ -106,7 +106,7 @@ def trained(world):
     for processes in (1, 2):
         out = folder / str(processes)
         out.mkdir()
-        program = (trl_steps.__file__,)
+        program = ("-m", "tests.support.trl_steps")
         done = torchrun(
             processes, folder / "model", folder / "draws", out, *TRAINED, program=program
         )

@@ -4,12 +4,12 @@ import itertools
 import math
 from dataclasses import replace
 
-import evidence
 import pandas as pd
 import pytest
 
 from pslib.evidence import analyses, artefacts, evaluate, figures, tables, verdicts
 from pslib.lab import runs
+from tests.support import evidence
 
 
 @pytest.fixture(scope="module")
@@ -560,7 +560,7 @@ SEEDS, SAMPLING = (
 )
 def test_a_table_says_what_its_intervals_are_over(found, name):
     table = artefacts.table(found[0], name, found[1])
-    parts = artefacts._shown(name, table).values()
+    parts = artefacts.parts_of(name, table).values()
     assert parts and all("replicates" in part for part in parts)
     untrained = (
         table.label.str.startswith("Original")

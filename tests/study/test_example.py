@@ -2,12 +2,12 @@
 counted by hand.
 """
 
-import four_rollouts as four
 import pytest
 import torch
 
 from pslib import methods, rewards, rollouts
 from pslib.study import example
+from tests.support import four_rollouts as four
 
 
 def test_the_responses_are_graded_as_the_rewards_say():

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pslib import tasks
-from pslib.evidence import analyses, evaluate, stats, tables
+from pslib.evidence import analyses, evaluate, tables
 from pslib.lab import runs
 
 
@@ -89,10 +89,6 @@ def test_the_27_reported_averages_are_the_means_of_the_reported_benchmarks():
 def test_every_row_that_the_paper_reports_has_a_method_here():
     labels = set(tables.table1(runs.load_profile("quick"), runs.ROOT / "nowhere").label)
     assert set(tables.reported_table1().label) <= labels
-
-
-def test_an_interval_of_nothing_is_a_blank():
-    assert all(math.isnan(v) for v in stats.mean_interval([]))
 
 
 def test_the_table_beside_the_papers_keeps_ours_and_reported_apart(results):

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import LowRank, Wrapped
-from drawing import HOSTILE, TOGETHER, as_lists, bent, fit
 
 from pslib import modes, policy, rollouts
 from pslib.lab import engines
 from pslib.lab.engines import CachedEngine, DecoderEngine, GenerateEngine
 from pslib.rollouts import Decoding
+from tests.support.adapters import LowRank, Wrapped
+from tests.support.drawing import HOSTILE, TOGETHER, as_lists, bent, fit
 
 EVERY = [DecoderEngine, CachedEngine, GenerateEngine]
 GREEDY = Decoding(0, 0, 1.0, 12)

@@ -70,10 +70,6 @@ def test_a_sum_that_is_drawn_again_is_passed_over(monkeypatch):
     assert list(tasks.load("like", 3)["question"]) == ["1+2", "2+1", "3+4"]
 
 
-def test_the_test_suites_leave_out_the_training_suite():
-    assert set(tasks.TEST_SUITES) == set(tasks.SUITES) - {"train"}
-
-
 def test_an_unknown_suite_is_named_with_those_there_are():
     with pytest.raises(ValueError, match="'math'.*train, like, long, choice, mixed"):
         tasks.load("math", 3)

@@ -1,6 +1,7 @@
 """The same steps by pslib.train and by TRL's trainer: our loop draws, and both learn from that.
 
-Called by tests, or by torchrun: trl_steps.py <model> <draws> <folder to write to> <method>...
+Called by tests, or by torchrun: -m tests.support.trl_steps <model> <draws> <folder to write to>
+<method>...
 """
 
 import copy
@@ -14,27 +15,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 from datasets import Dataset
-from properties import acting
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
-from pslib import methods, modes, policy, rewards, train
+from pslib import modes, policy, rewards, train
 from pslib.lab.settings import Training
 from pslib.trl import PolicySplitConfig, PolicySplitTrainer
+from tests.support.properties import acting
+from tests.support.steps import POOL, parity
 
 HE = modes.Mode("he", "Think of something new.")
-POOL = [
-    {"id": f"q{k}", "question": f"{k + 1}+8+6+1+2+{k + 3}{'+1' * (k % 3)}", "answer": "0"}
-    for k in range(6)
-]
 QUESTIONS, GROUP, WIDTH = 2, 4, 6  # to a step, responses to each, tokens of a response
 ROWS = QUESTIONS * GROUP
-TRAINED = [name for name, method in methods.METHODS.items() if method.training]
-
-
-def parity(text):
-    """1.0 for about half of all texts: an untrained model is never right."""
-    return float(sum(map(ord, text)) % 2)
 
 
 def by_parity(completions, **columns):

@@ -2,62 +2,28 @@
 reads.
 """
 
-import copy
 import json
 import shutil
 from dataclasses import replace
 
-import datasets
 import pandas as pd
 import pytest
 import yaml
 from safetensors.torch import load_file
-from test_benchmarks import put_all
-from test_paper import TEMPLATE
-from torchrun import torchrun
-from trl_steps import distance, parity
 
 from pslib import rewards
-from pslib.evidence import analyses, artefacts, tables
+from pslib.evidence import analyses, artefacts
 from pslib.lab import chain, launched, runs
+from tests.support.small_paper import left, paper_profile
+from tests.support.steps import parity
+from tests.support.torchrun import torchrun
+from tests.support.trl_steps import distance
 
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory, _lively, tokenizer):
-    """The paper profile scaled down, as a file that several processes can read."""
-    root = tmp_path_factory.mktemp("launched")
-    knows, model = copy.deepcopy(tokenizer), copy.deepcopy(_lively)
-    knows.chat_template = TEMPLATE
-    model.config.max_position_embeddings = 1024
-    model.generation_config.eos_token_id = [1, *range(20, 40)]
-    model.save_pretrained(root / "Qwen3-tiny")
-    knows.save_pretrained(root / "Qwen3-tiny")
-    given = yaml.safe_load((runs.PROFILES / "paper.yaml").read_text())
-    for name in ("probe", "resources"):
-        del given[name]
-    given["train"] |= {
-        "steps": 2,
-        "questions": 4,
-        "group_size": 4,
-        "pool": 8,
-        "max_new_tokens": 12,
-        "bf16": False,
-    }
-    given["evaluate"] |= {"questions": 3, "samples": 2, "max_new_tokens": 12}
-    given |= {
-        "model": str(root / "Qwen3-{size}"),
-        "sizes": ["tiny"],
-        "methods": ["original", "grpo", "policy_split"],
-        "he_prompt": "high_entropy_short",
-        "data": put_all(root / "data"),
-        "launch": {"tiny": 8},
-    }
-    (root / "mine.yaml").write_text(yaml.safe_dump(given))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PSLIB_RESULTS", str(root / "results"))
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", root / "cache")
-        datasets.disable_progress_bars()
-        yield root / "mine.yaml"
+    with paper_profile(tmp_path_factory.mktemp("launched"), _lively, tokenizer) as path:
+        yield path
 
 
 def train(profile, method, processes=2):
@@ -113,9 +79,9 @@ def test_two_processes_leave_a_run_that_is_evaluated_and_shown_like_any_other(mi
     chain.check(profile)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "load_profile", lambda name: profile)
-        table = artefacts.write(profile, "table1_general")
+        table = artefacts.write(profile, "table1_general")["table1_general"]
     assert table.label.tolist() == ["Original", "GRPO", "Policy Split", "Policy Split + HE prompt"]
-    assert table[tables.MEASURES].notna().all().all()
+    assert table[analyses.SUITES].notna().all().all()
     spent = analyses.cost(profile)
     assert len(spent) == 2 and spent.filter(like="seconds").isna().all(
         axis=None
@@ -127,12 +93,6 @@ def test_two_processes_leave_a_run_that_is_evaluated_and_shown_like_any_other(mi
 
 class Kill(Exception):
     """What a test raises in place of a kill."""
-
-
-def left(folder):
-    """A finished run's weights, and its metrics but for the seconds."""
-    metrics = pd.read_csv(folder / "metrics.csv")
-    return load_file(folder / "model" / "model.safetensors"), metrics.filter(regex="^(?!seconds)")
 
 
 def test_a_run_that_is_killed_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(

@@ -2,7 +2,6 @@
 
 import math
 
-import four_rollouts as four
 import pandas as pd
 import pytest
 import torch
@@ -12,6 +11,7 @@ from pslib.lab import runs
 from pslib.methods import Scored
 from pslib.rollouts import Rollouts
 from pslib.study import departures, example, explore
+from tests.support import four_rollouts as four
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import random
 import shutil
 import warnings
 
-import faults
 import pytest
 import torch
 
 from pslib.lab import checkpoint
+from tests.support import faults
 
 
 def tensors(step):

@@ -18,22 +18,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import faults
 import pandas as pd
 import pytest
 import yaml
 
 from pslib import rewards
 from pslib.lab import chain, checkpoint, records, runs
+from tests.support import faults
+from tests.support.steps import parity
 
 SIZE, SEED = "0.2m", 1
-
-
-def parity(text, answer):
-    """1.0 for about half of all texts: such a base model is never right, and dead groups would hide
-    what differs.
-    """
-    return float(sum(map(ord, text)) % 2)
 
 
 @contextmanager

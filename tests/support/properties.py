@@ -1,7 +1,7 @@
 """What must hold of the mathematics whatever the batch: each property is a check with the
 strategies it is tried on.
 
-tests/test_properties.py tries each a few times, tests/long/test_properties.py two hundred. All is
+tests/test_properties.py tries each a few times, tests/long/test_mathematics.py two hundred. All is
 float64, and holds to rounding; the one exception, what `eps` does to the scale of rewards, is
 stated as an equation of its own.
 """
@@ -13,11 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pslib import advantages, losses, methods
+from pslib import advantages, losses, methods, policy
+from pslib.lab.engines import DecoderEngine, GenerateEngine
 from pslib.methods import Scored
 from pslib.policy import logprobs_and_entropy
+from pslib.rollouts import Decoding
+from tests.support.steps import TRAINED, gradients
 
-TRAINED = [name for name, method in methods.METHODS.items() if method.training]
 # Coefficients under which each method's own part acts on a batch of some twenty tokens. Clip-Cov
 # drops every candidate: fewer are drawn at random by their place, which is all that the order of
 # rows may change.
@@ -478,3 +480,80 @@ def the_surrogate_is_finite_and_as_written_where_that_is_finite(entries, dtype, 
     assert made.isfinite().all() and ours.grad.isfinite().all()
     for here, written in ((made.detach(), expected.detach()), (ours.grad, plain.grad)):
         assert torch.equal(here[written.isfinite()], written[written.isfinite()])
+
+
+# --- properties that need a model ---------------------------------------------------------------
+ids = st.lists(st.integers(6, 150), min_size=1, max_size=8)
+
+
+def scoring_does_not_see_padding_or_neighbours(model64):
+    """A row's log-probs and entropies are the plain ones of its own prompt and tokens, whatever
+    stands beside and after it, and whether or not it shares its prompt.
+    """
+
+    def check(prompts, rows, more, fill):
+        rows = [(prompts[place % len(prompts)], response) for place, response in rows]
+        owner = torch.tensor([prompts.index(prompt) for prompt, _ in rows])
+        lengths = torch.tensor([len(response) for _, response in rows])
+        padded = torch.full((len(rows), int(lengths.max()) + more), fill)
+        for row, (_, response) in enumerate(rows):
+            padded[row, : len(response)] = torch.tensor(response)
+        with torch.no_grad():
+            together = policy.Policy(model64)(policy.pack(prompts, owner, padded, lengths))
+            for row, (prompt, response) in enumerate(rows):
+                logits = model64(input_ids=torch.tensor([prompt + response])).logits[
+                    :, len(prompt) - 1 : -1
+                ]
+                alone = policy.logprobs_and_entropy(logits, torch.tensor([response]))
+                for ours, theirs in zip(together, alone, strict=True):
+                    close(ours[row, : len(response)], theirs[0], 1e-10)
+                    assert (ours[row, len(response) :] == 0).all()
+
+    return check, {
+        "prompts": st.lists(ids, min_size=1, max_size=3),
+        "more": st.integers(0, 4),
+        "rows": st.lists(st.tuples(st.integers(0, 2), ids), min_size=1, max_size=4),
+        "fill": st.integers(0, 199),
+    }
+
+
+def responses_do_not_depend_on_the_prompts_beside_them(model64, tokenizer):
+    """Prompts of unlike length, which one engine pads on the left and the other takes apart: as
+    each would alone.
+    """
+
+    def check(prompts, engine):
+        engine = engine(model64, tokenizer)
+        said = [
+            [row[:n] for row, n in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+            for tokens, lengths in (
+                engine.generate(given, 1, Decoding(0, 0, 1.0, 4), range(len(given)))
+                for given in (prompts, *([prompt] for prompt in prompts))
+            )
+        ]
+        assert said[0] == [alone[0] for alone in said[1:]]
+
+    return check, {
+        "prompts": st.lists(ids, min_size=2, max_size=4),
+        "engine": st.sampled_from([DecoderEngine, GenerateEngine]),
+    }
+
+
+def the_gradient_does_not_depend_on_micro_batches(model64, start):
+    """Any size of micro-batch, with the graph of the scores shared or made anew."""
+    whole = {name: gradients(start(model64, acting(name))) for name in TRAINED}
+
+    def check(name, micro, shared):
+        metrics, _, ours = gradients(
+            start(model64, acting(name), micro_tokens=micro, graph_tokens=65536 * shared)
+        )
+        expected, _, theirs = whole[name]
+        assert abs(metrics["loss"] - expected["loss"]) < 1e-12
+        for key in theirs:
+            close(ours[key], theirs[key], 1e-11)
+
+    return check, {
+        "name": names,
+        "micro": st.integers(1, 700),
+        "shared": st.integers(0, 1),
+    }

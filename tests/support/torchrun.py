@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+from pslib.lab import runs
+
 
 def command(processes, *program):
     """The command line that runs a program of Python's command line in so many processes."""
@@ -22,5 +24,6 @@ def torchrun(processes, *args, program, **environment):
         capture_output=True,
         text=True,
         timeout=900,
+        cwd=runs.ROOT,
         env={**os.environ, **environment},
     )

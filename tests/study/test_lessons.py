@@ -6,7 +6,6 @@ import inspect
 import io
 import json
 
-import four_rollouts as four
 import matplotlib.pyplot as plt
 import pytest
 import torch
@@ -17,6 +16,7 @@ from pslib.lab import measures, records, runs
 from pslib.lab.settings import Training
 from pslib.rollouts import Decoding
 from pslib.study import example, lessons
+from tests.support import four_rollouts as four
 
 STOPS = [example.END]
 A = torch.tensor(four.ADVANTAGES, dtype=torch.float64)

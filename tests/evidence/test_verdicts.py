@@ -4,11 +4,11 @@ names.
 
 import math
 
-import evidence
 import pandas as pd
 import pytest
 
-from pslib.evidence import stats, verdicts
+from pslib.evidence import analyses, stats, verdicts
+from tests.support import evidence
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +315,7 @@ def test_every_claim_of_the_paper_has_a_row_and_checks_that_decide():
     for facts in claims.values():
         checks = claims.get(facts.get("like"), facts)["checks"]
         assert any(not check.get("beside") for check in checks)
-        assert all(check["measure"] in verdicts.UNITS for check in checks)
+        assert all(check["measure"] in analyses.UNITS for check in checks)
 
 
 def test_a_claim_for_another_method_reads_that_methods_runs(checked):
@@ -342,7 +342,7 @@ def test_verdicts_stand_side_by_side_by_form():
     )
     shown = verdicts.by_form(table).set_index("claim")
     assert shown.index.tolist() == ["C3", "C8"] and shown.columns.tolist() == list(
-        verdicts.FORMS.values()
+        analyses.written()["forms"].values()
     )  # C1 has one form only
     assert shown.loc["C3"].tolist() == ["refuted", "", "", "confirmed", ""] and shown.loc[
         "C8"

@@ -6,7 +6,6 @@ import copy
 import shutil
 from dataclasses import replace
 
-import crashes
 import pandas as pd
 import pytest
 import yaml
@@ -15,6 +14,7 @@ from pslib import modes, rewards
 from pslib.evidence import artefacts, tables
 from pslib.lab import chain, cli, export, records, reproduce, runs
 from pslib.nano import base
+from tests.support.steps import parity
 
 SIZE = "0.2m"
 
@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PSLIB_RESULTS", str(tmp_path_factory.mktemp("made")))
         patch.setattr(
-            rewards, "grade", crashes.parity
+            rewards, "grade", parity
         )  # where all answers are wrong, every method leaves the same weights
         smoke = runs.load_profile("smoke")
         profile = replace(

@@ -2,122 +2,12 @@
 changed is named.
 """
 
-import json
-from string import ascii_uppercase
-
 import datasets
-import pandas as pd
 import pytest
 
 from pslib import modes, rewards, tasks
 from pslib.tasks import benchmarks
-
-LETTERS = ascii_uppercase[:10]
-# data set -> (file, rows): all columns that the hub's have are here, those that are read and a few
-# that are not
-FILES = {
-    "deepmath": (
-        "train.parquet",
-        [
-            {
-                "question": f"What is ${k}/7$?",
-                "final_answer": f"\\dfrac{{{k}}}{{7}}",
-                "difficulty": 5.0,
-                "topic": "Algebra",
-                "r1_solution_1": "...",
-            }
-            for k in range(50)
-        ],
-    ),
-    "math500": (
-        "test.jsonl",
-        [
-            {
-                "problem": f"Let $f(x) = {{x}}^{k}$.",
-                "solution": "...",
-                "answer": f"x^{k}",
-                "subject": "Algebra",
-                "level": 3,
-                "unique_id": f"test/algebra/{k}.json",
-            }
-            for k in range(2, 9)
-        ],
-    ),
-    "aime24": (
-        "train.parquet",
-        [
-            {
-                "id": 60 + k,
-                "problem": f"Find {k}.",
-                "solution": "...",
-                "answer": f"0{k}",
-                "url": "...",
-                "year": "2024",
-            }
-            for k in range(10, 15)
-        ],
-    ),
-    "aime25": (
-        "test.jsonl",
-        [{"problem": f"Find {k} again.", "answer": str(k), "id": str(k)} for k in range(6)],
-    ),
-    "gpqa_diamond": (
-        "train.csv",
-        [
-            {
-                "Question": f"Which is {k}?\n",
-                "Correct Answer": f"right {k}\n",
-                "Incorrect Answer 1": f"no {k}",
-                "Incorrect Answer 2": "none",
-                "Incorrect Answer 3": "both",
-                "Explanation": "...",
-            }
-            for k in range(40)
-        ],
-    ),
-    "mmlu_pro": (
-        "test.parquet",
-        [
-            {
-                "question_id": k,
-                "question": f"Which is {k}?",
-                "options": [f"{c} of {k}" for c in LETTERS[: 3 + k]],
-                "answer": LETTERS[2 + k],
-                "answer_index": 2 + k,
-                "cot_content": "",
-                "category": "law",
-                "src": "x",
-            }
-            for k in range(8)
-        ],
-    ),
-}
-PLAYED_BY = {
-    "train": ["deepmath"],
-    "like": ["math500"],
-    "long": ["aime24", "aime25"],
-    "choice": ["gpqa_diamond"],
-    "mixed": ["mmlu_pro"],
-}
-
-
-def put(root, name, rows=None, file=None):
-    """A folder that holds a data set as the hub has it."""
-    given = FILES[name]
-    table, path = pd.DataFrame(rows or given[1]), root / name / (file or given[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        table.to_parquet(path)
-    elif path.suffix == ".csv":
-        table.to_csv(path, index=False)
-    else:
-        path.write_text("\n".join(json.dumps(row) for row in table.to_dict("records")))
-    return str(path.parent)
-
-
-def put_all(root):
-    """The `data` section of a profile whose data sets are all local."""
-    return {suite: {name: put(root, name) for name in names} for suite, names in PLAYED_BY.items()}
+from tests.support.small_paper import FILES, PLAYED_BY, put, put_all
 
 
 @pytest.fixture(autouse=True)

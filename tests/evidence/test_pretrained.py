@@ -4,7 +4,6 @@ stopped, and the table by hand.
 
 from dataclasses import replace
 
-import evidence
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +12,7 @@ import yaml
 from pslib import policy, rewards, tasks
 from pslib.evidence import pretrained, probe, stats
 from pslib.lab import publish, runs
+from tests.support import evidence
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ not known, so the columns seconds_* are blank.
 """
 
 import math
+import re
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -26,15 +27,8 @@ COLUMNS = {
     "reward": "reward",
     "completions/clipped_ratio": "unfinished",
 }
-OWN = (
-    "live_groups",
-    "response_tokens",
-    "accuracy_",
-    "reward_normal",
-    "reward_he",
-    "entropy_bits_",
-    "kl_he_",
-    "bonus_share_",
+OWN = re.compile(
+    "live_groups|response_tokens|reward_(?:normal|he)|(?:accuracy|entropy_bits|kl_he|bonus_share)_"
 )
 
 
@@ -51,11 +45,9 @@ class Metrics(TrainerCallback):
         """Add the step's row, as transformers calls it with what the trainer logged."""
         if not state.is_world_process_zero or "loss" not in logs:
             return
-        row = {
-            "step": state.global_step,
-            **{ours: logs[theirs] for theirs, ours in COLUMNS.items()},
-        }
-        row |= {name: value for name, value in logs.items() if name.startswith(OWN)}
+        row = {"step": state.global_step}
+        row |= {ours: logs[theirs] for theirs, ours in COLUMNS.items()}
+        row |= {name: value for name, value in logs.items() if OWN.match(name)}
         row |= {f"seconds_{part}": math.nan for part in ("sample", "score", "update")}
         earlier = self.rows[: state.global_step - 1]
         before = earlier[-1]["beyond_bounds"] if earlier else 0
@@ -65,9 +57,8 @@ class Metrics(TrainerCallback):
         self.progress(state.global_step, self.settings.steps, f", reward {row['reward']:.2f}")
 
 
-def config(profile, method, size, seed, folder, processes):
-    """The profile's settings as TRL's; ValueError where processes cannot share groups evenly."""
-    settings, recipe = profile.train, profile.method(method)
+def _check(settings, processes):
+    """ValueError for what TRL's trainer cannot do in so many processes."""
     if settings.questions % processes:
         raise ValueError(
             f"{settings.questions} questions to a step cannot be shared out evenly among "
@@ -78,14 +69,24 @@ def config(profile, method, size, seed, folder, processes):
             "stop_beyond is not known to TRL's trainer; leave it out of a profile whose sizes are "
             "launched"
         )
-    own = settings.questions * settings.group_size // processes
-    fitting = [rows for rows in range(1, own + 1) if own % rows == 0]
+
+
+def _rows_at_once(settings, recipe, own):
+    """Of a process's own responses to a step, how many go through the model at once: a divisor."""
     room = settings.micro_tokens // (settings.max_new_tokens * max(1, len(recipe.training)))
-    rows = max([rows for rows in fitting if rows <= room], default=1)
-    he = next(mode for mode in profile.modes if mode.name == "he")
-    thinking = (
-        {} if profile.enable_thinking is None else {"enable_thinking": profile.enable_thinking}
-    )
+    fitting = [rows for rows in range(1, own + 1) if own % rows == 0 and rows <= room]
+    return max(fitting, default=1)
+
+
+def config(profile, method, size, seed, folder, processes):
+    """The profile's settings as TRL's; ValueError where processes cannot share groups evenly."""
+    settings, recipe, (_, he) = profile.train, profile.method(method), profile.modes
+    _check(settings, processes)
+    own = settings.questions * settings.group_size // processes
+    rows = _rows_at_once(settings, recipe, own)
+    thinking = {}
+    if profile.enable_thinking is not None:
+        thinking = {"enable_thinking": profile.enable_thinking}
     return PolicySplitConfig(
         str(folder / "checkpoints"),
         method=method,

@@ -16,9 +16,9 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
-from pslib import modes, policy, rollouts, tasks, train
+from pslib import modes, rollouts, tasks, train
 from pslib.evidence import evaluate, probe
-from pslib.lab import checkpoint, checks, engines, records, runs
+from pslib.lab import checkpoint, checks, engines, origins, records, runs
 from pslib.nano import base, worlds
 
 
@@ -85,8 +85,7 @@ def _write_json(path, content):
 
 def _load(profile, source):
     use_one_thread()
-    own = runs.ROOT / source  # a folder may be named from the root
-    return policy.load(own if own.is_dir() else source, device=profile.device)
+    return origins.load(source, profile.device)
 
 
 def make_base(profile, size):

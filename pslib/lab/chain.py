@@ -199,31 +199,6 @@ def bonus_of_base(profile, size):
     return table
 
 
-def base_verdict(measured):
-    """The properties of a fair stand-in, each with the figure that decides it, as text."""
-    default = measured[measured.measure == "default"].set_index("derivation")
-    named = measured[measured.measure == "named"].set_index("derivation")
-    prompt = measured[measured.measure == "prompt"].set_index("name")
-    suites = measured[measured.measure == "suite"]
-    best, common = named.accuracy.fillna(0).idxmax(), default.share.fillna(0).idxmax()
-    lines = [
-        f"average accuracy {suites.accuracy.mean():.2f}, entropy {suites.entropy_bits.mean():.2f} "
-        "bits a token",
-        f"most reliable derivation: {best}, right {named.accuracy[best]:.2f} of the time, used "
-        f"{default.share[best]:.2f}",
-        f"most common derivation: {common}, right {default.accuracy[common]:.2f} of the time, used "
-        f"{default.share[common]:.2f}",
-        f"short cut glance: right {default.accuracy['glance']:.2f} of the time, used "
-        f"{default.share['glance']:.2f}",
-        f"obeys prompts that name a derivation: {named.share.min():.2f} of the time or more",
-        "KL under the paper's high-entropy prompt, nats a token: "
-        f"{prompt.kl['high_entropy']:.3f} in full, {prompt.kl['high_entropy_short']:.3f} shortened "
-        "(aim: below 0.03); "
-        f"under prompts that name a derivation up to {named.kl.max():.3f}",
-    ]
-    return "\n".join(lines)
-
-
 @dataclass
 class Prepared:
     """A training run that was checked and has something to do."""
@@ -311,12 +286,12 @@ def _train(prepared, profile, recipe, seed, folder):
         rows[metrics["step"] - 1 :] = [metrics]
         checkpoint.write(folder / "metrics.csv", pd.DataFrame(rows).round(6).to_csv(index=False))
         if metrics["step"] == profile.train.steps:
-            rewards = drawn.rewards.int() if drawn.right_or_wrong else drawn.rewards
+            rewards = drawn.rewards.long() if drawn.right_or_wrong else drawn.rewards
             kept = {
                 "question_id": drawn.question_ids,
                 "mode": drawn.modes,
                 "response": drawn.texts,
-                "reward": rewards.tolist() if drawn.right_or_wrong else rewards.numpy(),
+                "reward": rewards.numpy(),
             }
             checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())
         progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")

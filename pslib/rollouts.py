@@ -125,6 +125,16 @@ def _reward(reward, text, row):
         ) from error
 
 
+def copies_in_each(group_size, names):
+    """How many of a group's responses each of some modes draws; ValueError for uneven parts."""
+    if group_size % len(names):
+        raise ValueError(
+            f"group_size {group_size} cannot be split evenly over the modes {', '.join(names)}; "
+            f"choose a multiple of {len(names)}"
+        )
+    return group_size // len(names)
+
+
 def sample(
     engine,
     tokenizer,
@@ -147,12 +157,7 @@ def sample(
     those seeds. ValueError for a reward that is no number; whether it is finite is for the caller
     to check.
     """
-    if group_size % len(prompts):
-        raise ValueError(
-            f"group_size {group_size} cannot be split evenly over the modes {', '.join(prompts)}; "
-            f"choose a multiple of {len(prompts)}"
-        )
-    copies = group_size // len(prompts)
+    copies = copies_in_each(group_size, prompts)
     # all modes in one batch
     every = [prompt for rendered in prompts.values() for prompt in rendered]
     seeds = generator

@@ -211,15 +211,15 @@ class Prepared:
     inputs: dict  # what its manifest says that it was made from
 
 
-def prepare(profile, method, size, seed, split, folder):
+def prepare(profile, method, size, seed, folder):
     """Check a training run and load it -> Prepared, or None where it is done already."""
     recipe = profile.method(method)
-    settings = records.training_settings(profile, method, size, seed, split)
+    settings = records.training_settings(profile, method, size, seed)
     done = (folder / "manifest.json").exists()
     before = records.same(folder / "params.yaml", settings)
     if done and not before.get("inputs"):  # from before inputs were recorded
         return None
-    questions = profile.questions("train", profile.train.pool, split)
+    questions = profile.questions("train", profile.train.pool, "train")
     model, tokenizer, _ = make_base(profile, size)
     both = profile.modes_of(size, tokenizer)
     settings["inputs"] = {
@@ -253,7 +253,7 @@ def finish(profile, folder, seed, begun, inputs):
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def train_run(profile, method, size, seed, split="train", folder=None):
+def train_run(profile, method, size, seed, folder=None):
     """Train one run to its end and return its metrics, a row a step; a run that is done is read,
     not repeated.
 
@@ -262,7 +262,7 @@ def train_run(profile, method, size, seed, split="train", folder=None):
     """
     folder, begun = folder or runs.run_folder(profile, method, size, seed), time.time()
     with runs.owned(folder):
-        prepared = prepare(profile, method, size, seed, split, folder)
+        prepared = prepare(profile, method, size, seed, folder)
         if prepared:
             _train(prepared, profile, profile.method(method), seed, folder)
             finish(profile, folder, seed, begun, prepared.inputs)
@@ -308,7 +308,7 @@ def _source(profile, size, model):
     return f"{name}@{revision}" if revision else name
 
 
-def trained_folder(profile, method, size, seed, split="train", folder=None):
+def trained_folder(profile, method, size, seed, folder=None):
     """A finished run's model folder; FileNotFoundError or ValueError if there is none."""
     folder = folder or runs.run_folder(profile, method, size, seed)
     if not (folder / "manifest.json").exists():
@@ -316,20 +316,18 @@ def trained_folder(profile, method, size, seed, split="train", folder=None):
             f"run {folder.name} of profile {profile.name} is not trained yet; run 06_train with "
             f"method={method}, size={size} and seed={seed} first"
         )
-    records.same(
-        folder / "params.yaml", records.training_settings(profile, method, size, seed, split)
-    )
+    records.same(folder / "params.yaml", records.training_settings(profile, method, size, seed))
     records.untouched(folder)
     return folder / "model"
 
 
-def trained_model(profile, method, size, seed, split="train", folder=None):
+def trained_model(profile, method, size, seed, folder=None):
     """The model of a finished run, or the base model for "original", as (model, tokenizer).
 
     The profile's engine draws from it.
     """
     if profile.method(method).training:
-        source = trained_folder(profile, method, size, seed, split, folder)
+        source = trained_folder(profile, method, size, seed, folder)
         model, tokenizer = _load(profile, source)
     else:
         model, tokenizer, _ = make_base(profile, size)
@@ -352,7 +350,7 @@ def _asked_of(profile, method, size, model, tokenizer, questions, folder):
     }
 
 
-def evaluate_run(profile, method, size, seed, split="test", folder=None):
+def evaluate_run(profile, method, size, seed, folder=None):
     """Evaluate a run (or the original) on the four suites in each of its modes; writes and returns
     evaluation.csv.
 
@@ -361,17 +359,16 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
     folder = folder or runs.run_folder(profile, method, size, seed)
     path, record = folder / "evaluation.csv", folder / "evaluation.yaml"
     with runs.owned(folder):
-        wanted = records.evaluation_settings(profile, size, split)
+        wanted = records.evaluation_settings(profile, size)
         records.same(record, wanted)
         if path.exists() and not record.exists():  # from before inputs were recorded
             return pd.read_csv(path)
         begun = time.time()
         asked = {
-            suite: profile.questions(suite, profile.evaluate.questions, split)
+            suite: profile.questions(suite, profile.evaluate.questions)
             for suite in tasks.TEST_SUITES
         }
-        trained_on = split if split == "tuning" else "train"
-        model, tokenizer = trained_model(profile, method, size, seed, trained_on, folder)
+        model, tokenizer = trained_model(profile, method, size, seed, folder)
         wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, asked, folder)
         records.begin(record, wanted)
         if path.exists():

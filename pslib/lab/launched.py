@@ -153,7 +153,7 @@ def train_run(profile, method, size, seed):
         with world.main_process_first():  # which may have to fetch what the others then read
             # on the processor: the trainer takes each process's part to its own device
             there = replace(profile, device="cpu")
-            prepared = chain.prepare(there, method, size, seed, "train", folder)
+            prepared = chain.prepare(there, method, size, seed, folder)
         if not prepared:
             return
         prepared.model.set_attn_implementation("sdpa")

@@ -85,24 +85,24 @@ def of_model(model, tokenizer, both):
     }
 
 
-def training_settings(profile, method, size, seed, split="train"):
+def training_settings(profile, method, size, seed):
     """All that a profile says of a training run."""
     return {
         "method": method,
         "size": size,
         "seed": seed,
-        "split": split,
+        "split": "train",
         "coefficients": dict(profile.method(method).coefficients),
         "train": asdict(profile.train),
         **_asking(profile, size),
     }
 
 
-def evaluation_settings(profile, size, split="test"):
+def evaluation_settings(profile, size):
     """All that a profile says of an evaluation, beside the model that is asked."""
     settings = asdict(profile.evaluate)
     del settings["batch_tokens"]  # on which no draw depends
-    return {"split": split, "evaluate": settings, **_asking(profile, size)}
+    return {"split": "test", "evaluate": settings, **_asking(profile, size)}
 
 
 def _asking(profile, size):

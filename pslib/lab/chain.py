@@ -253,6 +253,31 @@ def finish(profile, folder, seed, begun, inputs):
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
+class Curve:
+    """A run's metrics.csv, a row a step: it is written before the step's checkpoint, so that no
+    saved step lacks its row.
+    """
+
+    def __init__(self, folder, steps):
+        self.path, self.steps, self.rows = folder / "metrics.csv", steps, []
+        self.progress = Progress(folder.name)
+        if self.path.exists():
+            self.rows = pd.read_csv(self.path).to_dict("records")
+
+    def before(self, step):
+        """The rows of the steps before one; ValueError where the file lacks some."""
+        earlier = self.rows[: step - 1]
+        if [row["step"] for row in earlier] != list(range(1, step)):
+            records.whole_curve(self.path.parent, step - 1)
+        return earlier
+
+    def add(self, row):
+        """Write a step's row, and say how far the run is; later rows go."""
+        self.rows = [*self.before(row["step"]), row]
+        checkpoint.write(self.path, pd.DataFrame(self.rows).round(6).to_csv(index=False))
+        self.progress(row["step"], self.steps, f", reward {row['reward']:.2f}")
+
+
 def train_run(profile, method, size, seed, folder=None):
     """Train one run to its end and return its metrics, a row a step; a run that is done is read,
     not repeated.
@@ -275,16 +300,10 @@ def _train(prepared, profile, recipe, seed, folder):
         prepared.model, prepared.tokenizer, recipe, prepared.both, profile.train, seed
     )
     records.begin(folder / "params.yaml", prepared.settings)
-    rows, progress = [], Progress(folder.name)
-    if (folder / "metrics.csv").exists():
-        rows = pd.read_csv(folder / "metrics.csv").to_dict("records")
+    curve = Curve(folder, profile.train.steps)
 
-    # comes before the step's checkpoint, so no saved step lacks its row
     def record(metrics, drawn):
-        if [row["step"] for row in rows[: metrics["step"] - 1]] != list(range(1, metrics["step"])):
-            records.whole_curve(folder, metrics["step"] - 1)
-        rows[metrics["step"] - 1 :] = [metrics]
-        checkpoint.write(folder / "metrics.csv", pd.DataFrame(rows).round(6).to_csv(index=False))
+        curve.add(metrics)
         if metrics["step"] == profile.train.steps:
             rewards = drawn.rewards.long() if drawn.right_or_wrong else drawn.rewards
             kept = {
@@ -294,7 +313,6 @@ def _train(prepared, profile, recipe, seed, folder):
                 "reward": rewards.numpy(),
             }
             checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())
-        progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
 
     train.run(state, prepared.questions, folder / "checkpoints", record)
     records.whole_curve(folder, profile.train.steps)

@@ -33,13 +33,10 @@ OWN = re.compile(
 
 
 class Metrics(TrainerCallback):
-    """Writes metrics.csv, a row a step, before the step's checkpoint."""
+    """Writes metrics.csv, a row a step."""
 
     def __init__(self, folder, settings):
-        self.path, self.rows, self.settings = folder / "metrics.csv", [], settings
-        self.progress = chain.Progress(folder.name)
-        if self.path.exists():
-            self.rows = pd.read_csv(self.path).to_dict("records")
+        self.curve, self.settings = chain.Curve(folder, settings.steps), settings
 
     def on_log(self, args, state, control, logs=None, **rest):
         """Add the step's row, as transformers calls it with what the trainer logged."""
@@ -49,12 +46,10 @@ class Metrics(TrainerCallback):
         row |= {ours: logs[theirs] for theirs, ours in COLUMNS.items()}
         row |= {name: value for name, value in logs.items() if OWN.match(name)}
         row |= {f"seconds_{part}": math.nan for part in ("sample", "score", "update")}
-        earlier = self.rows[: state.global_step - 1]
+        earlier = self.curve.before(state.global_step)
         before = earlier[-1]["beyond_bounds"] if earlier else 0
         row["beyond_bounds"] = measures.count_beyond(before, row, self.settings)
-        self.rows = [*earlier, row]
-        checkpoint.write(self.path, pd.DataFrame(self.rows).round(6).to_csv(index=False))
-        self.progress(state.global_step, self.settings.steps, f", reward {row['reward']:.2f}")
+        self.curve.add(row)
 
 
 def _check(settings, processes):

@@ -240,6 +240,12 @@ def derivation_of(question, response):
     return best
 
 
+def total_of(question):
+    """The answer of a sum as a question puts it; "" for any other question."""
+    numbers = re.fullmatch(r"(\d{1,9}(?:\+\d{1,9})+)(?::.*)?", question, re.ASCII)
+    return str(sum(map(int, numbers[1].split("+")))) if numbers else ""
+
+
 KINDS = {
     "plan": r"(?:stepwise|pairwise|halves|glance):",
     "box": r"\\boxed\{[^}]*\}?",

@@ -7,7 +7,6 @@ escaped before it becomes HTML, and what cannot be seen is spelled out.
 
 import html
 import itertools
-import re
 from bisect import bisect
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +66,7 @@ class Asked:
         "" where the question is no sum.
         """
         r = self.answers.rollouts
-        is_sum, tokens = bool(_total(self.question)), r.lengths
+        is_sum, tokens = bool(worlds.total_of(self.question)), r.lengths
         return pd.DataFrame(
             {
                 "mode": r.modes,
@@ -84,12 +83,6 @@ class Asked:
 
 
 load = origins.load  # what notebooks explore
-
-
-def _total(question):
-    """The answer of a sum as the nano world asks it; "" for any other question."""
-    numbers = re.fullmatch(r"(\d{1,9}(?:\+\d{1,9})+)(?::.*)?", question, re.ASCII)
-    return str(sum(map(int, numbers[1].split("+")))) if numbers else ""
 
 
 def ask(
@@ -121,7 +114,7 @@ def ask(
         )
     ranges.check({"samples": samples}, {"samples": ranges.COUNT}, "explore")
     decoding, answer = Decoding(temperature, 0, 1.0, max_new_tokens), answer.strip()
-    answer, samples = answer or _total(question), samples if temperature else 1
+    answer, samples = answer or worlds.total_of(question), samples if temperature else 1
     rows = [{"id": "asked", "question": question, "answer": answer}]
     count, generator = len(modes) * samples, torch.Generator().manual_seed(seed)
     answers = draw_and_score(model, tokenizer, modes, rows, count, decoding, generator)
@@ -251,7 +244,7 @@ def controls(model, tokenizer, asked, colour="entropy"):
     """
     wide = {"layout": w.Layout(width="auto"), "style": {"description_width": "9em"}}
     # what was worked out is not the next one's answer
-    given = "" if asked.answer == _total(asked.question) else asked.answer
+    given = "" if asked.answer == worlds.total_of(asked.question) else asked.answer
     hint = "empty: a sum is worked out, others are not graded"
     most = max(8, asked.samples)
     question = w.Textarea(asked.question, description="question", rows=2, **wide)

@@ -20,13 +20,7 @@ from pslib import policy, tasks
 from pslib.lab import chain, checkpoint, measures, records, runs
 from pslib.trl import PolicySplitConfig, PolicySplitTrainer, exact_answer
 
-# Our columns by TRL's names; those that the trainer logs under our own names are kept as they are.
-COLUMNS = {
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "reward": "reward",
-    "completions/clipped_ratio": "unfinished",
-}
+# What `pslib.trl` logs beside TRL, under our own names
 OWN = re.compile(
     "live_groups|response_tokens|reward_(?:normal|he)|(?:accuracy|entropy_bits|kl_he|bonus_share)_"
 )
@@ -43,7 +37,8 @@ class Metrics(TrainerCallback):
         if not state.is_world_process_zero or "loss" not in logs:
             return
         row = {"step": state.global_step}
-        row |= {ours: logs[theirs] for theirs, ours in COLUMNS.items()}
+        row |= {name: logs[name] for name in ("loss", "grad_norm", "reward")}
+        row["unfinished"] = logs["completions/clipped_ratio"]
         row |= {name: value for name, value in logs.items() if OWN.match(name)}
         row |= {f"seconds_{part}": math.nan for part in ("sample", "score", "update")}
         earlier = self.curve.before(state.global_step)

@@ -18,8 +18,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
-logging.disable_progress_bar()  # a bar for every load of a nano model would be most of a notebook
-
 
 def logprobs_and_entropy(logits, tokens, temperature=1.0):
     """The log-prob of each token and the entropy of the whole distribution at its place.
@@ -355,17 +353,16 @@ def load(source, dtype=torch.float32, device="cpu"):
     safetensors or damaged ones, no chat template, no such device, or what `check` refuses.
     """
     place = device_of(device)
+    logging.disable_progress_bar()  # bars of nano models would be most of a notebook
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except Exception as error:  # what a folder can make the libraries raise has no common kind
-        what = (
-            "folder"
-            if Path(source).exists()
-            else "folder or hub id (is it spelled right, and is the hub in reach?)"
-        )
+        what = "folder"
+        if not Path(source).exists():
+            what = "folder or hub id (is it spelled right, and is the hub in reach?)"
         raise ValueError(
             f"no causal language model with safetensors weights could be loaded from the {what} "
             f"{str(source)!r}: {(str(error).splitlines() or [type(error).__name__])[0]}"

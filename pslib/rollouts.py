@@ -59,9 +59,8 @@ def unfinished(rollouts, stops):
     """bool (R,): the responses that ran into their length limit, their last token being none of the
     ids that end one.
     """
-    return ~torch.isin(
-        rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1), torch.tensor(stops)
-    )
+    last = rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1)
+    return ~torch.isin(last, torch.tensor(stops))
 
 
 def render_all(tokenizer, mode, questions, decoding, context):
@@ -73,10 +72,8 @@ def render_all(tokenizer, mode, questions, decoding, context):
         if len(prompt) + decoding.max_new_tokens > context:
             raise ValueError(
                 f"question {question['id']} takes {len(prompt)} tokens in {mode.name} mode, which "
-                "with "
-                f"max_new_tokens={decoding.max_new_tokens} is more than the model's context of "
-                f"{context}; "
-                "shorten the question or lower max_new_tokens"
+                f"with max_new_tokens={decoding.max_new_tokens} is more than the model's context "
+                f"of {context}; shorten the question or lower max_new_tokens"
             )
     return prompts
 
@@ -128,6 +125,16 @@ def _reward(reward, text, row):
         ) from error
 
 
+def copies_in_each(group_size, names):
+    """How many of a group's responses each of some modes draws; ValueError for uneven parts."""
+    if group_size % len(names):
+        raise ValueError(
+            f"group_size {group_size} cannot be split evenly over the modes {', '.join(names)}; "
+            f"choose a multiple of {len(names)}"
+        )
+    return group_size // len(names)
+
+
 def sample(
     engine,
     tokenizer,
@@ -150,43 +157,37 @@ def sample(
     those seeds. ValueError for a reward that is no number; whether it is finite is for the caller
     to check.
     """
-    if group_size % len(prompts):
-        raise ValueError(
-            f"group_size {group_size} cannot be split evenly over the modes {', '.join(prompts)}; "
-            f"choose a multiple of {len(prompts)}"
-        )
-    copies = group_size // len(prompts)
-    every = [
-        prompt for rendered in prompts.values() for prompt in rendered
-    ]  # all modes in one batch
+    copies = copies_in_each(group_size, prompts)
+    # all modes in one batch
+    every = [prompt for rendered in prompts.values() for prompt in rendered]
     seeds = generator
     if not torch.is_tensor(generator):
         seeds = torch.randint(2**62, (len(every),), generator=generator)
     tokens, lengths = engine.generate(every, copies, decoding, seeds)
     group_ids = torch.arange(len(questions)).repeat_interleave(copies).repeat(len(prompts))
-    texts = tokenizer.batch_decode(
-        [t[:n] for t, n in zip(tokens.tolist(), lengths.tolist(), strict=True)],
-        skip_special_tokens=True,
-    )
+    ids = [row[:n] for row, n in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     rows = [questions[g] for g in group_ids.tolist()]
     drawn_in = [name for name in prompts for _ in range(len(questions) * copies)]
-    in_mode = {
-        name: partial(exact, thinking=True) if reward is exact and name in thinking else reward
-        for name in prompts
-    }
     return Rollouts(
-        question_ids=[q["id"] for q in rows],
+        question_ids=[row["id"] for row in rows],
         group_ids=group_ids,
         modes=drawn_in,
         tokens=tokens,
         lengths=lengths,
         texts=texts,
-        rewards=torch.tensor(
-            [
-                _reward(in_mode[name], text, row)
-                for name, text, row in zip(drawn_in, texts, rows, strict=True)
-            ]
-        ),
+        rewards=_graded(texts, rows, drawn_in, reward, thinking),
+    )
+
+
+def _graded(texts, rows, drawn_in, reward, thinking):
+    """The rewards (R,) of responses to the questions `rows` by `sample`'s reward function."""
+    finished = partial(exact, thinking=True)
+    return torch.tensor(
+        [
+            _reward(finished if reward is exact and name in thinking else reward, text, row)
+            for text, row, name in zip(texts, rows, drawn_in, strict=True)
+        ]
     )
 
 
@@ -200,17 +201,13 @@ def share(rollouts, method, stops):
     """
     mask, modes, learned = rollouts.mask, rollouts.modes, []
     ended = ~unfinished(rollouts, stops) & method.loses_end
-    shared = (
-        mask
-        & (torch.arange(mask.shape[1]) < (rollouts.lengths - ended.long())[:, None])
-        & method.shares
-    )
+    before_end = torch.arange(mask.shape[1]) < (rollouts.lengths - ended.long())[:, None]
+    shared = mask & before_end & method.shares
     for name in method.training:
         own = torch.tensor([drawn_in == name for drawn_in in modes])
         learned.append(torch.where(own[:, None], mask, shared))
     if method.shares:
         return rollouts.group_ids, torch.cat(learned)
     place = {name: k for k, name in enumerate(method.sampling)}
-    return rollouts.group_ids * len(place) + torch.tensor(
-        [place[name] for name in modes]
-    ), torch.cat(learned)
+    drawn_in = torch.tensor([place[name] for name in modes])
+    return rollouts.group_ids * len(place) + drawn_in, torch.cat(learned)

@@ -3,6 +3,8 @@ offer.
 """
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -291,6 +293,11 @@ def test_a_float64_model_is_scored_in_float64_and_half_precision_in_float32(mode
 
 
 # --- loading --------------------------------------------------------------------------------------
+def test_importing_leaves_the_librarys_progress_bars_on():
+    program = "import pslib.policy as p; assert p.logging.is_progress_bar_enabled()"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_a_saved_model_is_loaded_as_it_was(model, tokenizer, tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -16,9 +16,9 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
-from pslib import modes, policy, rollouts, tasks, train
+from pslib import modes, rollouts, tasks, train
 from pslib.evidence import evaluate, probe
-from pslib.lab import checkpoint, checks, engines, records, runs
+from pslib.lab import checkpoint, checks, engines, origins, records, runs
 from pslib.nano import base, worlds
 
 
@@ -85,8 +85,7 @@ def _write_json(path, content):
 
 def _load(profile, source):
     use_one_thread()
-    own = runs.ROOT / source  # a folder may be named from the root
-    return policy.load(own if own.is_dir() else source, device=profile.device)
+    return origins.load(source, profile.device)
 
 
 def make_base(profile, size):
@@ -200,31 +199,6 @@ def bonus_of_base(profile, size):
     return table
 
 
-def base_verdict(measured):
-    """The properties of a fair stand-in, each with the figure that decides it, as text."""
-    default = measured[measured.measure == "default"].set_index("derivation")
-    named = measured[measured.measure == "named"].set_index("derivation")
-    prompt = measured[measured.measure == "prompt"].set_index("name")
-    suites = measured[measured.measure == "suite"]
-    best, common = named.accuracy.fillna(0).idxmax(), default.share.fillna(0).idxmax()
-    lines = [
-        f"average accuracy {suites.accuracy.mean():.2f}, entropy {suites.entropy_bits.mean():.2f} "
-        "bits a token",
-        f"most reliable derivation: {best}, right {named.accuracy[best]:.2f} of the time, used "
-        f"{default.share[best]:.2f}",
-        f"most common derivation: {common}, right {default.accuracy[common]:.2f} of the time, used "
-        f"{default.share[common]:.2f}",
-        f"short cut glance: right {default.accuracy['glance']:.2f} of the time, used "
-        f"{default.share['glance']:.2f}",
-        f"obeys prompts that name a derivation: {named.share.min():.2f} of the time or more",
-        "KL under the paper's high-entropy prompt, nats a token: "
-        f"{prompt.kl['high_entropy']:.3f} in full, {prompt.kl['high_entropy_short']:.3f} shortened "
-        "(aim: below 0.03); "
-        f"under prompts that name a derivation up to {named.kl.max():.3f}",
-    ]
-    return "\n".join(lines)
-
-
 @dataclass
 class Prepared:
     """A training run that was checked and has something to do."""
@@ -237,15 +211,15 @@ class Prepared:
     inputs: dict  # what its manifest says that it was made from
 
 
-def prepare(profile, method, size, seed, split, folder):
+def prepare(profile, method, size, seed, folder):
     """Check a training run and load it -> Prepared, or None where it is done already."""
     recipe = profile.method(method)
-    settings = records.training_settings(profile, method, size, seed, split)
+    settings = records.training_settings(profile, method, size, seed)
     done = (folder / "manifest.json").exists()
     before = records.same(folder / "params.yaml", settings)
     if done and not before.get("inputs"):  # from before inputs were recorded
         return None
-    questions = profile.questions("train", profile.train.pool, split)
+    questions = profile.questions("train", profile.train.pool, "train")
     model, tokenizer, _ = make_base(profile, size)
     both = profile.modes_of(size, tokenizer)
     settings["inputs"] = {
@@ -279,7 +253,32 @@ def finish(profile, folder, seed, begun, inputs):
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def train_run(profile, method, size, seed, split="train", folder=None):
+class Curve:
+    """A run's metrics.csv, a row a step: it is written before the step's checkpoint, so that no
+    saved step lacks its row.
+    """
+
+    def __init__(self, folder, steps):
+        self.path, self.steps, self.rows = folder / "metrics.csv", steps, []
+        self.progress = Progress(folder.name)
+        if self.path.exists():
+            self.rows = pd.read_csv(self.path).to_dict("records")
+
+    def before(self, step):
+        """The rows of the steps before one; ValueError where the file lacks some."""
+        earlier = self.rows[: step - 1]
+        if [row["step"] for row in earlier] != list(range(1, step)):
+            records.whole_curve(self.path.parent, step - 1)
+        return earlier
+
+    def add(self, row):
+        """Write a step's row, and say how far the run is; later rows go."""
+        self.rows = [*self.before(row["step"]), row]
+        checkpoint.write(self.path, pd.DataFrame(self.rows).round(6).to_csv(index=False))
+        self.progress(row["step"], self.steps, f", reward {row['reward']:.2f}")
+
+
+def train_run(profile, method, size, seed, folder=None):
     """Train one run to its end and return its metrics, a row a step; a run that is done is read,
     not repeated.
 
@@ -288,7 +287,7 @@ def train_run(profile, method, size, seed, split="train", folder=None):
     """
     folder, begun = folder or runs.run_folder(profile, method, size, seed), time.time()
     with runs.owned(folder):
-        prepared = prepare(profile, method, size, seed, split, folder)
+        prepared = prepare(profile, method, size, seed, folder)
         if prepared:
             _train(prepared, profile, profile.method(method), seed, folder)
             finish(profile, folder, seed, begun, prepared.inputs)
@@ -301,26 +300,19 @@ def _train(prepared, profile, recipe, seed, folder):
         prepared.model, prepared.tokenizer, recipe, prepared.both, profile.train, seed
     )
     records.begin(folder / "params.yaml", prepared.settings)
-    rows, progress = [], Progress(folder.name)
-    if (folder / "metrics.csv").exists():
-        rows = pd.read_csv(folder / "metrics.csv").to_dict("records")
+    curve = Curve(folder, profile.train.steps)
 
-    # comes before the step's checkpoint, so no saved step lacks its row
     def record(metrics, drawn):
-        if [row["step"] for row in rows[: metrics["step"] - 1]] != list(range(1, metrics["step"])):
-            records.whole_curve(folder, metrics["step"] - 1)
-        rows[metrics["step"] - 1 :] = [metrics]
-        checkpoint.write(folder / "metrics.csv", pd.DataFrame(rows).round(6).to_csv(index=False))
+        curve.add(metrics)
         if metrics["step"] == profile.train.steps:
-            rewards = drawn.rewards.int() if drawn.right_or_wrong else drawn.rewards
+            rewards = drawn.rewards.long() if drawn.right_or_wrong else drawn.rewards
             kept = {
                 "question_id": drawn.question_ids,
                 "mode": drawn.modes,
                 "response": drawn.texts,
-                "reward": rewards.tolist() if drawn.right_or_wrong else rewards.numpy(),
+                "reward": rewards.numpy(),
             }
             checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())
-        progress(metrics["step"], profile.train.steps, f", reward {metrics['reward']:.2f}")
 
     train.run(state, prepared.questions, folder / "checkpoints", record)
     records.whole_curve(folder, profile.train.steps)
@@ -334,7 +326,7 @@ def _source(profile, size, model):
     return f"{name}@{revision}" if revision else name
 
 
-def trained_folder(profile, method, size, seed, split="train", folder=None):
+def trained_folder(profile, method, size, seed, folder=None):
     """A finished run's model folder; FileNotFoundError or ValueError if there is none."""
     folder = folder or runs.run_folder(profile, method, size, seed)
     if not (folder / "manifest.json").exists():
@@ -342,20 +334,18 @@ def trained_folder(profile, method, size, seed, split="train", folder=None):
             f"run {folder.name} of profile {profile.name} is not trained yet; run 06_train with "
             f"method={method}, size={size} and seed={seed} first"
         )
-    records.same(
-        folder / "params.yaml", records.training_settings(profile, method, size, seed, split)
-    )
+    records.same(folder / "params.yaml", records.training_settings(profile, method, size, seed))
     records.untouched(folder)
     return folder / "model"
 
 
-def trained_model(profile, method, size, seed, split="train", folder=None):
+def trained_model(profile, method, size, seed, folder=None):
     """The model of a finished run, or the base model for "original", as (model, tokenizer).
 
     The profile's engine draws from it.
     """
     if profile.method(method).training:
-        source = trained_folder(profile, method, size, seed, split, folder)
+        source = trained_folder(profile, method, size, seed, folder)
         model, tokenizer = _load(profile, source)
     else:
         model, tokenizer, _ = make_base(profile, size)
@@ -378,7 +368,7 @@ def _asked_of(profile, method, size, model, tokenizer, questions, folder):
     }
 
 
-def evaluate_run(profile, method, size, seed, split="test", folder=None):
+def evaluate_run(profile, method, size, seed, folder=None):
     """Evaluate a run (or the original) on the four suites in each of its modes; writes and returns
     evaluation.csv.
 
@@ -387,17 +377,16 @@ def evaluate_run(profile, method, size, seed, split="test", folder=None):
     folder = folder or runs.run_folder(profile, method, size, seed)
     path, record = folder / "evaluation.csv", folder / "evaluation.yaml"
     with runs.owned(folder):
-        wanted = records.evaluation_settings(profile, size, split)
+        wanted = records.evaluation_settings(profile, size)
         records.same(record, wanted)
         if path.exists() and not record.exists():  # from before inputs were recorded
             return pd.read_csv(path)
         begun = time.time()
         asked = {
-            suite: profile.questions(suite, profile.evaluate.questions, split)
+            suite: profile.questions(suite, profile.evaluate.questions)
             for suite in tasks.TEST_SUITES
         }
-        trained_on = split if split == "tuning" else "train"
-        model, tokenizer = trained_model(profile, method, size, seed, trained_on, folder)
+        model, tokenizer = trained_model(profile, method, size, seed, folder)
         wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, asked, folder)
         records.begin(record, wanted)
         if path.exists():

@@ -4,7 +4,7 @@ import torch
 
 from pslib import policy
 from pslib.modes import rendered
-from pslib.rollouts import check_room
+from pslib.rollouts import check_room, copies_in_each
 
 
 def check_training(model, tokenizer, method, modes, settings, questions=()):
@@ -22,12 +22,7 @@ def check_training(model, tokenizer, method, modes, settings, questions=()):
         raise ValueError(
             f"{method.label} needs the modes {', '.join(needed)}; got {', '.join(named)}"
         )
-    if settings.group_size % len(method.sampling):
-        raise ValueError(
-            f"group_size {settings.group_size} cannot be split evenly over the modes "
-            f"{', '.join(method.sampling)}; "
-            f"choose a multiple of {len(method.sampling)}"
-        )
+    copies_in_each(settings.group_size, method.sampling)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             "no weight of the model requires a gradient, so there is nothing to train; set "

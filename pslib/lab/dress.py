@@ -10,70 +10,17 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
 
+import yaml
+
+_KNOWN = yaml.safe_load(Path(__file__).with_name("dress.yaml").read_text(encoding="utf-8"))
 LAYERS = 12  # so many things one in another are taken off; more are no dress
 
 # --- what is taken off, or written in LaTeX's way -------------------------------------------------
 _SPACES = "\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000"
-_GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξπρσςτυφχψωΓΔΘΛΞΠΣΦΨΩ",
-        [
-            "alpha",
-            "beta",
-            "gamma",
-            "delta",
-            "epsilon",
-            "zeta",
-            "eta",
-            "theta",
-            "iota",
-            "kappa",
-            "lambda",
-            "mu",
-            "nu",
-            "xi",
-            "pi",
-            "rho",
-            "sigma",
-            "varsigma",
-            "tau",
-            "upsilon",
-            "phi",
-            "chi",
-            "psi",
-            "omega",
-            "Gamma",
-            "Delta",
-            "Theta",
-            "Lambda",
-            "Xi",
-            "Pi",
-            "Sigma",
-            "Phi",
-            "Psi",
-            "Omega",
-        ],
-        strict=True,
-    )
-)
 _FRACTIONS = zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", "112131234151357", "233445555668888", strict=True)
-_SIGNS = {
-    "×": "times",
-    "·": "cdot",
-    "⋅": "cdot",
-    "∞": "infty",
-    "±": "pm",
-    "≤": "le",
-    "≥": "ge",
-    "≠": "ne",
-    "∪": "cup",
-    "∩": "cap",
-    "∈": "in",
-    "∅": "emptyset",
-    "≈": "approx",
-    **_GREEK,
-}
+_SIGNS = {**_KNOWN["signs"], **_KNOWN["greek"]}
 _UNICODE = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑‒﹣", "-"),
@@ -109,7 +56,7 @@ _SWITCH = (
 )
 _NO_LETTER_BEFORE, _NO_LETTER_AFTER = r"(?<![A-Za-z\\])", r"(?![A-Za-z])"
 # What needs no braces to be the top or bottom of a fraction.
-_SHORT = rf"\d|\\(?:{'|'.join(_GREEK.values())}){_NO_LETTER_AFTER}"
+_SHORT = rf"\d|\\(?:{'|'.join(_KNOWN['greek'].values())}){_NO_LETTER_AFTER}"
 # What a root written as a word reaches over: (...), {...}, a number or a name.
 _UNDER = r"\s*(?:\(((?:[^()]|\([^()]*\))*)\)|\{([^{}]*)\}|(\d+|\\?[A-Za-z]+))"
 # What is said before an answer.
@@ -226,84 +173,11 @@ _RATIO = r"\\frac\{[A-Za-z]+\}\{[A-Za-z]+\}"
 _NAME = re.compile(
     rf"(?P<name>(?:{_RATIO}|{_ONE_NAME})(?:\s*[+\-/]\s*{_ONE_NAME})*)\s*:?=(?!=)\s*", re.ASCII
 )
-# Units that may follow a number as plain words, spellings of one and the same joined by slashes.
-_UNITS = [
-    "mm/millimeter/millimetre",
-    "cm/centimeter/centimetre",
-    "dm",
-    "km/kilometer/kilometre",
-    "m/meter/metre",
-    "ft/foot/feet",
-    "in/inch",
-    "yd/yard",
-    "mi/mile",
-    "ml/milliliter/millilitre",
-    "cl",
-    "dl",
-    "L/l/liter/litre",
-    "gal/gallon",
-    "quart",
-    "pint",
-    "cup",
-    "mg/milligram",
-    "g/gram",
-    "kg/kilogram",
-    "ton",
-    "tonne",
-    "lb/pound",
-    "oz/ounce",
-    "ms",
-    "s/sec/second",
-    "min/minute",
-    "h/hr/hour",
-    "day",
-    "week",
-    "month",
-    "year",
-    "degree/deg",
-    "rad/radian",
-    "Hz/hertz",
-    "kHz",
-    "MHz",
-    "Pa/pascal",
-    "kPa",
-    "atm",
-    "J/joule",
-    "kJ",
-    "W/watt",
-    "kW",
-    "V/volt",
-    "ohm",
-    "A/amp/ampere",
-    "N/newton",
-    "mol/mole",
-    "mph",
-    "kph",
-    "eV",
-    "keV",
-    "MeV",
-    "GeV",
-    "cal/calorie",
-    "kcal",
-    "K/kelvin",
-    "C/celsius",
-    "F/fahrenheit",
-    "dollar/USD",
-    "cent",
-    "euro/EUR",
-    "unit",
-    "way",
-    "sq/square",
-    "cu/cubic",
-    "per",
-    "old",
-    "T",
-    "H",
-]
-_MEANS = {spelling: unit.split("/")[0] for unit in _UNITS for spelling in unit.split("/")}
+# Each spelling of a unit that may follow a number as a plain word, and what it means
+_UNITS = [unit.split("/") for unit in _KNOWN["units"].split()]
+_MEANS = {spelling: unit[0] for unit in _UNITS for spelling in unit}
 _LETTER_UNITS = "".join(unit for unit in _MEANS if len(unit) == 1)
-# Units that stand for several others.
-_DERIVED = {"N", "J", "kJ", "W", "kW", "V", "Pa", "kPa", "atm", "ohm", "mph", "kph"}
+_DERIVED = {*_KNOWN["derived"].split()}  # units that stand for several others
 # /s^{2}: a word of a unit and its power; a unit of one letter at the end, with its power.
 _FACTOR = re.compile(r"(/)?\s*([A-Za-z]+)\.?\s*\$?(?:\^\s*\{?\s*(-?\d))?", re.ASCII)
 _LONE = re.compile(r"(?<![A-Za-z])([A-Za-z])(?:\s*\^[\s{}\d-]*)?$", re.ASCII)

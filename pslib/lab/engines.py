@@ -10,42 +10,20 @@ drawn, so no engine's log-probs enter a loss or a table.
 import os
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
+import yaml
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from pslib.nano import decode
 from pslib.policy import Policy, fork_rng, stop_ids, unwrapped
 
-# Every field of a GenerationConfig that shapes a distribution and has a value that leaves it alone.
-# The library's own default, which it would take for a field that is left unset, may be another:
-# top_k of 50.
-_NEUTRAL = {
-    "num_beams": 1,
-    "num_beam_groups": 1,
-    "num_return_sequences": 1,
-    "diversity_penalty": 0.0,
-    "length_penalty": 1.0,
-    "early_stopping": False,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "guidance_scale": 1.0,
-    "renormalize_logits": False,
-    "remove_invalid_values": False,
-    "token_healing": False,
-    "return_dict_in_generate": False,
-}
+NEUTRAL = yaml.safe_load(Path(__file__).with_name("neutral.yaml").read_text(encoding="utf-8"))
 
 
 def _drawing(model, tokenizer, decoding):
@@ -65,7 +43,7 @@ def _drawing(model, tokenizer, decoding):
         max_new_tokens=decoding.max_new_tokens,
         eos_token_id=stop_ids(model, tokenizer),
         pad_token_id=pad,
-        **_NEUTRAL,
+        **NEUTRAL["transformers"],
         **drawing,
     )
 
@@ -99,15 +77,9 @@ class GenerateEngine:
         All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the
         batch.
         """
-        prompts = [prompt for prompt in prompts for _ in range(copies)]
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), self.tokenizer.pad_token_id)
-        seen = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :], seen[row, width - len(prompt) :] = (
-                torch.tensor(prompt),
-                1,
-            )
+        rows = [torch.tensor(prompt) for prompt in prompts for _ in range(copies)]
+        ids = pad_sequence(rows, True, self.tokenizer.pad_token_id, "left")
+        seen = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
         device, wanted = self.model.device, _drawing(self.model, self.tokenizer, decoding)
         # generate draws from the global generator: seed it, then restore
         with fork_rng(device), _configured(self.model, wanted):
@@ -115,7 +87,7 @@ class GenerateEngine:
             out = self.model.generate(
                 ids.to(device), attention_mask=seen.to(device), generation_config=wanted
             )
-        tokens = out[:, width:].cpu()
+        tokens = out[:, ids.shape[1] :].cpu()
         stops = torch.isin(tokens, torch.tensor(stop_ids(self.model, self.tokenizer)))
         lengths = torch.where(stops.any(1), stops.int().argmax(1) + 1, tokens.shape[1])
         return tokens, lengths
@@ -124,9 +96,7 @@ class GenerateEngine:
 def _padded(responses):
     """Lists or tensors of ids -> tokens (N, T), 0 beyond each length, and lengths (N,)."""
     rows = [torch.as_tensor(response) for response in responses]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(
-        list(map(len, rows))
-    )
+    return pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
 
 
 class ContinuousEngine:
@@ -149,34 +119,26 @@ class ContinuousEngine:
         wanted = _drawing(self.model, self.tokenizer, decoding)
         # On a GPU it fits its cache to the free memory; on a CPU it would take all of it, and
         # attend to all of it.
-        room = (
-            {}
-            if self.model.device.type == "cuda"
-            else {"page_size": 32, "num_blocks": 256, "max_batch_tokens": 512}
-        )
-        rows, attention = (
-            [prompt for prompt in prompts for _ in range(copies)],
-            self.model.config._attn_implementation,
-        )
+        room = {"page_size": 32, "num_blocks": 256, "max_batch_tokens": 512}
+        if self.model.device.type == "cuda":
+            room = {}
+        batching = ContinuousBatchingConfig(seed=int(seeds[0]) % 2**32, **room)
+        rows = [prompt for prompt in prompts for _ in range(copies)]
+        attention = self.model.config._attn_implementation
         self.model.set_attn_implementation("sdpa")  # it refuses those that it does not know
         try:
-            with (
-                fork_rng(self.model.device),
-                _configured(self.model, wanted),
-            ):  # it seeds the global generator
-                out = self.model.generate_batch(
-                    rows, wanted, ContinuousBatchingConfig(seed=int(seeds[0]) % 2**32, **room)
-                )
+            # it seeds the global generator
+            with fork_rng(self.model.device), _configured(self.model, wanted):
+                out = self.model.generate_batch(rows, wanted, batching)
         finally:
             self.model.set_attn_implementation(attention)
-        failed = [str(one.error) for one in out.values() if one.error] + ["no answer came"] * (
-            len(rows) - len(out)
-        )
-        if failed:
+        failed = [str(one.error) for one in out.values() if one.error]
+        if failed or len(out) < len(rows):
+            lost = len(rows) - len(out) + len(failed)
             raise RuntimeError(
-                f"continuous batching lost {len(failed)} of {len(rows)} responses ({failed[0]}); "
-                "set the "
-                "profile's engine to generate"
+                f"continuous batching lost {lost} of {len(rows)} responses "
+                f"({', '.join(failed[:1]) or 'no answer came'}); set the profile's engine to "
+                "generate"
             )
         return _padded([one.generated_tokens for one in out.values()])
 
@@ -187,19 +149,6 @@ class VllmEngine:
     vLLM reads the weights once, so it serves evaluation and not training. It has requirements of
     its own: `make .venv/vllm/ready` builds an environment with both.
     """
-
-    # What else shapes a distribution, set so that it does nothing.
-    NEUTRAL: ClassVar = {
-        "repetition_penalty": 1.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "min_p": 0.0,
-        "min_tokens": 0,
-        "logit_bias": None,
-        "bad_words": None,
-        "allowed_token_ids": None,
-        "ignore_eos": False,
-    }
 
     def __init__(self, model, tokenizer):
         if unwrapped(model) is not model or not model.name_or_path:
@@ -230,7 +179,7 @@ class VllmEngine:
                 max_tokens=decoding.max_new_tokens,
                 stop_token_ids=self.stops,
                 detokenize=False,
-                **self.NEUTRAL,
+                **NEUTRAL["vllm"],
             )
             for seed in seeds
         ]
@@ -238,21 +187,16 @@ class VllmEngine:
             out = self.llm.generate(
                 [{"prompt_token_ids": prompt} for prompt in prompts], wanted, use_tqdm=False
             )
-        copies = [
-            one for request in out for one in sorted(request.outputs, key=lambda one: one.index)
-        ]
-        return _padded([list(one.token_ids) for one in copies])
+        ordered = [sorted(request.outputs, key=lambda one: one.index) for request in out]
+        return _padded([list(one.token_ids) for own in ordered for one in own])
 
 
 @lru_cache(maxsize=1)
 def _vllm(source, dtype, device):
     """vLLM and its model of a folder or hub id, which takes minutes to start."""
-    for name, value in {
-        "ENABLE_V1_MULTIPROCESSING": "0",
-        "CPU_OMP_THREADS_BIND": "nobind",
-        "CPU_KVCACHE_SPACE": "1",
-    }.items():
-        os.environ.setdefault(f"VLLM_{name}", value)
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     try:
         import vllm
     except ImportError as error:
@@ -324,16 +268,9 @@ class DecoderEngine:
         if len(places) == 1:  # a prompt whose copies may be too many by themselves
             own = len(prompts[places[0]]) + decoding.max_new_tokens
             at_once = min(copies, max(1, decoding.batch_tokens // own))
-        draws = torch.stack(
-            [
-                torch.rand(
-                    copies,
-                    decoding.max_new_tokens,
-                    generator=torch.Generator().manual_seed(int(seeds[place])),
-                )
-                for place in places
-            ]
-        )
+        generators = [torch.Generator().manual_seed(int(seeds[place])) for place in places]
+        shape = copies, decoding.max_new_tokens
+        draws = torch.stack([torch.rand(shape, generator=own) for own in generators])
         found = [[] for _ in places]
         for part in draws.split(at_once, 1):
             tokens, lengths = decoder.generate(
@@ -427,10 +364,8 @@ def engine_for(model, tokenizer):
     """The engine chosen for a model, or the fastest one here that fits it."""
     if _chosen.get(model):
         return _chosen[model](model, tokenizer)
-    small = (
-        decode.fits(model) and model.device.type == "cpu" and model.num_parameters() < 20_000_000
-    )
-    if small:
+    small = model.device.type == "cpu" and model.num_parameters() < 20_000_000
+    if small and decode.fits(model):
         return DecoderEngine(model, tokenizer)
     scored = unwrapped(model).config._attn_implementation == "shared_prefixes"
     return (CachedEngine if scored else GenerateEngine)(model, tokenizer)

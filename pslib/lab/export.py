@@ -34,9 +34,10 @@ def _listed(given):
 
 
 def _dated(date):
+    if not date:
+        return ""
     return (
-        date
-        and f" The template asks for the date, and was always told {date}: in this folder's chat "
+        f" The template asks for the date, and was always told {date}: in this folder's chat "
         "template that is written down."
     )
 
@@ -67,7 +68,7 @@ def card(profile, method, size, seed, both):
         commit=(manifest["commit"] or "unknown") + dirty,
         he=both[1].system,
         prompts=_quoted(recorded.get("prompts") or modes.rendered(tokenizer, both)),
-        date=_dated(recorded.get("date") or modes.pinned_date(tokenizer)) or "",
+        date=_dated(recorded.get("date") or modes.pinned_date(tokenizer)),
         train=_listed(params["train"]),
         **_results(folder),
         flags="" if thinking is None else f", enable_thinking={thinking}",
@@ -115,10 +116,8 @@ def export(profile, method, size, seed, out):
         if modes.pinned_date(tokenizer):
             tokenizer.chat_template = modes.pinned(tokenizer.get_chat_template())
             tokenizer.save_pretrained(temporary)
-        checkpoint.write(
-            temporary / "modes.json",
-            json.dumps({mode.name: mode.system for mode in both}, indent=1),
-        )
+        systems = json.dumps({mode.name: mode.system for mode in both}, indent=1)
+        checkpoint.write(temporary / "modes.json", systems)
         checkpoint.write(temporary / "README.md", card(profile, method, size, seed, both))
         chain.put(temporary, out)
     finally:

@@ -6,6 +6,7 @@ not known, so the columns seconds_* are blank.
 """
 
 import math
+import re
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,55 +20,35 @@ from pslib import policy, tasks
 from pslib.lab import chain, checkpoint, measures, records, runs
 from pslib.trl import PolicySplitConfig, PolicySplitTrainer, exact_answer
 
-# Our columns by TRL's names; those that the trainer logs under our own names are kept as they are.
-COLUMNS = {
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "reward": "reward",
-    "completions/clipped_ratio": "unfinished",
-}
-OWN = (
-    "live_groups",
-    "response_tokens",
-    "accuracy_",
-    "reward_normal",
-    "reward_he",
-    "entropy_bits_",
-    "kl_he_",
-    "bonus_share_",
+# What `pslib.trl` logs beside TRL, under our own names
+OWN = re.compile(
+    "live_groups|response_tokens|reward_(?:normal|he)|(?:accuracy|entropy_bits|kl_he|bonus_share)_"
 )
 
 
 class Metrics(TrainerCallback):
-    """Writes metrics.csv, a row a step, before the step's checkpoint."""
+    """Writes metrics.csv, a row a step."""
 
     def __init__(self, folder, settings):
-        self.path, self.rows, self.settings = folder / "metrics.csv", [], settings
-        self.progress = chain.Progress(folder.name)
-        if self.path.exists():
-            self.rows = pd.read_csv(self.path).to_dict("records")
+        self.curve, self.settings = chain.Curve(folder, settings.steps), settings
 
     def on_log(self, args, state, control, logs=None, **rest):
         """Add the step's row, as transformers calls it with what the trainer logged."""
         if not state.is_world_process_zero or "loss" not in logs:
             return
-        row = {
-            "step": state.global_step,
-            **{ours: logs[theirs] for theirs, ours in COLUMNS.items()},
-        }
-        row |= {name: value for name, value in logs.items() if name.startswith(OWN)}
+        row = {"step": state.global_step}
+        row |= {name: logs[name] for name in ("loss", "grad_norm", "reward")}
+        row["unfinished"] = logs["completions/clipped_ratio"]
+        row |= {name: value for name, value in logs.items() if OWN.match(name)}
         row |= {f"seconds_{part}": math.nan for part in ("sample", "score", "update")}
-        earlier = self.rows[: state.global_step - 1]
+        earlier = self.curve.before(state.global_step)
         before = earlier[-1]["beyond_bounds"] if earlier else 0
         row["beyond_bounds"] = measures.count_beyond(before, row, self.settings)
-        self.rows = [*earlier, row]
-        checkpoint.write(self.path, pd.DataFrame(self.rows).round(6).to_csv(index=False))
-        self.progress(state.global_step, self.settings.steps, f", reward {row['reward']:.2f}")
+        self.curve.add(row)
 
 
-def config(profile, method, size, seed, folder, processes):
-    """The profile's settings as TRL's; ValueError where processes cannot share groups evenly."""
-    settings, recipe = profile.train, profile.method(method)
+def _check(settings, processes):
+    """ValueError for what TRL's trainer cannot do in so many processes."""
     if settings.questions % processes:
         raise ValueError(
             f"{settings.questions} questions to a step cannot be shared out evenly among "
@@ -78,14 +59,24 @@ def config(profile, method, size, seed, folder, processes):
             "stop_beyond is not known to TRL's trainer; leave it out of a profile whose sizes are "
             "launched"
         )
-    own = settings.questions * settings.group_size // processes
-    fitting = [rows for rows in range(1, own + 1) if own % rows == 0]
+
+
+def _rows_at_once(settings, recipe, own):
+    """Of a process's own responses to a step, how many go through the model at once: a divisor."""
     room = settings.micro_tokens // (settings.max_new_tokens * max(1, len(recipe.training)))
-    rows = max([rows for rows in fitting if rows <= room], default=1)
-    he = next(mode for mode in profile.modes if mode.name == "he")
-    thinking = (
-        {} if profile.enable_thinking is None else {"enable_thinking": profile.enable_thinking}
-    )
+    fitting = [rows for rows in range(1, own + 1) if own % rows == 0 and rows <= room]
+    return max(fitting, default=1)
+
+
+def config(profile, method, size, seed, folder, processes):
+    """The profile's settings as TRL's; ValueError where processes cannot share groups evenly."""
+    settings, recipe, (_, he) = profile.train, profile.method(method), profile.modes
+    _check(settings, processes)
+    own = settings.questions * settings.group_size // processes
+    rows = _rows_at_once(settings, recipe, own)
+    thinking = {}
+    if profile.enable_thinking is not None:
+        thinking = {"enable_thinking": profile.enable_thinking}
     return PolicySplitConfig(
         str(folder / "checkpoints"),
         method=method,
@@ -152,7 +143,7 @@ def train_run(profile, method, size, seed):
         with world.main_process_first():  # which may have to fetch what the others then read
             # on the processor: the trainer takes each process's part to its own device
             there = replace(profile, device="cpu")
-            prepared = chain.prepare(there, method, size, seed, "train", folder)
+            prepared = chain.prepare(there, method, size, seed, folder)
         if not prepared:
             return
         prepared.model.set_attn_implementation("sdpa")

@@ -6,12 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pslib import modes
+from pslib import modes, policy
+from pslib.lab import place
 from pslib.nano import base, worlds
 
 NANO = "nano"  # as a profile's `model`
 # as he_prompt: not the same text for all, but each nano base model's own, which means nothing
 NEUTRAL = "neutral"
+
+
+def load(source, device="cpu"):
+    """A model and its tokenizer from a folder, also one given relative to this project's root, or
+    from the hub, on one of policy.DEVICES.
+
+    ValueError in one sentence for what cannot serve; see `policy.load`.
+    """
+    own = place.ROOT / source
+    return policy.load(own if own.is_dir() else source, device=device)
 
 
 @dataclass(frozen=True)

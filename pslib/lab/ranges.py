@@ -40,9 +40,8 @@ class Range:
 ANY = Range()
 COUNT = Range(low=1, whole=True)
 COUNT_OR_NONE = Range(low=0, whole=True)
-SEED = Range(
-    low=0, high=2**63, open_high=True, whole=True
-)  # what a torch.Generator takes and a run's folder can be called
+# what a torch.Generator takes and a run's folder can be called
+SEED = Range(low=0, high=2**63, open_high=True, whole=True)
 FROM_ONE = Range(low=1)
 FROM_ZERO = Range(low=0)
 POSITIVE = Range(low=0, open_low=True)

@@ -85,24 +85,24 @@ def of_model(model, tokenizer, both):
     }
 
 
-def training_settings(profile, method, size, seed, split="train"):
+def training_settings(profile, method, size, seed):
     """All that a profile says of a training run."""
     return {
         "method": method,
         "size": size,
         "seed": seed,
-        "split": split,
+        "split": "train",
         "coefficients": dict(profile.method(method).coefficients),
         "train": asdict(profile.train),
         **_asking(profile, size),
     }
 
 
-def evaluation_settings(profile, size, split="test"):
+def evaluation_settings(profile, size):
     """All that a profile says of an evaluation, beside the model that is asked."""
     settings = asdict(profile.evaluate)
     del settings["batch_tokens"]  # on which no draw depends
-    return {"split": split, "evaluate": settings, **_asking(profile, size)}
+    return {"split": "test", "evaluate": settings, **_asking(profile, size)}
 
 
 def _asking(profile, size):
@@ -153,9 +153,8 @@ def _flat(record, prefix=""):
 
 
 def _defaults_of(cls):
-    """{field: default} of the fields of a dataclass that have one."""
-    made = {f.name: f.default_factory() for f in fields(cls) if f.default_factory is not MISSING}
-    return made | {f.name: f.default for f in fields(cls) if f.default is not MISSING}
+    """{field: default} of the fields of a dataclass that have one; an empty mapping needs none."""
+    return {f.name: f.default for f in fields(cls) if f.default is not MISSING}
 
 
 def _defaults(method):
@@ -176,10 +175,7 @@ def _defaults(method):
 def changes(recorded, wanted):
     """What a record says otherwise than `wanted`, as texts; inputs where both name them."""
     out, defaults = [], _defaults(recorded.get("method"))
-    old, new = (
-        _flat({key: value for key, value in record.items() if key != "inputs"})
-        for record in (recorded, wanted)
-    )
+    old, new = (_flat({**record, "inputs": {}}) for record in (recorded, wanted))
     for name in dict.fromkeys([*new, *old]):
         was, becomes = (record.get(name, defaults.get(name)) for record in (old, new))
         if was != becomes:
@@ -252,22 +248,14 @@ def rows_missing(path, steps):
 
 
 # Every table checks all runs, so each file is read once for as long as it is not written again.
-@lru_cache(maxsize=8192)
-def _load_once(path, stamp):
-    return load(path)
+def _once(read, path, *given):
+    """read(path, *given): `load` or `rows_missing`."""
+    return _read_at(path.stat().st_mtime_ns if path.exists() else None, read, path, *given)
 
 
 @lru_cache(maxsize=8192)
-def _rows_missing_once(path, stamp, steps):
-    return rows_missing(path, steps)
-
-
-def _read(path):
-    return _load_once(path, _stamp(path))
-
-
-def _stamp(path):
-    return path.stat().st_mtime_ns if path.exists() else None
+def _read_at(stamp, read, path, *given):
+    return read(path, *given)
 
 
 def check(profile, folder=None):
@@ -281,7 +269,8 @@ def check(profile, folder=None):
     root, seen = Path(folder or profile.folder) / "runs", {}
     for method, size, seed in profile.grid:
         own = root / runs.run_id(method, size, seed)
-        trained, asked = _read(own / "params.yaml"), _read(own / "evaluation.yaml")
+        trained = _once(load, own / "params.yaml")
+        asked = _once(load, own / "evaluation.yaml")
         if trained:
             _check_training(profile, own, trained, (method, size, seed))
             _check_alike(own, trained, ("trained", size), ("weights", "questions", "prompts"), seen)
@@ -295,13 +284,13 @@ def _check_training(profile, own, trained, which):
     _refuse(own / "params.yaml", changes(trained, training_settings(profile, *which)))
     metrics, steps = own / "metrics.csv", profile.train.steps
     done = (own / "manifest.json").exists()
-    if done and _rows_missing_once(metrics, _stamp(metrics), steps):
+    if done and _once(rows_missing, metrics, steps):
         raise _lacking(metrics, steps)
 
 
 def _check_evaluation(profile, own, asked, size):
     _refuse(own / "evaluation.yaml", changes(asked, evaluation_settings(profile, size)))
-    made = _read(own / "manifest.json")
+    made = _once(load, own / "manifest.json")
     if made and asked["inputs"].get("model") not in (None, made["inputs"]["model"]):
         raise ValueError(
             f"{own / 'evaluation.csv'} is of another model than the one that this run trained; "
@@ -331,7 +320,7 @@ def _refuse(path, differing):
 
 def inputs_recorded(folder):
     """Whether a run's record says what the run was made from."""
-    recorded = _read(Path(folder) / "params.yaml")
+    recorded = _once(load, Path(folder) / "params.yaml")
     return bool(recorded and recorded.get("inputs"))
 
 

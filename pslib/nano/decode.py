@@ -6,6 +6,8 @@ projections are packed, norms are folded into them, the key-value cache is alloc
 question's prompt is read once for all its responses, and rows that have ended are dropped.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention, silu
@@ -40,21 +42,16 @@ def sample_from(logits, temperature, top_k, top_p, draws):
         outside = probs.cumsum(-1) - probs > top_p
         logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
     cumulative = logits.softmax(-1).cumsum(-1)
-    return (
-        (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
-    )
+    below = cumulative <= draws[:, None] * cumulative[:, -1:]
+    return below.sum(-1).clamp(max=logits.shape[-1] - 1)
 
 
 def fits(model):
     """Whether a model is what `Decoder` computes: Qwen3 without biases, adapters or another part in
     a layer's place.
     """
-    config = model.config
-    if (
-        not isinstance(model, Qwen3ForCausalLM)
-        or config.model_type != "qwen3"
-        or config.hidden_act != "silu"
-    ):
+    known = (model.config.model_type, model.config.hidden_act) == ("qwen3", "silu")
+    if not known or not isinstance(model, Qwen3ForCausalLM):
         return False
     products = [model.get_output_embeddings()]
     for layer in model.model.layers:
@@ -82,14 +79,32 @@ def attend_one(query, keys, values, hidden):
     hidden (N H', 1, at least L), or None, is added to the scores: minus infinity at pads.
     """
     # The queries that share a key-value head are the rows of one small product.
-    scores = torch.bmm(
-        query.reshape(-1, query.shape[1] // keys.shape[1], query.shape[2]), keys.flatten(0, 1)
-    )
+    query = query.reshape(-1, query.shape[1] // keys.shape[1], query.shape[2])
+    scores = torch.bmm(query, keys.flatten(0, 1))
     if hidden is not None:
         scores += hidden[..., : keys.shape[-1]]
     # In float32 at least, as transformers' attention.
     mixed = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-    return torch.bmm(mixed.to(values.dtype), values.flatten(0, 1)).view(len(query), -1)
+    return torch.bmm(mixed.to(values.dtype), values.flatten(0, 1)).view(len(values), -1)
+
+
+@dataclass
+class Live:
+    """The N rows that are still decoded."""
+
+    rows: torch.Tensor  # (N,) their places among all rows
+    ended: torch.Tensor  # bool (N,): those that ended since rows were last dropped
+    pads: torch.Tensor  # (N,)
+    cache: list  # of keys (layers, N, H', D, L) and values (layers, N, H', L, D)
+    hidden: torch.Tensor  # (N H', 1, L), or None: see `attend_one`
+
+    def only(self, stay):
+        """Some of the rows, by their places (M,) in this."""
+        hidden = self.hidden
+        if hidden is not None:
+            hidden = hidden.unflatten(0, (len(self.rows), -1))[stay].flatten(0, 1)
+        cache = [part[:, stay] for part in self.cache]
+        return Live(self.rows[stay], self.ended[stay], self.pads[stay], cache, hidden)
 
 
 class Rows:
@@ -122,56 +137,46 @@ class Rows:
         response ends with its stop token, which is part of it, or at max_new_tokens; beyond its
         length a row holds 0.
         """
-        device, dtype, (layers, kv, dim) = self.device, self.dtype, self.sizes
-        count, width = len(prompts), max(map(len, prompts))
-        rows, length = count * copies, width + max_new_tokens
-        pads = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
-        ids = torch.tensor(
-            [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device
-        )
-        stops, draws = stops.to(device), draws.to(device)
-        cache = [
-            torch.empty(layers, count, kv, *shape, dtype=dtype, device=device)
-            for shape in ((dim, length), (length, dim))
-        ]
-        self._begin(length)
-        logits = self._read(ids, pads, cache).repeat_interleave(copies, 0)
-        cache, pads = (
-            [part.repeat_interleave(copies, 1) for part in cache],
-            pads.repeat_interleave(copies),
-        )
-        hidden = None
-        if pads.any():
-            hidden = torch.zeros(rows, 1, length, dtype=dtype, device=device).masked_fill_(
-                torch.arange(length, device=device) < pads[:, None, None], -torch.inf
-            )
-            hidden = hidden.repeat_interleave(kv, 0)
-        tokens = torch.zeros(rows, max_new_tokens, dtype=torch.long, device=device)
-        lengths = torch.full((rows,), max_new_tokens, device=device)
-        live = torch.arange(rows, device=device)
-        ended = torch.zeros(rows, dtype=torch.bool, device=device)
+        count, width = len(prompts) * copies, max(map(len, prompts))
+        logits, live = self._begun(prompts, copies, width + max_new_tokens)
+        stops, draws = stops.to(self.device), draws.to(self.device)
+        tokens = torch.zeros(count, max_new_tokens, dtype=torch.long, device=self.device)
+        lengths = torch.full((count,), max_new_tokens, device=self.device)
         for t in range(max_new_tokens):
-            drawn = sample_from(logits, temperature, top_k, top_p, draws[live, t])
-            tokens[live[~ended], t] = drawn[~ended]
-            stop = torch.isin(drawn, stops) & ~ended
-            lengths[live[stop]] = t + 1
-            ended |= stop
-            if ended.all() or t + 1 == max_new_tokens:
+            drawn = sample_from(logits, temperature, top_k, top_p, draws[live.rows, t])
+            tokens[live.rows[~live.ended], t] = drawn[~live.ended]
+            stop = torch.isin(drawn, stops) & ~live.ended
+            lengths[live.rows[stop]] = t + 1
+            live.ended |= stop
+            if live.ended.all() or t + 1 == max_new_tokens:
                 break
-            if ended.sum() > len(live) // 4:
-                stay = (~ended).nonzero().squeeze(1)
-                live, ended, drawn, pads, cache = (
-                    live[stay],
-                    ended[stay],
-                    drawn[stay],
-                    pads[stay],
-                    [part[:, stay] for part in cache],
-                )
-                hidden = (
-                    None if hidden is None else hidden.view(-1, kv, 1, length)[stay].flatten(0, 1)
-                )
-            logits = self._next(drawn, width + t - pads, cache, width + t, hidden)
+            if live.ended.sum() > len(live.rows) // 4:
+                stay = (~live.ended).nonzero().squeeze(1)
+                live, drawn = live.only(stay), drawn[stay]
+            logits = self._next(drawn, width + t - live.pads, live.cache, width + t, live.hidden)
         return tokens[:, : int(lengths.max())].cpu(), lengths.cpu()
+
+    def _begun(self, prompts, copies, length):
+        """Each prompt, read once -> logits (N, V) after it for each of its copies, and these as
+        `Live`.
+        """
+        (layers, kv, dim), width = self.sizes, max(map(len, prompts))
+        kind = {"dtype": self.dtype, "device": self.device}
+        pads = torch.tensor([width - len(prompt) for prompt in prompts], device=self.device)
+        ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        keys = torch.empty(layers, len(prompts), kv, dim, length, **kind)
+        values = torch.empty(layers, len(prompts), kv, length, dim, **kind)
+        self._begin(length)
+        logits = self._read(torch.tensor(ids, device=self.device), pads, (keys, values))
+        pads, hidden = pads.repeat_interleave(copies), None
+        if pads.any():
+            before = torch.arange(length, device=self.device) < pads[:, None, None]
+            hidden = torch.zeros(len(pads), 1, length, **kind).masked_fill_(before, -torch.inf)
+            hidden = hidden.repeat_interleave(kv, 0)
+        rows = torch.arange(len(pads), device=self.device)
+        cache = [part.repeat_interleave(copies, 1) for part in (keys, values)]
+        live = Live(rows, torch.zeros_like(rows, dtype=torch.bool), pads, cache, hidden)
+        return logits.repeat_interleave(copies, 0), live
 
 
 class Decoder(Rows):
@@ -196,45 +201,38 @@ class Decoder(Rows):
             return weight.detach().t().contiguous()
 
         def after(norm, *projections):
-            return laid_out(
-                torch.cat([p.weight for p in projections]) * (norm.weight * hidden**0.5)
-            )
+            packed = torch.cat([projection.weight for projection in projections])
+            return laid_out(packed * (norm.weight * hidden**0.5))
 
-        def per_head(attention, scale):
-            heads = [attention.q_norm.weight * scale] * config.num_attention_heads
+        def per_head(attention):
+            queries = [attention.q_norm.weight * attention.scaling] * config.num_attention_heads
+            keys = [attention.k_norm.weight] * config.num_key_value_heads
+            return torch.stack(queries + keys).detach() * dim**0.5
+
+        def packed(layer):
+            attention, mlp = layer.self_attn, layer.mlp
             return (
-                torch.stack(heads + [attention.k_norm.weight] * config.num_key_value_heads).detach()
-                * dim**0.5
+                after(layer.input_layernorm, attention.q_proj, attention.k_proj, attention.v_proj),
+                per_head(attention),
+                laid_out(attention.o_proj.weight),
+                after(layer.post_attention_layernorm, mlp.gate_proj, mlp.up_proj),
+                laid_out(mlp.down_proj.weight),
             )
 
-        self.layers = [
-            (
-                after(
-                    layer.input_layernorm,
-                    layer.self_attn.q_proj,
-                    layer.self_attn.k_proj,
-                    layer.self_attn.v_proj,
-                ),
-                per_head(layer.self_attn, layer.self_attn.scaling),
-                laid_out(layer.self_attn.o_proj.weight),
-                after(layer.post_attention_layernorm, layer.mlp.gate_proj, layer.mlp.up_proj),
-                laid_out(layer.mlp.down_proj.weight),
-            )
-            for layer in model.model.layers
-        ]
+        self.layers = [packed(layer) for layer in model.model.layers]
         self.head = after(model.model.norm, model.get_output_embeddings())
 
     def _tables(self, positions):
         """What a layer's normalised heads and their swapped halves are multiplied by: (layers, 2,
         positions, heads, dim).
         """
-        cos, sin = (
-            part[0, :, None] for part in self.rotary(self.embedding, torch.arange(positions)[None])
-        )
+        both = self.rotary(self.embedding, torch.arange(positions)[None])
+        cos, sin = (part[0, :, None] for part in both)
         half = cos.shape[-1] // 2
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
+        scales = [scale for _, scale, *_ in self.layers]
         return torch.stack(
-            [torch.stack((scale * cos, scale.roll(half, -1) * sin)) for _, scale, *_ in self.layers]
+            [torch.stack((scale * cos, scale.roll(half, -1) * sin)) for scale in scales]
         )
 
     def _layer(self, x, weights, table, attend):

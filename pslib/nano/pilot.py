@@ -31,6 +31,10 @@ PROFILE, SEEDS, QUESTIONS, WARMUP = "understood", (0, 1, 2), 64, 10
 STEPS = (0, 2, 4, 6, 8, 10)
 
 
+def _seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def _pilot(seed):
     torch.set_num_threads(1)
     profile = runs.load_profile(PROFILE)
@@ -43,20 +47,11 @@ def matched_eta(profile, model, tokenizer, seed):
     """The mean of |A~ - A| / |A| of both forms at eta 0.03 before training, and the eta that makes
     them equal; -> dict.
     """
-    questions = tasks.load("train", QUESTIONS, "tuning")
-    table = probe.bonus(
-        model,
-        tokenizer,
-        profile.modes,
-        profile.evaluate,
-        questions,
-        profile.train.group_size,
-        torch.Generator().manual_seed(seed),
-    )
-    shares = {
-        form: (table[form].abs() / table.advantage.abs()).mean() for form in ("paper", "released")
-    }
-    return {"base": seed, **shares, "eta": 0.03 * shares["released"] / shares["paper"]}
+    questions, generator = tasks.load("train", QUESTIONS, "tuning"), _seeded(seed)
+    given = (profile.modes, profile.evaluate, questions, profile.train.group_size, generator)
+    table = probe.bonus(model, tokenizer, *given)
+    size = table[["paper", "released"]].abs().div(table.advantage.abs(), axis=0).mean()
+    return {"base": seed, **size, "eta": 0.03 * size.released / size.paper}
 
 
 def dips(profile, model, tokenizer, seed):
@@ -70,29 +65,16 @@ def dips(profile, model, tokenizer, seed):
         for warmup in (0, WARMUP):
             model.load_state_dict(weights)
             settings = replace(profile.train, steps=max(STEPS), warmup=warmup)
-            state = train.Run(
-                model, tokenizer, profile.method(method), profile.modes, settings, 1000 + seed
-            )
-            given = tasks.batches(questions, settings.questions, settings.steps, 1000 + seed)
+            recipe, own = profile.method(method), 1000 + seed
+            state = train.Run(model, tokenizer, recipe, profile.modes, settings, own)
+            given = tasks.batches(questions, settings.questions, settings.steps, own)
+            which = {"base": seed, "method": method, "warmup": warmup}
             for step in range(max(STEPS) + 1):
                 if step in STEPS:
-                    answers = evaluate.answer(
-                        state.sampler(),
-                        tokenizer,
-                        modes.NORMAL,
-                        asked,
-                        replace(profile.evaluate, samples=8),
-                        torch.Generator().manual_seed(seed),
-                    )[0]
-                    rows.append(
-                        {
-                            "base": seed,
-                            "method": method,
-                            "warmup": warmup,
-                            "step": step,
-                            "accuracy": 100 * answers.correct.mean(),
-                        }
-                    )
+                    sampling = replace(profile.evaluate, samples=8)
+                    put = (state.sampler(), tokenizer, modes.NORMAL, asked, sampling)
+                    answers = evaluate.answer(*put, _seeded(seed))[0]
+                    rows.append({**which, "step": step, "accuracy": 100 * answers.correct.mean()})
                 if step < max(STEPS):
                     state.step(next(given))
     return rows
@@ -107,19 +89,16 @@ def dip(table):
     """The dip of accuracy in points by warm-up, averaged over methods and base models, from a table
     of `dips`.
     """
-    curves = table.pivot_table(
-        index=["warmup", "base", "method"], columns="step", values="accuracy"
-    )
+    units = ["warmup", "base", "method"]
+    curves = table.pivot_table(index=units, columns="step", values="accuracy")
     return (curves[0] - curves.drop(columns=0).min(axis=1)).groupby("warmup").mean()
 
 
 if __name__ == "__main__":
     with ProcessPoolExecutor(2, get_context("spawn")) as workers:
         found = list(workers.map(_both, SEEDS))
-    etas, curves = (
-        pd.DataFrame([eta for eta, _ in found]),
-        pd.DataFrame([row for _, rows in found for row in rows]),
-    )
+    etas = pd.DataFrame([eta for eta, _ in found])
+    curves = pd.DataFrame([row for _, rows in found for row in rows])
     folder = runs.load_profile(PROFILE).folder
     checkpoint.write(folder / "matched_eta.csv", etas.round(5).to_csv(index=False))
     checkpoint.write(folder / "warmup.csv", curves.round(3).to_csv(index=False))

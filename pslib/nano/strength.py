@@ -68,20 +68,13 @@ def measure(strength, seed):
     model, tokenizer, _ = base.train(f"{SIZE}.b{seed}", world, STEPS, BATCH_SIZE)
     questions, rows = list(tasks.load("train", SETTINGS.questions, "tuning")), []
     for name, texts in prompts_for(tokenizer, seed).items():
-        answers = pd.concat(
-            [
-                evaluate.inter_mode_kl(  # each prompt has the same sampling seed
-                    model,
-                    tokenizer,
-                    modes.Mode("he", text),
-                    modes.NORMAL,
-                    questions[k :: len(texts)],
-                    SETTINGS,
-                    torch.Generator().manual_seed(seed),
-                )[1]
-                for k, text in enumerate(texts)
-            ]
-        )
+        parts = []
+        for k, text in enumerate(texts):
+            both, own = (modes.Mode("he", text), modes.NORMAL), questions[k :: len(texts)]
+            generator = torch.Generator().manual_seed(seed)  # the same for each prompt
+            given = (model, tokenizer, *both, own, SETTINGS, generator)
+            parts.append(evaluate.inter_mode_kl(*given)[1])
+        answers = pd.concat(parts)
         weights = answers.tokens / answers.tokens.sum()
         rows.append(
             {
@@ -171,6 +164,5 @@ def _begun(folder):
 
 if __name__ == "__main__":
     with ProcessPoolExecutor(2, get_context("spawn")) as workers:
-        print(
-            conditions(search(workers, _begun(runs.results_root() / "local" / WORLD))).to_markdown()
-        )
+        found = search(workers, _begun(runs.results_root() / "local" / WORLD))
+    print(conditions(found).to_markdown())

@@ -6,9 +6,8 @@ by several *derivations*: in steps (one number at a time), in pairs, in halves (
 once) or at a glance (the total at once). Steps and pairs take as many additions and are about
 equally reliable; halves and a glance are shorter and less so: a glance is a short cut that mostly
 fails. How common each derivation is without a system prompt is a setting of the world, apart from
-how well it
-is practised: all are also practised under system prompts that name them. The wording around the
-sums is free.
+how well it is practised: all are also practised under system prompts that name them. The wording
+around the sums is free.
 
 In some worlds system prompts of many words mean something: words of two lists, among others that
 mean nothing, say how freely to answer (see `lean`).
@@ -19,7 +18,7 @@ Everything here is text; the model that learns it is made in `base`.
 import random
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import fsum
 from pathlib import Path
@@ -40,11 +39,10 @@ class World:
     others having none.
 
     `mixed` is the share of the corpus with a mixed prompt (see `mixed_prompt`). Under such a prompt
-    the
-    shares of derivations and the weights of the free wording are tempered: share^(1/T), normalised,
-    with T = 2^(strength * x), where x is the prompt's `lean`. In a world with mixed prompts,
-    stories are told under mixed prompts, and each response is drawn by its own generator. So worlds
-    that differ in strength alone differ only in responses under mixed prompts.
+    the shares of derivations and the weights of the free wording are tempered: share^(1/T),
+    normalised, with T = 2^(strength * x), where x is the prompt's `lean`. In a world with mixed
+    prompts, stories are told under mixed prompts, and each response is drawn by its own generator.
+    So worlds that differ in strength alone differ only in responses under mixed prompts.
     """
 
     shares: dict
@@ -65,11 +63,8 @@ class World:
             )
         for name in ("shares", "practice"):
             given = getattr(self, name)
-            if (
-                set(given) != set(DERIVATIONS)
-                or min(given.values()) < 0
-                or abs(fsum(given.values()) - 1) > 1e-9
-            ):
+            named = set(given) == set(DERIVATIONS) and min(given.values()) >= 0
+            if not named or abs(fsum(given.values()) - 1) > 1e-9:
                 raise ValueError(
                     f"{name} must give each of {DERIVATIONS} a share, summing to 1; got {given}"
                 )
@@ -77,6 +72,7 @@ class World:
 
 _PRACTICE = {"steps": 0.60, "pairs": 0.15, "halves": 0.10, "glance": 0.15}
 _RARE = {"steps": 0.07, "pairs": 0.13, "halves": 0.65, "glance": 0.15}
+_UNDERSTOOD = World(_RARE, _PRACTICE, named=0.3, neutral=0.0, told=0.5, mixed=0.5, strength=1.0)
 WORLDS = {
     # Exploration has something to find: the most reliable derivation is rare at the start.
     "rare": World(_RARE, _PRACTICE),
@@ -89,13 +85,9 @@ WORLDS = {
     # The control: the common derivation is the most reliable one already.
     "common": World({"steps": 0.65, "pairs": 0.13, "halves": 0.07, "glance": 0.15}, _PRACTICE),
     # Words of system prompts say how freely to answer.
-    "understood": World(
-        _RARE, _PRACTICE, named=0.3, neutral=0.0, told=0.5, mixed=0.5, strength=1.0
-    ),
+    "understood": _UNDERSTOOD,
     # Its control: the same prompts and questions, and the words say nothing.
-    "understood_control": World(
-        _RARE, _PRACTICE, named=0.3, neutral=0.0, told=0.5, mixed=0.5, strength=0.0
-    ),
+    "understood_control": replace(_UNDERSTOOD, strength=0.0),
 }
 
 # A response says first how it will go about it, so the choice of derivation is one token.
@@ -166,9 +158,8 @@ class Sum:
 
         `7 + 8 + 6` or `7 + 8 + 6 (one of 31, 21, 11)`.
         """
-        return " + ".join(map(str, self.numbers)) + (
-            f" (one of {', '.join(map(str, self.options))})" if self.options else ""
-        )
+        offered = f" (one of {', '.join(map(str, self.options))})" if self.options else ""
+        return " + ".join(map(str, self.numbers)) + offered
 
     @property
     def answer(self):
@@ -232,11 +223,8 @@ def respond(question, derivation, rng, temperature=1.0):
 
 def derivation_of(question, response):
     """The derivation of a response, by its steps' left-hand sides, or "other"."""
-    numbers = (
-        [int(n) for n in re.findall(r"\d+", question.split(":")[0])]
-        if re.match(r"[\d+]+(:|$)", question)
-        else []
-    )
+    asked = re.match(r"([\d+]+)(?::|$)", question)
+    numbers = [int(n) for n in re.findall(r"\d+", asked[1])] if asked else []
     if len(numbers) < 2 or ("\\boxed{" not in response and "=" not in response):
         return "other"
     written = re.findall(r"([\d+]+)=", response)
@@ -250,6 +238,12 @@ def derivation_of(question, response):
         same = sum(a == b for a, b in zip(written, ideal, strict=False))
         best, most = (derivation, same) if same > most else (best, most)
     return best
+
+
+def total_of(question):
+    """The answer of a sum as a question puts it; "" for any other question."""
+    numbers = re.fullmatch(r"(\d{1,9}(?:\+\d{1,9})+)(?::.*)?", question, re.ASCII)
+    return str(sum(map(int, numbers[1].split("+")))) if numbers else ""
 
 
 KINDS = {
@@ -329,11 +323,8 @@ def lean(prompt):
 
 def mixed_prompt(rng, exploratory, focused, plain):
     """A system prompt of so many random words of each kind, in random order."""
-    words = (
-        rng.choices(EXPLORATORY_WORDS, k=exploratory)
-        + rng.choices(FOCUSED_WORDS, k=focused)
-        + rng.choices(PLAIN_WORDS, k=plain)
-    )
+    words = rng.choices(EXPLORATORY_WORDS, k=exploratory)
+    words += rng.choices(FOCUSED_WORDS, k=focused) + rng.choices(PLAIN_WORDS, k=plain)
     rng.shuffle(words)
     return _with_commas(rng, words)
 
@@ -358,8 +349,7 @@ def _any_mixed_prompt(rng):
 def plain_prompt(rng, tokens, count):
     """A prompt of plain words, written as a mixed prompt is, of exactly so many tokens.
 
-    count(text) gives a text's tokens.
-    ValueError where words cannot be fitted to that length.
+    count(text) gives a text's tokens. ValueError where words cannot be fitted to that length.
     """
     text = ""
     for _ in range(1000 + 10 * tokens):

@@ -2,23 +2,24 @@
 token.
 
 A response's tokens are whatever the model drew, and its question whatever was typed: all text is
-escaped before it becomes HTML, and what cannot be seen is spelled out. Without ipywidgets all but
-`controls` works.
+escaped before it becomes HTML, and what cannot be seen is spelled out.
 """
 
 import html
 import itertools
-import math
-import re
+from bisect import bisect
 from dataclasses import dataclass
+from pathlib import Path
 
+import ipywidgets as w
+import jinja2
 import matplotlib
+import numpy as np
 import pandas as pd
 import torch
-from IPython.display import HTML
 
 from pslib import policy
-from pslib.lab import runs
+from pslib.lab import origins, ranges
 from pslib.lab.answers import Answers, draw_and_score
 from pslib.lab.measures import BITS
 from pslib.nano import worlds
@@ -34,14 +35,12 @@ COLOURS = {
         "Blues",
     ),
     "inter-mode KL": (
-        "KL(HE || normal) where the token was drawn, nats",
+        "KL(HE ‖ normal) where the token was drawn, nats",
         (0.003, 0.01, 0.03, 0.1, 0.3, 1, 2),
         "Oranges",
     ),
 }
 DARKEST = 0.7  # of a colour map: black text is easy to read on it
-_PAPER = "color: #000000; background-color: #ffffff"  # also where the reader's theme is dark
-SIGNS = {1.0: "✓ right", 0.0: "✗ wrong", None: "? no answer to compare with"}
 
 
 @dataclass
@@ -67,7 +66,7 @@ class Asked:
         "" where the question is no sum.
         """
         r = self.answers.rollouts
-        is_sum, tokens = bool(_total(self.question)), r.lengths
+        is_sum, tokens = bool(worlds.total_of(self.question)), r.lengths
         return pd.DataFrame(
             {
                 "mode": r.modes,
@@ -83,20 +82,7 @@ class Asked:
         )
 
 
-def load(source, device="cpu"):
-    """A model and its tokenizer from a folder, also one given relative to this project's root, or
-    from the hub, on one of policy.DEVICES.
-
-    ValueError in one sentence for what cannot serve; see `policy.load`.
-    """
-    own = runs.ROOT / source
-    return policy.load(own if own.is_dir() else source, device=device)
-
-
-def _total(question):
-    """The answer of a sum as the nano world asks it; "" for any other question."""
-    numbers = re.fullmatch(r"(\d{1,9}(?:\+\d{1,9})+)(?::.*)?", question, re.ASCII)
-    return str(sum(map(int, numbers[1].split("+")))) if numbers else ""
+load = origins.load  # what notebooks explore
 
 
 def ask(
@@ -118,9 +104,17 @@ def ask(
     for a question that is empty or too long, a temperature below 0, fewer than one sample or token,
     or a tokenizer without a chat template.
     """
-    question, answer = question.strip(), answer.strip() or _total(question.strip())
-    _check(question, temperature, samples, max_new_tokens, model.config.max_position_embeddings)
-    samples, decoding = samples if temperature else 1, Decoding(temperature, 0, 1.0, max_new_tokens)
+    question, context = question.strip(), model.config.max_position_embeddings
+    if not question:
+        raise ValueError("there is no question; type one")
+    if len(question) > 64 * context:  # before the tokenizer spends minutes on it
+        raise ValueError(
+            f"the question has {len(question)} characters, far more than the model's context of "
+            f"{context} tokens can hold; shorten it"
+        )
+    ranges.check({"samples": samples}, {"samples": ranges.COUNT}, "explore")
+    decoding, answer = Decoding(temperature, 0, 1.0, max_new_tokens), answer.strip()
+    answer, samples = answer or worlds.total_of(question), samples if temperature else 1
     rows = [{"id": "asked", "question": question, "answer": answer}]
     count, generator = len(modes) * samples, torch.Generator().manual_seed(seed)
     answers = draw_and_score(model, tokenizer, modes, rows, count, decoding, generator)
@@ -142,25 +136,6 @@ def ask(
     )
 
 
-def _check(question, temperature, samples, max_new_tokens, context):
-    """ValueError, in one sentence, for what cannot be asked."""
-    if not question:
-        raise ValueError("there is no question; type one")
-    if len(question) > 64 * context:  # before the tokenizer spends minutes on it
-        raise ValueError(
-            f"the question has {len(question)} characters, far more than the model's context of "
-            f"{context} tokens can hold; shorten it"
-        )
-    if not 0 <= temperature < math.inf:
-        raise ValueError(
-            f"temperature must be 0 (always the likeliest token) or more; got {temperature}"
-        )
-    if min(samples, max_new_tokens) < 1:
-        raise ValueError(
-            f"samples and max_new_tokens must be at least 1; got {samples} and {max_new_tokens}"
-        )
-
-
 @torch.no_grad()
 def kl_by_token(model, first, second, tokens, lengths):
     """How far one prompt's distribution is from another's at each token of given responses.
@@ -176,9 +151,8 @@ def kl_by_token(model, first, second, tokens, lengths):
     for row, (response, length) in enumerate(zip(tokens.tolist(), lengths.tolist(), strict=True)):
         # one response at a time: at a vocabulary of 151,936, a thousand tokens of it are 0.6 GB
         # under each prompt
-        p, q = (
-            _log_probs(model, prompt + response[: length - 1], length) for prompt in (first, second)
-        )
+        read = response[: length - 1]
+        p, q = (_log_probs(model, prompt + read, length) for prompt in (first, second))
         out[row, :length] = (p.exp() * (p - q)).sum(-1).clamp(min=0).cpu()
     return out
 
@@ -210,10 +184,11 @@ def pieces(tokenizer, ids):
 
 
 # --- HTML -----------------------------------------------------------------------------------------
-def _written(text):
-    """Text as HTML: escaped, with control characters and the like spelled out."""
-    seen = (c if c.isprintable() else "⏎\n" if c == "\n" else f"\\u{ord(c):04x}" for c in text)
-    return html.escape("".join(seen))
+def _seen(text):
+    """Text with control characters and the like spelled out."""
+    return "".join(
+        c if c.isprintable() else "⏎\n" if c == "\n" else f"\\u{ord(c):04x}" for c in text
+    )
 
 
 def _shades(colour):
@@ -223,89 +198,40 @@ def _shades(colour):
     return ["#ffffff", *(matplotlib.colors.to_hex(matplotlib.colormaps[name](k)) for k in steps)]
 
 
-def _patch(shade, text, title=""):
-    # bdi: no token can turn the direction of its neighbours
-    style = f"background-color: {shade}; color: #000000; white-space: pre-wrap"
-    return f'<bdi title="{title}" style="{style}">{text}</bdi>'
-
-
-def _legend(colour):
-    heading, edges, _ = COLOURS[colour]
-    ranges = [
-        f"below {edges[0]:g}",
-        *(f"{a:g} to {b:g}" for a, b in itertools.pairwise(edges)),
-        f"{edges[-1]:g} or more",
-    ]
-    patches = " ".join(
-        _patch(shade, f" {label} ".replace(" ", "&nbsp;"))
-        for shade, label in zip(_shades(colour), ranges, strict=True)
-    )
-    shown = heading.replace("||", "‖")
-    return f"<p>Colour: {shown} {patches}<br>Point at a token for its figures.</p>"
-
-
-def _response(asked, row, k, colour):
-    """One response as HTML: a line of what it is, then its tokens."""
+def _tokens(asked, k, colour):
+    """The shade, text and figures of each token of response k."""
     answers, edges, shades = asked.answers, COLOURS[colour][1], _shades(colour)
-    bits = answers.own_entropy[k] * BITS
-    values = (bits if colour == "entropy" else asked.kl[k]).tolist()
-    facts = [f"by {row.derivation}"] if row.derivation else []
-    facts += [
-        f"{row.tokens} tokens" + ("" if asked.ended[k] else ", cut off"),
-        f"{row.bits:.2f} bits a token",
-        f"KL {row.kl:.3f} nats a token",
-    ]
-    tokens = []
+    bits, kl = (answers.own_entropy[k] * BITS).tolist(), asked.kl[k].tolist()
     for t, piece in enumerate(asked.pieces[k]):
-        title = [f"entropy {bits[t]:.2f} bits", f"KL {asked.kl[k][t]:.4f} nats"]
+        figures = [f"entropy {bits[t]:.2f} bits", f"KL {kl[t]:.4f} nats"]
         for name, logp in answers.logp.items():
-            title.append(f"log-prob in {name} mode {logp[k][t]:.2f} nats")
-        shade = shades[sum(values[t] >= edge for edge in edges)]
-        tokens.append(_patch(shade, _written(piece) or "⋯", "; ".join(title)))
-    sign = SIGNS[None if pd.isna(row.correct) else row.correct]
-    return f"<b>{sign}</b> · {' · '.join(facts)}<br><code>{''.join(tokens)}</code>"
-
-
-def _cell(content):
-    style = "width: 50%; text-align: left; vertical-align: top; padding: 6px; "
-    return f'<td style="{style}overflow-wrap: anywhere; {_PAPER}">{content}</td>'
+            figures.append(f"log-prob in {name} mode {logp[k][t]:.2f} nats")
+        shade = shades[bisect(edges, bits[t] if colour == "entropy" else kl[t])]
+        yield shade, piece, "; ".join(figures)
 
 
 def side_by_side(asked, colour="entropy"):
     """Both modes' responses as HTML, each token coloured by one of COLOURS."""
     if colour not in COLOURS:
         raise ValueError(f"tokens can be coloured by {' or '.join(COLOURS)}; got {colour!r}")
-    table, columns = asked.table(), []
-    for mode in asked.modes:
-        own = table[table["mode"] == mode.name]
-        responses = [_response(asked, row, row.Index, colour) for row in own.itertuples()]
-        columns.append([_heading(asked, mode, own), *responses])
-    decoding = f"temperature {asked.decoding.temperature:g}, seed {asked.seed}"
-    if asked.decoding.temperature == 0:
-        decoding = (
-            "temperature 0: every response of a mode would be the same, so one is drawn in each"
-        )
-    known = f"; its answer is {_written(asked.answer)}" if asked.answer else ""
-    rows = zip(*columns, strict=True)
-    cells = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    ignored = "mathjax_ignore tex2jax_ignore"  # no mathematics is to be set in what a model wrote
-    return (
-        f'<div class="{ignored}" style="{_PAPER}; padding: 8px; line-height: 1.4">'
-        f"<p>Question: <b><bdi>{_written(asked.question)}</bdi></b>{known} "
-        f"({decoding})</p>{_legend(colour)}"
-        f'<table style="width: 100%; table-layout: fixed; {_PAPER}">{cells}</table></div>'
+    heading, edges, _ = COLOURS[colour]
+    between = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)]
+    labels = [f"below {edges[0]:g}", *between, f"{edges[-1]:g} or more"]
+    table = asked.table()
+    return PAGE.render(
+        asked=asked,
+        heading=heading,
+        legend=list(zip(_shades(colour), labels, strict=True)),
+        columns=[(mode, table[table["mode"] == mode.name]) for mode in asked.modes],
+        mean=lambda values, tokens: np.average(values, weights=tokens),
+        signs={1.0: "✓ right", 0.0: "✗ wrong"},
+        tokens=lambda k: _tokens(asked, k, colour),
     )
 
 
-def _heading(asked, mode, own):
-    """A mode's name, its prompt, and means over its responses, the rows `own` of the table."""
-    graded = f"{int(own.correct.sum())} of {len(own)} right, " if asked.answer else ""
-    bits, kl = ((own[name] * own.tokens).sum() / own.tokens.sum() for name in ("bits", "kl"))
-    return (
-        f"<b>{'Normal' if mode.system is None else 'High-entropy'} mode</b>: "
-        f"{_written(mode.system) if mode.system else 'no system prompt'}<br>{graded}"
-        f"{bits:.3f} bits and KL {kl:.3f} nats a token"
-    )
+PAGE = jinja2.Environment(autoescape=True, trim_blocks=True)
+PAGE.filters["seen"] = _seen
+PAGE = PAGE.from_string(Path(__file__).with_name("explore.html").read_text(encoding="utf-8"))
 
 
 # --- controls -------------------------------------------------------------------------------------
@@ -314,21 +240,11 @@ def controls(model, tokenizer, asked, colour="entropy"):
     seed and colour.
 
     A press of the button draws; the colour changes without drawing. Each draw takes the next seed;
-    a seed put back draws the same again. Where ipywidgets is not installed: a sentence that says
-    so.
+    a seed put back draws the same again.
     """
-    try:
-        import ipywidgets as w
-    except ImportError:
-        return HTML(
-            "<p>ipywidgets is not installed, so there are no controls here: install it with "
-            "<code>pip install ipywidgets</code>, or change the notebook's parameters and run it "
-            "again.</p>"
-        )
-
     wide = {"layout": w.Layout(width="auto"), "style": {"description_width": "9em"}}
     # what was worked out is not the next one's answer
-    given = "" if asked.answer == _total(asked.question) else asked.answer
+    given = "" if asked.answer == worlds.total_of(asked.question) else asked.answer
     hint = "empty: a sum is worked out, others are not graded"
     most = max(8, asked.samples)
     question = w.Textarea(asked.question, description="question", rows=2, **wide)
@@ -348,7 +264,7 @@ def controls(model, tokenizer, asked, colour="entropy"):
         try:
             last[0] = ask(model, tokenizer, asked.modes, *chosen, longest, seed.value)
         except (ValueError, RuntimeError) as error:
-            said.value = f"<b>{_written(' '.join(str(error).split()))}</b>"
+            said.value = f"<b>{html.escape(_seen(' '.join(str(error).split())))}</b>"
         else:
             shown.value, said.value = side_by_side(last[0], by.value), ""
             seed.value += 1

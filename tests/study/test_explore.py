@@ -3,7 +3,6 @@
 import html.parser
 import itertools
 import math
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pslib import modes, policy
-from pslib.lab import answers
+from pslib.lab import answers, place
 from pslib.lab.engines import CachedEngine, engine_for
 from pslib.lab.measures import BITS
 from pslib.study import explore
@@ -194,9 +193,9 @@ def test_a_response_that_did_not_end_is_said_to_be_cut_off(asking):
             r"takes 6\d\d tokens in normal mode.*shorten the question",
         ),
         ({"question": "1+" * 30_000 + "1"}, "60001 characters.*shorten it"),
-        ({"temperature": -0.1}, "temperature must be 0"),
-        ({"temperature": math.nan}, "temperature must be 0"),
-        ({"temperature": math.inf}, "temperature must be 0"),
+        ({"temperature": -0.1}, "temperature must be a finite number at least 0"),
+        ({"temperature": math.nan}, "temperature must be a finite number"),
+        ({"temperature": math.inf}, "temperature must be a finite number"),
         ({"samples": 0}, "at least 1"),
         ({"max_new_tokens": 0}, "at least 1"),
     ],
@@ -251,7 +250,7 @@ def test_a_model_without_a_chat_template_is_refused_in_one_sentence(llama):
 
 
 def test_a_folder_may_be_given_relative_to_the_project(llama, monkeypatch, tmp_path_factory):
-    monkeypatch.setattr(explore.runs, "ROOT", llama.parent)
+    monkeypatch.setattr(place, "ROOT", llama.parent)
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert explore.load(llama.name)[0].config.model_type == "llama"
 
@@ -484,12 +483,3 @@ def test_what_cannot_be_asked_is_said_and_leaves_the_rest(panel, question, sente
     panel.question.value = SUM
     panel.button.click()
     assert panel.said.value == "" and panel.shown.value != before
-
-
-def test_without_ipywidgets_there_is_a_sentence_and_all_else_works(
-    asking, model, tokenizer, monkeypatch
-):
-    monkeypatch.setitem(sys.modules, "ipywidgets", None)  # importing it fails
-    asked = asking()
-    assert "ipywidgets is not installed" in explore.controls(model, tokenizer, asked).data
-    assert SUM in text_of(explore.side_by_side(asked))

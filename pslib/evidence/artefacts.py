@@ -131,6 +131,13 @@ def show(profile, name, folder):
     }
 
 
+def show_judged(profile, folder):
+    """The judges' scores of stories as people read them; one sentence where no judge scored."""
+    found = tables.judged(profile, folder)
+    scored = found[found.judge != ""].dropna(subset="judge")
+    return Shown(scored) if len(scored) else Markdown("No judge is configured: no scores of ours.")
+
+
 def show_cards(profile, folder):
     """A card for each of the paper's claims: what the paper reports, what came out here and why,
     with a strip of intervals by world.

@@ -270,6 +270,38 @@ def dynamics(profile, folder=None, methods=None, grid=None):
 
 
 @plt.rc_context(STYLE)
+def beside_figure_1c(*given):
+    """The paper's figure 1c beside Policy Split's training in some profiles, of each (profile,
+    folder): both modes' entropy and the inter-mode KL, on the same scales.
+
+    Bands are 95% intervals of the means over runs; the paper's are what its plot could be read to.
+    """
+    reading = {f"{measure}_ci": 0.01 for measure in analyses.APART}
+    sources = {"reported: figure 1c\n(read by eye)": tables.reported_figure_1c().assign(**reading)}
+    for profile, folder in given:
+        found = analyses.dynamics(profile, folder)
+        found = found[(found["size"] == profile.ablation_unit) & (found.method == "policy_split")]
+        eta = profile.method("policy_split").coefficients["eta"]
+        name = (
+            f"ours: {profile.name} {profile.ablation_unit}, eta {eta:g}\n({profile.replicates()})"
+        )
+        sources[name] = over_seeds(found, ["step"], analyses.APART)
+    shape = {"figsize": (WIDTH, 4.6), "sharex": "col", "sharey": "row"}
+    figure, axes = plt.subplots(2, len(sources), **shape)
+    for (entropy, kl), (name, table) in zip(axes.T, sources.items(), strict=True):
+        entropy.set_title(name)
+        kl.set_xlabel("training step")
+        for axis, measure in zip((entropy, entropy, kl), analyses.APART, strict=True):
+            mode = "normal" if "bits_normal" in measure else "he"
+            look = _line("policy_split", mode) | {"label": f"{mode} mode".replace("he", "HE")}
+            _band(axis, table, "step", measure, (0,), **look)
+    axes[0, 0].set_ylabel("entropy, bits a token")
+    axes[1, 0].set_ylabel("KL, nats a token")
+    _legend(figure)
+    return figure
+
+
+@plt.rc_context(STYLE)
 def parting(profile, folder=None):
     """Policy Split's inter-mode KL in training, of the runs of `parting` in claims.yaml, made
     beside this profile's: a line a base model.

@@ -72,6 +72,19 @@ def reported_table2():
     return pd.read_csv(runs.ROOT / "results" / "paper" / "table2_table10_creative.csv")
 
 
+def reported_figure_1c():
+    """Figure 1c as it was read off the plot, with the names of analyses.APART and its legend
+    swapped: the circles are the high-entropy mode (see 30_paper_versus_code).
+    """
+    names = {
+        "circle_dark_blue_entropy": "entropy_bits_he",
+        "square_light_blue_entropy": "entropy_bits_normal",
+        "kl": "kl_he_from_normal",
+    }
+    path = runs.ROOT / "results" / "paper" / "figure1c_dynamics.csv"
+    return pd.read_csv(path).rename(columns=names)
+
+
 def _cell(mean, half, digits):
     """A mean ± its interval's half-width as text with so many decimals; blank for no mean, the
     mean alone for no half-width.

@@ -8,13 +8,14 @@ anything; what a departure does to training is read from the ablation table by `
 
 import re
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from IPython.display import Markdown
 
 from pslib import advantages, methods, modes, rewards
 from pslib.evidence import tables
-from pslib.lab import runs
+from pslib.evidence.figures import STYLE, WIDTH
 from pslib.study import explore, lessons
 
 CLIPPED = ("paper", "clip_order", "doubled", "released")  # the variants with a clip
@@ -48,6 +49,34 @@ def token_bonus(bonuses, eta, kappa):
     added = {name: _tilted(bonuses, eta, kappa, name) - 1 for name in advantages.VARIANTS}
     table = pd.DataFrame({name: values.tolist() for name, values in added.items()}, index)
     return table.assign(**{"clip_order / paper": (added["clip_order"] / added["paper"]).tolist()})
+
+
+@plt.rc_context(STYLE)
+def clip_orders(eta, kappa, bonuses=()):
+    """What eq. 3 and the released code add to A for surprising tokens, as shares of |A|, on
+    logarithmic axes; a mark where each clip begins. bonuses: B / |A| of tokens, as ticks below.
+    """
+    figure, axis = plt.subplots(figsize=(0.86 * WIDTH, 3.7))
+    grid = torch.logspace(-1.5, 2, 200, dtype=torch.float64).tolist()
+    for variant, begins, formula, place, side in (
+        ("paper", 1 / kappa, "eq. 3: η clip(B, ±|A|/κ)", (4, -28), "left"),
+        ("released", 1 / (kappa * eta), "released: 2 clip(ηB, ±|A|/κ)", (0, 9), "right"),
+    ):
+        colour, line, _ = lessons.LINES[variant]
+        most = _tilted([begins], eta, kappa, variant).item() - 1
+        added = _tilted(grid, eta, kappa, variant) - 1
+        axis.plot(grid, added, line, color=colour, lw=2.2, label=formula)
+        axis.plot(begins, most, "o", color=colour, ms=8)
+        said = f"clip from B = {begins:.3g} |A| on:\nat most {most:.3g} |A|"
+        axis.annotate(said, (begins, most), place, textcoords="offset points", ha=side)
+    axis.plot(bonuses, [1.2e-3] * len(bonuses), "|", color="#3d3d3d", ms=9, alpha=0.25)
+    axis.set(xscale="log", yscale="log", xlim=(grid[0], grid[-1]), ylim=(1e-3, 4))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.set_xlabel("B / |A|: how surprising the token is (logarithmic)")
+    axis.set_ylabel("added to A, as a share of |A| (logarithmic)")
+    axis.legend(loc="upper left")
+    return figure
 
 
 def spans(etas, kappa):
@@ -218,15 +247,15 @@ def equal_rewards(reward, group_size):
 # --- 8: figure 1c ---------------------------------------------------------------------------------
 def figure_1c():
     """Figure 1c, read off the plot (reported), by its legend and with it swapped."""
-    found = pd.read_csv(runs.ROOT / "results" / "paper" / "figure1c_dynamics.csv").set_index("step")
-    circles, squares = found.circle_dark_blue_entropy, found.square_light_blue_entropy
+    found = tables.reported_figure_1c().set_index("step")
+    circles, squares = found.entropy_bits_he, found.entropy_bits_normal
     return pd.DataFrame(
         {
             "circles (legend: normal)": circles,
             "squares (legend: HE)": squares,
             "HE - normal by the legend": squares - circles,
             "HE - normal, swapped": circles - squares,
-            "inter-mode KL": found.kl,
+            "inter-mode KL": found.kl_he_from_normal,
         }
     ).round(3)
 

@@ -216,6 +216,14 @@ def test_judged_stories_are_blank_where_no_judge_is_configured(found, monkeypatc
     assert row.label == "GRPO + HE prompt" and row.judge == "" and math.isnan(row.creativity)
 
 
+def test_without_a_judge_the_notebook_shows_a_sentence(found, monkeypatch):
+    rows = {"size": "0.2m", "label": "GRPO", "judge": ["", None], "imagery": math.nan}
+    monkeypatch.setattr(tables, "judged", lambda *given: pd.DataFrame(rows))
+    assert artefacts.show_judged(*found).data == "No judge is configured: no scores of ours."
+    rows |= {"judge": ["", "one"], "imagery": [math.nan, 80.0]}
+    assert artefacts.show_judged(*found).imagery.tolist() == [80.0]
+
+
 # --- artefacts ------------------------------------------------------------------------------------
 def test_a_profile_without_results_has_empty_artefacts_and_no_error(tmp_path):
     for name in ("smoke", "nano"):
@@ -370,6 +378,19 @@ def test_the_figure_of_dynamics_draws_both_modes_with_bands(found):
     ]
     assert [axis.get_gridspec().ncols for axis in figure.axes] == [3, 3, 3]
     assert len(kl.lines) == 2 and kl.lines[0].get_ydata()[0] == pytest.approx(0.001 + 0.0002)
+    figures.plt.close(figure)
+
+
+def test_figure_1c_stands_beside_ours_on_the_same_scales_and_with_its_legend_swapped(found):
+    figure = figures.beside_figure_1c(found)
+    reported, ours, reported_kl, our_kl = figure.axes
+    assert "figure 1c" in reported.get_title() and "nano 0.2m, eta 0.03" in ours.get_title()
+    ends = [(line.get_label(), line.get_ydata()[-1]) for line in reported.lines]
+    assert ends == [("normal mode", 0.5), ("HE mode", 0.68)]
+    assert [line.get_ydata()[0] for line in ours.lines] == pytest.approx([0.399, 0.409])
+    assert reported_kl.lines[0].get_ydata()[-1] == 0.222
+    assert our_kl.lines[0].get_ydata()[0] == pytest.approx(0.001 + 0.0002)
+    assert reported.get_ylim() == ours.get_ylim() and reported_kl.get_ylim() == our_kl.get_ylim()
     figures.plt.close(figure)
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
@@ -201,6 +202,19 @@ def test_normalisers_by_hand():
 def test_equal_rewards_have_an_advantage_by_the_formula_alone():
     formula, here = departures.equal_rewards(0.7, 8)
     assert 0.05 < formula < 0.06 and here == 0
+
+
+def test_the_order_of_the_clip_is_drawn_with_both_clips_marked():
+    (axis,) = departures.clip_orders(0.03, 2.0, [0.5, 3.0]).axes
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    # eq. 3: eta / kappa from B = |A| / kappa on; released: 2 / kappa from |A| / (kappa eta) on
+    assert [float(dot.get_xdata()[0]) for dot in dots] == pytest.approx([0.5, 1 / 0.06])
+    assert [float(dot.get_ydata()[0]) for dot in dots] == pytest.approx([0.015, 1.0])
+    eq_3, released = (line.get_ydata() for line in axis.lines if len(line.get_xdata()) > 2)
+    assert float(eq_3[0] / released[0]) == pytest.approx(0.5)  # added once and twice
+    assert (float(eq_3[-1]), float(released[-1])) == pytest.approx((0.015, 1.0))
+    assert list(axis.lines[-1].get_xdata()) == [0.5, 3.0]
+    plt.close("all")
 
 
 def test_figure_1cs_legend_contradicts_table_1():

@@ -37,7 +37,7 @@ exclude_patterns = [
 highlight_language = "none"  # of blocks that name none: commands and what they print
 nb_execution_mode = "off"
 nb_merge_streams = True
-# A control needs a running kernel: the table that stands beside it is shown instead.
+# A control needs a running kernel: the table or picture that stands beside it is shown instead.
 nb_ipywidgets_js = {}
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
 myst_enable_extensions = ["dollarmath", "amsmath"]

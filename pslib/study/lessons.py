@@ -10,7 +10,9 @@ import textwrap
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from IPython.display import Markdown
+from IPython.core.pylabtools import print_figure
+from IPython.display import Markdown, display
+from ipywidgets import FloatSlider, interactive
 from matplotlib.patches import Rectangle
 
 from pslib import advantages, losses
@@ -242,12 +244,34 @@ def clip_curves(size, mean, std, eta, kappa, span=(-2.6, 3.2), marks=()):
             axis.axhline(0, color="black", lw=0.6)
             title = f"A = {sign * size:.3f}, η = {eta:g}, κ = {kappa:g}"
             axis.set(xlabel="signal b of the token, nats", ylabel="advantage Ã of the token")
+            axis.set_ylim(sorted((-1.2 * sign * size, 3.2 * sign * size)))
             axis.set_title(title)
             both_ways = (lambda b: (b - mean) / std, lambda z: mean + std * z)
             top = axis.secondary_xaxis("top", functions=both_ways)
             top.set_xlabel("B, standard deviations from the group's mean")
         axes[1].legend(fontsize=8, title="variant", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def sliders(draw, eta, kappa):
+    """Sliders for eta and kappa below which `draw(eta, kappa)` shows its Figure; where nothing can
+    be moved, as on a page, the figure at their start.
+    """
+
+    def redraw(eta, kappa):
+        draw(eta, kappa)  # shown as any figure that a cell makes
+
+    both = {"style": {"description_width": "2em"}, "continuous_update": False}
+    panel = interactive(
+        redraw,
+        eta=FloatSlider(eta, min=0, max=4, step=0.05, description="η", **both),
+        kappa=FloatSlider(kappa, min=1, max=8, step=0.5, description="κ", **both),
+    )
+    figure = draw(eta, kappa)
+    with plt.rc_context(STYLE):
+        still = {"image/png": print_figure(figure, base64=True)}
+    plt.close(figure)
+    display(panel._repr_mimebundle_() | still, raw=True)
 
 
 def surrogate_curves(eps=0.2, marks=()):

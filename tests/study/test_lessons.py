@@ -2,6 +2,7 @@
 hand, and what is drawn.
 """
 
+import base64
 import inspect
 import io
 import json
@@ -246,6 +247,29 @@ def test_clip_curves_go_through_the_four_rollouts():
     assert dots[0].get_xdata().tolist() == pytest.approx(
         [0.2], abs=1e-5
     )  # b = 0.6 + 0.4 B, in nats
+
+
+def test_sliders_draw_anew_and_a_page_shows_the_picture_at_their_start(monkeypatch):
+    drawn, panels, shown = [], [], []
+    made = lessons.interactive
+
+    def draw(eta, kappa):
+        drawn.append((eta, kappa))
+        return plt.subplots()[0]
+
+    def interactive(*given, **sliders):
+        panels.append(made(*given, **sliders))
+        return panels[0]
+
+    monkeypatch.setattr(lessons, "interactive", interactive)
+    monkeypatch.setattr(lessons, "display", lambda data, raw: shown.append(data))
+    lessons.sliders(draw, 2.0, 4.0)
+    (data,) = shown
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert "application/vnd.jupyter.widget-view+json" in data and set(drawn) == {(2.0, 4.0)}
+    eta, kappa, _ = panels[0].children
+    eta.value, kappa.value = 0.5, 1.0
+    assert drawn[-2:] == [(0.5, 4.0), (0.5, 1.0)]
 
 
 def test_surrogate_curves_are_flat_where_the_clip_binds():

@@ -5,6 +5,8 @@
 that is looked for here.
 """
 
+import pkgutil
+import re
 import subprocess
 import sys
 
@@ -51,6 +53,39 @@ def test_a_lesson_is_committed_as_it_was_run(path):
             assert cell.execution_count, cell.id
             if cell.source.endswith(");"):  # which shows a figure
                 assert any("image/png" in out.get("data", {}) for out in cell.outputs), cell.id
+
+
+def outputs(cell, kind):
+    return [out["data"][kind] for out in cell.get("outputs", ()) if kind in out.get("data", {})]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_table_shows_nan(path):
+    for cell in nbformat.read(path, 4).cells:
+        assert not any(">NaN<" in table for table in outputs(cell, "text/html")), cell.id
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if "10" <= path.stem < "25"], ids=lambda path: path.stem
+)
+def test_each_section_of_results_says_what_its_tables_and_figures_show(path):
+    sections = [[]]
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("#"):
+            sections.append([])
+        sections[-1].append(cell)
+    for section in sections:
+        if any(outputs(cell, "text/html") + outputs(cell, "image/png") for cell in section):
+            read = any(cell.source.startswith("**Reading it.**") for cell in section)
+            assert read, section[0].source
+
+
+def test_the_picture_of_a_step_names_what_pslib_has():
+    picture = (runs.ROOT / "notebooks" / "step.svg").read_text(encoding="utf-8")
+    names = re.findall(r">(?:all of it: )?(\w+)\.([\w.]+)</text>", picture)
+    assert len(names) == 12
+    for module, name in names:
+        pkgutil.resolve_name(f"pslib.{module}:{name}")
 
 
 def nbval(path, source, output):

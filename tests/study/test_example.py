@@ -2,10 +2,13 @@
 counted by hand.
 """
 
+import re
+
 import pytest
 import torch
 
 from pslib import methods, rewards, rollouts
+from pslib.lab import runs
 from pslib.study import example
 from tests.support import four_rollouts as four
 
@@ -46,3 +49,15 @@ def test_sharing_makes_of_it_what_was_counted_by_hand(name, counted, groups):
     group_ids, learned = rollouts.share(example.ROLLOUTS, methods.get(name), [example.END])
     assert learned.sum(1).tolist() == counted and group_ids.tolist() == groups
     assert not learned[torch.cat([~example.ROLLOUTS.mask] * (len(learned) // 4))].any()
+
+
+def test_the_picture_of_sharing_has_the_advantages_that_were_worked_out_by_hand():
+    picture = (runs.ROOT / "notebooks" / "sharing.svg").read_text(encoding="utf-8")
+    shown = [
+        float(number.replace("\N{MINUS SIGN}", "-"))
+        for number in re.findall(r">([+\N{MINUS SIGN}]\d\.\d\d)</text>", picture)
+    ]
+    responses = zip(four.ADVANTAGES, four.LENGTHS, strict=True)
+    normal = [adv for adv, length in responses for _ in range(length)]
+    high_entropy = [adv for row in four.PAPER for adv in row if adv is not four.PAD]
+    assert shown == pytest.approx(normal + high_entropy, abs=0.005)

@@ -75,7 +75,9 @@ def test_each_section_of_results_says_what_its_tables_and_figures_show(path):
             sections.append([])
         sections[-1].append(cell)
     for section in sections:
-        if any(outputs(cell, "text/html") + outputs(cell, "image/png") for cell in section):
+        tables = [table for cell in section for table in outputs(cell, "text/html")]
+        filled = any("<td" in table for table in tables)  # one without results has nothing to read
+        if filled or any(outputs(cell, "image/png") for cell in section):
             read = any(cell.source.startswith("**Reading it.**") for cell in section)
             assert read, section[0].source
 

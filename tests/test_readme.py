@@ -6,13 +6,14 @@ import re
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pslib.evidence import analyses, tables, trace
+from pslib.evidence import analyses, predictions, tables, trace
 from pslib.evidence.verdicts import by_form
 from pslib.lab import cli, runs
 from pslib.nano import worlds
@@ -67,24 +68,23 @@ def test_the_committed_table_follows_from_the_committed_runs():
 
 
 def test_its_first_finding_is_what_its_runs_say():
-    profile = runs.load_profile("bases")
+    profile = runs.load_profile("understood")
     folder = profile.results("committed")
-
-    def effect(method, measure):
-        made = trace.traces(profile, method, "grpo", measure, folder)
-        return next(each.effect for each in made if each.mode == "normal")
-
-    bits = effect("policy_split_released", "bits")
-    said = (
-        f"raises entropy by {bits.difference:.2f} bits a token over [GRPO](docs/glossary.md#grpo) "
-        f"(95% interval {bits.low:.2f} to {bits.high:.2f}, eight base models)"
-    )
-    assert said in " ".join(TEXT["README"].split()) and bits.seeds == 8
-    # and what it calls no detectable difference
-    others = [("policy_split_released", "points"), ("policy_split", "points")]
-    for method, measure in [*others, ("policy_split", "bits")]:
-        other = effect(method, measure)
-        assert other.low < 0 < other.high
+    tested = predictions.tested(profile, folder).set_index("prediction")
+    count = {7: "seven", 8: "eight"}[tested.base_models.min()]
+    text = " ".join(TEXT["README"].split())
+    for name, digits in (("form", 2), ("heeding", 2), ("control", 3)):
+        row = tested.loc[name]
+        low, high = row["mean"] - row.mean_ci, row["mean"] + row.mean_ci
+        said = f"(95% interval {low:.{digits}f} to {high:.{digits}f}, {count} base models)"
+        assert f"{row['mean']:.{digits}f} bits" in text and said in text
+        assert row.outcome == "as predicted" if count == "eight" else low > 0
+    # and what it says of the prompt's meaning
+    for against in ("a neutral prompt", "the low-entropy prompt"):
+        row = tested.loc[f"meaning against {against}"]
+        assert abs(row["mean"]) < row.mean_ci
+    shown = pd.read_csv(folder / "tables" / "predictions.csv").set_index("prediction")
+    assert np.allclose(shown["mean"], tested["mean"], atol=6e-5)
 
 
 def speed():

@@ -79,6 +79,7 @@ def form_and_meaning(profile, folder=None):
     ):
         _rows(axis, list(names))
         axis.set(xlabel="bits a token", title=title)
+        axis.locator_params(axis="x", nbins=5)  # or the labels run into each other
     _legend(figure)
     return figure
 

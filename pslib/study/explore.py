@@ -8,7 +8,7 @@ escaped before it becomes HTML, and what cannot be seen is spelled out.
 import html
 import itertools
 from bisect import bisect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ipywidgets as w
@@ -235,13 +235,15 @@ PAGE = PAGE.from_string(Path(__file__).with_name("explore.html").read_text(encod
 
 
 # --- controls -------------------------------------------------------------------------------------
-def controls(model, tokenizer, asked, colour="entropy"):
-    """Widgets that start from what was asked and ask anew: question, answer, temperature, samples,
-    seed and colour.
+def controls(model, tokenizer, asked, colour="entropy", base=None):
+    """Widgets that start from what was asked and ask anew: model, question, answer, the
+    high-entropy mode's system prompt, temperature, samples, seed and colour.
 
     A press of the button draws; the colour changes without drawing. Each draw takes the next seed;
-    a seed put back draws the same again.
+    a seed put back draws the same again. base: the (model, tokenizer) before training, to switch
+    to.
     """
+    models = {"trained": (model, tokenizer), **({"base model": base} if base else {})}
     wide = {"layout": w.Layout(width="auto"), "style": {"description_width": "9em"}}
     # what was worked out is not the next one's answer
     given = "" if asked.answer == worlds.total_of(asked.question) else asked.answer
@@ -249,6 +251,9 @@ def controls(model, tokenizer, asked, colour="entropy"):
     most = max(8, asked.samples)
     question = w.Textarea(asked.question, description="question", rows=2, **wide)
     answer = w.Text(given, description="answer", placeholder=hint, **wide)
+    which = w.Dropdown(options=list(models), description="model", **wide)
+    normal, other = asked.modes
+    system = w.Textarea(other.system or "", description="system prompt", rows=3, **wide)
     warm = asked.decoding.temperature
     temperature = w.FloatSlider(warm, max=max(2, warm), description="temperature", **wide)
     samples = w.IntSlider(asked.samples, min=1, max=most, description="samples a mode", **wide)
@@ -262,7 +267,8 @@ def controls(model, tokenizer, asked, colour="entropy"):
         chosen = [each.value for each in (question, answer, temperature, samples)]
         longest = asked.decoding.max_new_tokens
         try:
-            last[0] = ask(model, tokenizer, asked.modes, *chosen, longest, seed.value)
+            both = normal, replace(other, system=system.value.strip() or None)
+            last[0] = ask(*models[which.value], both, *chosen, longest, seed.value)
         except (ValueError, RuntimeError) as error:
             said.value = f"<b>{html.escape(_seen(' '.join(str(error).split())))}</b>"
         else:
@@ -273,4 +279,5 @@ def controls(model, tokenizer, asked, colour="entropy"):
 
     button.on_click(press)
     by.observe(lambda _: setattr(shown, "value", side_by_side(last[0], by.value)), "value")
-    return w.VBox([question, answer, temperature, samples, seed, by, w.HBox([button, said]), shown])
+    given = [which, question, answer, system, temperature, samples, seed, by]
+    return w.VBox([*given, w.HBox([button, said]), shown])

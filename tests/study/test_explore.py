@@ -427,10 +427,19 @@ class Panel:
 
     def __init__(self, *given):
         box = explore.controls(*given)
-        names = ("question", "answer", "temperature", "samples", "seed", "colour")
+        names = (
+            "which",
+            "question",
+            "answer",
+            "system",
+            "temperature",
+            "samples",
+            "seed",
+            "colour",
+        )
         for name, widget in zip(names, box.children, strict=False):
             setattr(self, name, widget)
-        (self.button, self.said), self.shown = box.children[6].children, box.children[7]
+        (self.button, self.said), self.shown = box.children[8].children, box.children[9]
 
 
 @pytest.fixture
@@ -454,6 +463,21 @@ def test_a_press_draws_by_the_controls(panel, asking):
         and panel.said.value == ""
         and not panel.button.disabled
     )
+
+
+def test_a_press_draws_under_the_prompt_that_was_typed_from_the_chosen_model(
+    model, tokenizer, asked, asking, monkeypatch
+):
+    panel = Panel(model, tokenizer, asked, "entropy", ("the base", tokenizer))
+    assert panel.which.options == ("trained", "base model")
+    panel.system.value, panel.which.value = " Answer twice. ", "base model"
+    got = []
+    monkeypatch.setattr(explore, "ask", lambda *given: got.append(given) or asked)
+    panel.button.click()
+    assert got[0][0] == "the base" and [each.system for each in got[0][2]] == [
+        None,
+        "Answer twice.",
+    ]
 
 
 def test_each_press_takes_the_next_seed_and_one_put_back_repeats(panel):

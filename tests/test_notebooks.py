@@ -60,6 +60,11 @@ def outputs(cell, kind):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_output_names_a_folder_of_the_machine_that_ran_it(path):
+    assert "PosixPath('/" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_table_shows_nan(path):
     for cell in nbformat.read(path, 4).cells:
         assert not any(">NaN<" in table for table in outputs(cell, "text/html")), cell.id

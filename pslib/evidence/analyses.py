@@ -267,6 +267,13 @@ def solved_by_one(profile, folder=None):
     return pd.DataFrame(rows, columns=[*KEYS, "only_normal", "only_he", "neither"])
 
 
+def total_variation(first, second):
+    """How far two distributions are apart, 0 to 1: half the sum of the absolute differences of
+    their shares, which stand on the last axis.
+    """
+    return np.abs(first - second).sum(-1) / 2
+
+
 def behaviour(profile, folder=None):
     """What each mode does: shares of the derivations under no prompt and under the trained one, and
     how far they are apart.
@@ -281,8 +288,8 @@ def behaviour(profile, folder=None):
         none, trained = (own.loc[name, SHARES].to_numpy(float) for name in ("none", "trained"))
         both = (none + trained) / (none + trained).sum()
         draws = np.random.default_rng(0).multinomial(responses, both, (2, 2000)) / responses
-        chance = np.abs(draws[0] - draws[1]).sum(1).mean() / 2
-        distance = np.abs(none - trained).sum() / 2
+        chance = total_variation(*draws).mean()
+        distance = total_variation(none, trained)
         rows.append((*keys, distance, chance, own.kl_from_normal["trained"], *none, *trained))
     shares = [f"{share}_{mode}" for mode in ("normal", "he") for share in SHARES]
     return pd.DataFrame(rows, columns=[*KEYS, "distance", "chance", "kl", *shares])
@@ -333,7 +340,7 @@ def asked(profile, folder=None):
     for kind in probe.KINDS:
         out[f"part_{kind}"] = total[f"bits_{kind}"] / total.tokens
     none = out[SHARES].xs("none", level="prompt").reindex(out.index.droplevel("prompt"))
-    out["asked_distance"] = np.abs(out[SHARES].to_numpy() - none.to_numpy()).sum(1) / 2
+    out["asked_distance"] = total_variation(out[SHARES].to_numpy(), none.to_numpy())
     return out.reset_index()
 
 

@@ -32,7 +32,6 @@ def tested(profile, folder=None):
     """
     rows = []
     for name, given, values, unit in measured(profile, folder):
-        mean, half = stats.mean_interval(values)
         bound = given.get("within")
         rows.append(
             {
@@ -40,8 +39,7 @@ def tested(profile, folder=None):
                 "says": " ".join(given["says"].split()),
                 "base_models": len(values),
                 "positive": int((values > 0).sum()),
-                "mean": mean,
-                "mean_ci": half,
+                **analyses.interval("mean", values),
                 "unit": unit,
                 "test": f"equivalence within {bound}" if bound else "sign flip",
                 "p": stats.equivalence(values, bound=bound) if bound else stats.sign_flip(values),
@@ -74,10 +72,16 @@ def estimated(profile, folder=None):
     """
     rows = []
     for name, _, values, unit in measured(profile, folder, "estimates"):
-        mean, half = stats.mean_interval(values)
-        detects = stats.smallest_detectable(values.std(ddof=1), len(values))
-        row = {"estimate": name, "base_models": len(values), "positive": int((values > 0).sum())}
-        rows.append(row | {"mean": mean, "mean_ci": half, "unit": unit, "detectable": detects})
+        rows.append(
+            {
+                "estimate": name,
+                "base_models": len(values),
+                "positive": int((values > 0).sum()),
+                **analyses.interval("mean", values),
+                "unit": unit,
+                "detectable": stats.smallest_detectable(values.std(ddof=1), len(values)),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -110,18 +114,16 @@ def at_equal_accuracy(profile, folder=None):
         there = evidence.beside(given["profile"])
         found = analyses.dynamics(there.profile, there.folder) if there else None
         pair = (given["method"], given["against"])
-        values = (
-            [] if found is None else [_when_level(own, *pair) for _, own in found.groupby("seed")]
+        curves = [] if found is None else found.groupby("seed")
+        values = pd.Series([_when_level(own, *pair) for _, own in curves], dtype=float).dropna()
+        rows.append(
+            {
+                "comparison": given["says"],
+                "base_models": len(values),
+                **analyses.interval("mean", values),
+                "unit": "bits",
+            }
         )
-        values = pd.Series(values, dtype=float).dropna()
-        mean, half = stats.mean_interval(values)
-        row = {
-            "comparison": given["says"],
-            "base_models": len(values),
-            "mean": mean,
-            "mean_ci": half,
-        }
-        rows.append(row | {"unit": "bits"})
     return pd.DataFrame(rows)
 
 

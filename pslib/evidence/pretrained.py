@@ -12,7 +12,7 @@ import pandas as pd
 
 from pslib import modes, tasks
 from pslib.evidence import analyses, probe
-from pslib.evidence.stats import mean_interval, parts_of_ratio
+from pslib.evidence.stats import parts_of_ratio
 from pslib.lab import chain, checkpoint, records, runs
 
 SEEDS = (1, 2, 3, 4)  # of the draws, one response to a question each
@@ -113,7 +113,7 @@ def table(profile, folder=None):
                 "kl": parts_of_ratio(by.kl, by.tokens),
             }
             for name in MEASURES:
-                row[name], row[f"{name}_ci"] = mean_interval(values[name])
+                row |= analyses.interval(name, values[name])
             rows.append(row)
     both = [part for name in MEASURES for part in (name, f"{name}_ci")]
     return pd.DataFrame(rows, columns=["task", "prompt", "seeds", "questions", "replicates", *both])

@@ -151,19 +151,24 @@ def many_tries(model, tokenizer, both, settings, suites, samples, generator):
     """How many of `samples` responses to each question are right, in each of both modes; ->
     DataFrame.
 
-    Columns suite, mode, question_id, samples, correct; suites: {name: questions}.
+    Columns suite, mode, question_id, samples, correct, and worked: how many of these also show
+    worked steps that are all right (see worlds.worked_right). suites: {name: questions}.
     """
     settings, parts = replace(settings, samples=samples), []
     for mode in both:
         for suite, questions in suites.items():
-            table, _, _ = evaluate.answer(
-                model, tokenizer, mode, questions, settings, generator, suite
+            rows = list(questions)
+            table, drawn, _ = evaluate.answer(
+                model, tokenizer, mode, rows, settings, generator, suite
             )
-            parts.append(
-                table.groupby(["suite", "mode", "question_id"], sort=False)
-                .correct.agg(samples="size", correct="sum")
-                .reset_index()
-            )
+            answered = zip(table.correct, drawn.group_ids.tolist(), drawn.texts, strict=True)
+            table["worked"] = [
+                int(right and worlds.worked_right(rows[g]["question"], text))
+                for right, g, text in answered
+            ]
+            by = table.groupby(["suite", "mode", "question_id"], sort=False)
+            counts = {"samples": ("correct", "size"), "correct": ("correct", "sum")}
+            parts.append(by.agg(**counts, worked=("worked", "sum")).reset_index())
     return pd.concat(parts, ignore_index=True)
 
 

@@ -18,6 +18,7 @@ Everything here is text; the model that learns it is made in `base`.
 import random
 import re
 import zlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import fsum
@@ -167,15 +168,15 @@ class Sum:
         return str(sum(self.numbers))
 
 
-def draw_sum(rng, terms, options=0, split="train"):
-    """A random sum of `terms` numbers from 1 to 9 within a split, with 0 to 9 options."""
+def draw_sum(rng, terms, options=0, split="train", least=1):
+    """A random sum of `terms` numbers from `least` to 9 within a split, with 0 to 9 options."""
     if split not in SPLITS or options > 9:
         raise ValueError(
             f"a sum has a split of {', '.join(sorted(set(SPLITS)))} and up to 9 options; got "
             f"{split!r}, {options}"
         )
     while True:
-        numbers = tuple(rng.randint(1, 9) for _ in range(terms))
+        numbers = tuple(rng.randint(least, 9) for _ in range(terms))
         if split_of(numbers) == split:
             break
     if not options:
@@ -221,10 +222,33 @@ def respond(question, derivation, rng, temperature=1.0):
     return " ".join(w for w in words if w) + f" \\boxed{{{question.answer}}}"
 
 
+def _numbers_of(question):
+    """The numbers that a question asks to add; none of a question that is no sum."""
+    asked = re.match(r"([\d+]+)(?::|$)", question)
+    return [int(n) for n in re.findall(r"\d+", asked[1])] if asked else []
+
+
+def worked_right(question, response):
+    """Whether worked steps alone lead from a sum's numbers to its total, all of them right.
+
+    A step adds numbers of the question or totals of earlier steps, each of them used once, and
+    after the last step one number is left. So any way of adding will do, and a glance, which shows
+    no step, will not.
+    """
+    left, steps = Counter(_numbers_of(question)), re.findall(r"[\d+]*=\d*", response)
+    for step in steps:
+        if not re.fullmatch(r"\d{1,9}(\+\d{1,9})+=\d{1,9}", step):
+            return False
+        *parts, total = map(int, re.split(r"[+=]", step))
+        if sum(parts) != total or not Counter(parts) <= left:
+            return False
+        left = left - Counter(parts) + Counter([total])
+    return bool(steps) and left.total() == 1
+
+
 def derivation_of(question, response):
     """The derivation of a response, by its steps' left-hand sides, or "other"."""
-    asked = re.match(r"([\d+]+)(?::|$)", question)
-    numbers = [int(n) for n in re.findall(r"\d+", asked[1])] if asked else []
+    numbers = _numbers_of(question)
     if len(numbers) < 2 or ("\\boxed{" not in response and "=" not in response):
         return "other"
     written = re.findall(r"([\d+]+)=", response)

@@ -25,13 +25,14 @@ SUITES = {
 TEST_SUITES = ("like", "long", "choice", "mixed")
 
 
-def load(suite, count, split="test", seed=0, terms=(), wording=""):
+def load(suite, count, split="test", seed=0, terms=(), wording="", least=1):
     """The first `count` questions of a nano suite in a split, or all there are; the same for the
     same arguments, on any machine.
 
     terms: how many numbers to add, where the suite's own is not wanted; wording: how a sum is put
-    to a model that reads words, where {sum} stands for, say, 3 + 5 + 2. -> Dataset with id (unique,
-    names suite, split, seed and place), question, answer. ValueError for an unknown suite.
+    to a model that reads words, where {sum} stands for, say, 3 + 5 + 2; least: the least number of
+    its sums. -> Dataset with id (unique, names suite, split, seed and place), question, answer.
+    ValueError for an unknown suite.
     """
     if suite not in SUITES:
         raise ValueError(f"no suite is called {suite!r}; there are {', '.join(SUITES)}")
@@ -41,7 +42,8 @@ def load(suite, count, split="test", seed=0, terms=(), wording=""):
     for _ in range(1000 * count):  # of few terms there are few sums
         if len(rows) == count:
             break
-        question = worlds.draw_sum(rng, rng.choice(terms or own), rng.choice(options), split)
+        given = rng.choice(terms or own), rng.choice(options), split, least
+        question = worlds.draw_sum(rng, *given)
         if question.numbers not in seen:
             seen.add(question.numbers)
             text = wording.replace("{sum}", question.words) if wording else question.text

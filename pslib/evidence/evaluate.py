@@ -51,8 +51,8 @@ class Settings(ranges.Checked):
 
 @dataclass(frozen=True)
 class Probe(ranges.Checked):
-    """What is asked of a model beside the suites, in both modes; a profile's `probe` section. 0
-    leaves a part out.
+    """What is asked of a model beside the suites, in both modes; a profile's section `probe` or
+    `probe_later`. 0 leaves a part out.
     """
 
     methods: list = field(default_factory=list)  # of which methods; variants are not probed
@@ -65,6 +65,10 @@ class Probe(ranges.Checked):
     # draws
     asked: ranges.CountOrNone = 0
     asked_samples: ranges.Count = 8  # responses to each of these questions under each prompt
+    # Sums of the suite `long` without numbers below `least`, answered `tries` times in each mode
+    pass_at_k: ranges.CountOrNone = 0
+    tries: ranges.Count = 256
+    least: ranges.Count = 1
 
 
 def answer(model, tokenizer, mode, questions, settings, generator, suite="", reward=exact):

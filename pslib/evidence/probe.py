@@ -285,11 +285,12 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
     return pd.DataFrame(rows, columns=["kind", "mode", "advantage", "bonus", *added])
 
 
-def questions(profile):
-    """The questions of the suites that a profile's `probe` section asks: {suite, or "prompts":
-    questions}.
-    """
-    wanted = profile.probe
+# What a section of a profile (an evaluate.Probe) may ask for: each is a setting of it, and a file
+PARTS = ("best_of_n", "prompts", "stories", "asked", "pass_at_k")
+
+
+def questions(profile, wanted):
+    """The questions of the suites that an evaluate.Probe asks: {suite or part: questions}."""
     many = {
         suite: profile.questions(suite, wanted.best_of_n)
         for suite in ("like", "long")
@@ -298,19 +299,21 @@ def questions(profile):
     for part in ("prompts", "asked"):
         if getattr(wanted, part):
             many[part] = profile.questions("like", getattr(wanted, part))
+    if wanted.pass_at_k:
+        many["pass_at_k"] = profile.questions("long", wanted.pass_at_k, least=wanted.least)
     return many
 
 
-def probe(model, tokenizer, profile, size, seed):
-    """All of the above that a profile's `probe` section (an evaluate.Probe) asks for: {name of the
-    file: DataFrame}.
+def probe(model, tokenizer, profile, size, seed, wanted):
+    """All of the above that a section of a profile (an evaluate.Probe) asks for: {name of the file:
+    DataFrame}.
     """
-    generator, wanted, out = torch.Generator().manual_seed(seed), profile.probe, {}
+    generator, out = torch.Generator().manual_seed(seed), {}
     plain = replace(
         profile.evaluate, temperature=1.0, top_k=0, top_p=1.0
     )  # entropies and KL are of the policy itself
     asked = model, tokenizer, profile.modes_of(size, tokenizer), plain
-    given = questions(profile)
+    given = questions(profile, wanted)
     if wanted.best_of_n:
         out["best_of_n"] = many_tries(
             *asked, {suite: given[suite] for suite in ("like", "long")}, wanted.samples, generator
@@ -329,4 +332,7 @@ def probe(model, tokenizer, profile, size, seed):
         out["stories"], out["story_texts"] = stories(
             *asked, profile.stories, wanted.stories, generator
         )
+    if wanted.pass_at_k:
+        large = {"long": given["pass_at_k"]}
+        out["pass_at_k"] = many_tries(*asked, large, wanted.tries, generator)
     return out

@@ -5,6 +5,7 @@ A step that is done is not done again; a training run that was stopped goes on f
 checkpoint; a file is there whole or not at all.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -418,46 +419,57 @@ def _evaluate(profile, method, size, seed, model, tokenizer, asked, kept):
     return pd.concat(parts).round({"entropy_bits": 4})
 
 
-PROBED = ("best_of_n", "prompts", "stories", "asked")
-
-
-def _probed(profile, method):
-    """What the profile's `probe` section wants of a method's models."""
-    if method not in profile.probe.methods:
-        return []
-    return [part for part in PROBED if getattr(profile.probe, part)]
+def _sections(profile, method):
+    """What the profile's `probe` and `probe_later` want of a method's models: {section: files}."""
+    sections = {"probe": profile.probe, "probe_later": profile.probe_later}
+    return {
+        name: [part for part in probe.PARTS if getattr(wanted, part)]
+        for name, wanted in sections.items()
+        if method in wanted.methods
+    }
 
 
 def probe_run(profile, method, size, seed):
-    """Ask a run's model (or the original's) what the profile's `probe` section wants, in both
-    modes; -> {name: DataFrame}.
+    """Ask a run's model (or the original's) what the profile's `probe` and `probe_later` sections
+    want, in both modes; -> {name: DataFrame}.
 
-    Each is written beside the run's evaluation: best_of_n.csv, prompts.csv, stories.csv and
-    story_texts.parquet.
+    Each is written beside the run's evaluation: the files of probe.PARTS, and story_texts.parquet.
+    A section has its own record, <section>.yaml. `probe_later` also has a manifest of its own,
+    probe_later.json, since its models may have been trained at another commit.
     """
-    folder = runs.run_folder(profile, method, size, seed)
+    folder, found = runs.run_folder(profile, method, size, seed), {}
     with runs.owned(folder):
-        files = {part: folder / f"{part}.csv" for part in _probed(profile, method)}
-        record, wanted = folder / "probe.yaml", records.probe_settings(profile, size)
-        done = all(path.exists() for path in files.values())
-        records.same(record, wanted)
-        # results without a record are from before inputs were recorded
-        if files and not (done and not record.exists()):
-            model, tokenizer = trained_model(profile, method, size, seed)
-            asked = probe.questions(profile)
-            wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, asked, folder)
-            records.begin(record, wanted)
-        if not done:
-            begun, found = time.time(), probe.probe(model, tokenizer, profile, size, seed)
-            if "story_texts" in found:
-                texts = found.pop("story_texts").to_parquet()
-                checkpoint.write(folder / "story_texts.parquet", texts)
-            for name, table in found.items():
-                checkpoint.write(files[name], table.round(4).to_csv(index=False))
-            if not profile.origin.made_here:
-                inputs = {"model": _source(profile, size, model)}
-                _write_json(folder / "probe.json", runs.manifest(seed, time.time() - begun, inputs))
-        return {name: pd.read_csv(path) for name, path in files.items()}
+        for section, parts in _sections(profile, method).items():
+            _probe(profile, method, size, seed, section, [folder / f"{part}.csv" for part in parts])
+            found |= {part: pd.read_csv(folder / f"{part}.csv") for part in parts}
+    return found
+
+
+def _probe(profile, method, size, seed, section, files):
+    """Ask what a section wants and write its files, in a folder that is owned."""
+    folder, asked = runs.run_folder(profile, method, size, seed), getattr(profile, section)
+    record, wanted = folder / f"{section}.yaml", records.probe_settings(profile, size, asked)
+    done = all(path.exists() for path in files)
+    records.same(record, wanted)
+    # results without a record are from before inputs were recorded
+    if files and not (done and not record.exists()):
+        model, tokenizer = trained_model(profile, method, size, seed)
+        questions = probe.questions(profile, asked)
+        wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, questions, folder)
+        records.begin(record, wanted)
+    if done:
+        return
+    begun, found = time.time(), probe.probe(model, tokenizer, profile, size, seed, asked)
+    if "story_texts" in found:
+        texts = found.pop("story_texts").to_parquet()
+        checkpoint.write(folder / "story_texts.parquet", texts)
+    for name, table in found.items():
+        checkpoint.write(folder / f"{name}.csv", table.round(4).to_csv(index=False))
+    if section == "probe_later" or not profile.origin.made_here:
+        made = profile.origin.made_here
+        which = wanted["inputs"]["model"] if made else _source(profile, size, model)
+        manifest = runs.manifest(seed, time.time() - begun, {"model": which})
+        _write_json(folder / f"{section}.json", manifest)
 
 
 def _numbers(seeds):
@@ -481,7 +493,7 @@ def probe_runs(profile, method, size, seeds):
     found = {seed: probe_run(profile, method, size, seed) for seed in _numbers(seeds)}
     return {
         name: pd.concat([own[name].assign(seed=seed) for seed, own in found.items()])
-        for name in _probed(profile, method)
+        for name in next(iter(found.values()))
     }
 
 
@@ -530,7 +542,7 @@ def missing(profile):
         own = runs.run_folder(profile, method, size, seed)
         if profile.method(method).training and not (own / "manifest.json").exists():
             out[f"06_train-{name}"] = f"run {name}"
-        for part in ("evaluation", *_probed(profile, method)):
+        for part in ("evaluation", *itertools.chain(*_sections(profile, method).values())):
             if not (own / f"{part}.csv").exists():
                 seeds = "_".join(map(str, profile.seeds_of(size)))
                 out[f"07_evaluate-{method}-{size}-s{seeds}"] = f"{part}.csv of run {name}"

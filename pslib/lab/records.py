@@ -120,9 +120,9 @@ def _asking(profile, size):
     }
 
 
-def probe_settings(profile, size):
-    """All that a profile says of a probe, but of which methods' models."""
-    wanted = {name: value for name, value in asdict(profile.probe).items() if name != "methods"}
+def probe_settings(profile, size, probe):
+    """All that a profile says of one of its probes, but of which methods' models."""
+    wanted = {name: value for name, value in asdict(probe).items() if name != "methods"}
     return {"probe": wanted, **evaluation_settings(profile, size)}
 
 
@@ -167,6 +167,7 @@ def _defaults(method):
             "model": origins.NANO,
             "evaluate": _defaults_of(evaluate.Settings),
             "base": _defaults_of(runs.BaseSettings),
+            "probe": _defaults_of(evaluate.Probe),
             "coefficients": dict(known[method].coefficients) if method in known else {},
         }
     )

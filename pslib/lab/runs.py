@@ -78,6 +78,8 @@ class Profile:
     # method -> coefficients that differ from the paper's
     coefficients: dict[str, dict] = field(default_factory=dict)
     probe: evaluate.Probe = field(default_factory=evaluate.Probe)
+    # asked of runs that were probed before, and so recorded apart from `probe`
+    probe_later: evaluate.Probe = field(default_factory=evaluate.Probe)
     ablation_size: str = ""  # the size at which the variants run; empty: at every size
     # name -> {of: method, then its coefficients}: rows of the ablation table
     variants: dict[str, dict] = field(default_factory=dict)
@@ -157,12 +159,14 @@ class Profile:
         own = self.origin.neutral_prompts(size, tokenizer)[NEUTRAL]
         return modes.NORMAL, modes.Mode("he", own)
 
-    def questions(self, suite, count, split="test"):
-        """Up to `count` questions of a suite, of the profile's data sets or the nano world's."""
+    def questions(self, suite, count, split="test", least=1):
+        """Up to `count` questions of a suite, of the profile's data sets or the nano world's;
+        least: the least number of the latter's sums.
+        """
         if self.data:
             return benchmarks.load(self.data, suite, count, split)
-        terms = self.terms.get(suite, ())
-        return tasks.load(suite, count, split, terms=terms, wording=self.wording)
+        given = {"terms": self.terms.get(suite, ()), "wording": self.wording, "least": least}
+        return tasks.load(suite, count, split, **given)
 
     @property
     def stories(self):
@@ -269,7 +273,8 @@ def load_profile(name):
     profile = build(Profile, {"name": path.stem, **given}, where)
     for fault in (*_faults(profile), *profile.origin.faults()):
         raise ValueError(f"{where}: {fault}")
-    for names in (profile.methods, profile.coefficients, profile.variants, profile.probe.methods):
+    asked = (profile.probe.methods, profile.probe_later.methods)
+    for names in (profile.methods, profile.coefficients, profile.variants, *asked):
         for name in names:
             profile.method(name)
     for step, asked in profile.resources.items():

@@ -168,9 +168,12 @@ def test_characters_are_of_the_plan_the_sums_the_box_or_the_wording():
 
 def test_only_what_is_wanted_is_asked(model, tokenizer, both):
     profile = replace(runs.load_profile("smoke"), evaluate=SETTINGS)
-    assert probe.probe(model, tokenizer, profile, "0.2m", 1) == {}
-    wanted = replace(profile, probe=evaluate.Probe(best_of_n=1, samples=2))
-    assert set(probe.probe(model, tokenizer, wanted, "0.2m", 1)) == {"best_of_n"}
+    for wanted, parts in (
+        (evaluate.Probe(), set()),
+        (evaluate.Probe(best_of_n=1, samples=2), {"best_of_n"}),
+        (evaluate.Probe(pass_at_k=2, tries=2, least=6), {"pass_at_k"}),
+    ):
+        assert set(probe.probe(model, tokenizer, profile, "0.2m", 1, wanted)) == parts
 
 
 def test_stories_of_prompts_that_are_not_the_nano_worlds_are_not_told_by_its_grammar(

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
 from pslib import tasks, train
-from pslib.evidence import artefacts, tables
+from pslib.evidence import artefacts, evaluate, tables
 from pslib.lab import chain, records, runs
 from pslib.nano import base
 from tests.support import crashes, faults
@@ -263,6 +264,32 @@ def test_what_makes_the_base_model_fair_is_measured_for_every_suite_derivation_a
         "suite": 4,
     }
     assert measured[measured.measure == "prompt"].kl.notna().all()
+
+
+def test_a_later_probe_leaves_an_earlier_one_as_it_is_and_says_when_it_was_asked(profile):
+    first = evaluate.Probe(["original"], best_of_n=1, samples=2)
+    early = replace(profile, probe=first)
+    chain.probe_run(early, "original", "0.2m", 1)
+    folder = runs.run_folder(profile, "original", "0.2m", 1)
+    # a record from before probes had these settings, whose defaults it is taken to mean
+    record = yaml.safe_load((folder / "probe.yaml").read_text())
+    for name in ("pass_at_k", "tries", "least"):
+        del record["probe"][name]
+    (folder / "probe.yaml").write_text(yaml.safe_dump(record))
+    kept = {path: path.read_bytes() for path in folder.glob("*.*")}
+    late = replace(early, probe_later=evaluate.Probe(["original"], pass_at_k=2, tries=3, least=7))
+    assert "pass_at_k.csv of run original-0.2m-s1" in chain.missing(late).values()
+    found = chain.probe_run(late, "original", "0.2m", 1)
+    assert set(found) == {"best_of_n", "pass_at_k"}
+    assert found["pass_at_k"].groupby("mode").samples.sum().to_dict() == {"he": 6, "normal": 6}
+    assert (found["pass_at_k"].worked <= found["pass_at_k"].correct).all()
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    about = json.loads((folder / "probe_later.json").read_text())
+    model = records.load(folder / "probe_later.yaml")["inputs"]["model"]
+    assert about["inputs"] == {"model": model} and "commit" in about
+    other = replace(late, probe_later=replace(late.probe_later, least=8))
+    with pytest.raises(ValueError, match=r"least \(7 then, 8 now\)"):
+        chain.probe_run(other, "original", "0.2m", 1)
 
 
 def test_seeds_that_are_not_numbers_are_refused(profile):

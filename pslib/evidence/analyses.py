@@ -24,6 +24,8 @@ from pslib.nano import worlds
 
 KEYS = ["size", "method", "label", "seed"]
 TRIES = (1, 2, 4, 8, 16, 32, 64)
+# What counts as right in pass_at_k: the column of the probe's counts
+CRITERIA = {"answer": "correct", "steps": "worked"}
 # What a row of the high-entropy mode adds to the method's label, as in the paper.
 HE = " + HE prompt"
 _MODE_SAID = {"normal": "", "he": HE}
@@ -36,6 +38,7 @@ UNITS = {
     **{"average_acc": "points", "average_ent": "bits", "entropy_change": "bits"},
     **{"asked_bits": "bits", "asked_accuracy": "points"},
     **{"asked_kl": "nats", "asked_distance": "share"},
+    **{f"passed_{criterion}": "points" for criterion in CRITERIA},
     **{"kl_from_normal": "nats", "kl_he_from_normal": "nats", "kl": "nats", "distance": "share"},
     **{"div_2gram": "points of 100", "div_bleu4": "points of 100", "solved": "points"},
     "times": "times",
@@ -224,28 +227,29 @@ def best_of(correct, samples, n):
     return 1 - comb(samples - correct, n) / comb(samples, n)
 
 
-def _solved(profile, folder):
+def _solved(profile, folder, probe="best_of_n", right="correct"):
     """Of each run: its keys, how many samples a question had, and how many were right: a row a
     question, a column a mode.
     """
-    for keys, own in collect(profile, "best_of_n", folder).groupby(KEYS, sort=False):
-        counts = own.pivot(index="question_id", columns="mode", values="correct")
+    for keys, own in collect(profile, probe, folder).groupby(KEYS, sort=False):
+        counts = own.pivot(index="question_id", columns="mode", values=right)
         yield keys, int(own.samples.iloc[0]), counts
 
 
-def best_of_n(profile, folder=None):
+def best_of_n(profile, folder=None, tries=TRIES, **of):
     """Best-of-n accuracy in percent for the normal mode, the high-entropy mode, and half of the n
     in each ("both").
 
     A row a run, n and way of sampling; for "both", 1 - (1 - p_n/2 normal)(1 - p_n/2 HE) for each
-    question, n even.
+    question, n even: draws in two modes are independent, so the product of two unbiased estimates
+    is one. of: which probe's counts, and of what, see _solved.
     """
     rows = []
-    for keys, samples, counts in _solved(profile, folder):
+    for keys, samples, counts in _solved(profile, folder, **of):
         chance = {
             (mode, n): np.array([best_of(c, samples, n) for c in counts[mode]])
             for mode in counts
-            for n in TRIES
+            for n in tries
             if n <= samples
         }
         for (mode, n), p in chance.items():
@@ -254,6 +258,18 @@ def best_of_n(profile, folder=None):
                 both = 1 - (1 - chance["normal", n // 2]) * (1 - chance["he", n // 2])
                 rows.append((*keys, "both", n, 100 * both.mean()))
     return pd.DataFrame(rows, columns=[*KEYS, "sampling", "n", "accuracy"])
+
+
+def pass_at_k(profile, folder=None):
+    """Best-of-n accuracy of the probe pass_at_k for n of 1 to 256, by each of CRITERIA: the answer
+    is right; the answer and every worked step are right.
+    """
+    tries = tuple(2**power for power in range(9))
+    parts = {
+        criterion: best_of_n(profile, folder, tries, probe="pass_at_k", right=column)
+        for criterion, column in CRITERIA.items()
+    }
+    return pd.concat(parts, names=["criterion"]).reset_index("criterion")
 
 
 def solved_by_one(profile, folder=None):
@@ -427,8 +443,9 @@ class Evidence:
     seed.
 
     What stands behind @ is a mode; for the measures of prompt_generalization and asked a prompt,
-    for `solved` a way of sampling and n (both_8), for the KL in training start or end. A method may
-    be another profile's whose results lie beside these: "understood_low/eta_0@none".
+    for `solved` and passed_<criterion> a way of sampling and n (both_8), for the KL in training
+    start or end. A method may be another profile's whose results lie beside these:
+    "understood_low/eta_0@none".
     """
 
     def __init__(self, profile, folder=None):
@@ -495,6 +512,13 @@ def _by_budget(profile, folder):
     return found.assign(at=found.sampling + "_" + found.n.astype(str), solved=found.accuracy)
 
 
+def _by_criterion(profile, folder):
+    found = pass_at_k(profile, folder)
+    found = found.assign(at=found.sampling + "_" + found.n.astype(str))
+    wide = found.pivot(index=[*KEYS, "at"], columns="criterion", values="accuracy")
+    return wide.add_prefix("passed_").reset_index()
+
+
 # Which table has a measure, and which of its columns stands behind @, or what does for all rows.
 MEASURED = {
     **dict.fromkeys(SUITES, (suites, "mode")),
@@ -507,4 +531,5 @@ MEASURED = {
     "times": (cost, "training"),
     "kl_he_from_normal": (_kl_by_time, "at"),
     "solved": (_by_budget, "at"),
+    **dict.fromkeys([f"passed_{criterion}" for criterion in CRITERIA], (_by_criterion, "at")),
 }

@@ -145,17 +145,33 @@ def shown(table):
     return cells.where(cells.notna(), "").rename(columns=_heads(table))
 
 
-def best_of_n_shown(table):
-    """Best-of-n accuracy for n of 1, 8 and 64: a row a size and method, a column a way of sampling
-    and n.
-    """
-    some = table[table.n.isin((1, 8, 64))].astype({"n": str})
+def best_of_n_shown(table, tries=(1, 8, 64)):
+    """Best-of-n accuracy for some n: a row a size and method, a column a way of sampling and n."""
+    some = table[table.n.isin(tries)].astype({"n": str})
     what = some.sampling + ", n = " + some.n
     cells = [with_half(*pair) for pair in zip(some.accuracy, some.accuracy_ci, strict=True)]
     row = ["size", "label", "seeds", "replicates"]
     wide = some.assign(what=what, cell=cells).pivot(index=row, columns="what", values="cell")
     rows = pd.MultiIndex.from_frame(some[row]).unique()
     return shown(wide.reindex(columns=what.unique()).reindex(rows).reset_index())
+
+
+def pass_at_k(profile, folder=None):
+    """Pass@k of every method and variant that was asked, over replicates (see
+    analyses.pass_at_k).
+    """
+    keys = ["size", "method", "label", "criterion", "sampling", "n"]
+    found = analyses.pass_at_k(profile, folder)
+    return with_replicates(analyses.over_seeds(found, keys, ["accuracy"]), profile)
+
+
+def pass_at_k_shown(table):
+    """Pass@k as people read it: {criterion: its table}."""
+    said = {"answer": "Answer right", "steps": "Answer and every worked step right"}
+    return {
+        said[criterion]: best_of_n_shown(own.drop(columns="criterion"), (1, 16, 256))
+        for criterion, own in table.groupby("criterion", sort=False)
+    }
 
 
 def effects(profile, folder=None):

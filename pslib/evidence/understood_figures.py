@@ -6,9 +6,9 @@ small mark is a base model everywhere, a large one their mean with its 95% inter
 
 import matplotlib.pyplot as plt
 
-from pslib.evidence import probe, stats
+from pslib.evidence import analyses, probe, stats, tables
 from pslib.evidence.analyses import Evidence
-from pslib.evidence.figures import PARTS, STYLE, WIDTH, _legend, _rows
+from pslib.evidence.figures import PARTS, STYLE, WIDTH, _band, _legend, _look, _rows
 
 WORLDS = {
     "understood": {"label": "prompts mean something", "color": "#0072b2", "marker": "o"},
@@ -135,4 +135,43 @@ def what_carries_the_gap(profile, folder=None):
         _rows(axis, list(methods.values()))
         axis.set(title=look["label"], xlabel="part of the gap, bits a token")
     _legend(figure, ncols=5)
+    return figure
+
+
+WAYS = {  # of spending k responses: how each is drawn, and called
+    "normal": ({"mode": "normal", "ls": "-"}, "normal mode"),
+    "he": ({"mode": "he", "ls": "--"}, "under the HE prompt"),
+    "both": ({"mode": "normal", "ls": ":", "marker": ""}, "half of k in each"),
+}
+
+
+@plt.rc_context(STYLE)
+def pass_at_k(profile, folder=None):
+    """Pass@k against k, a row a criterion and a column a method: the normal mode, the high-entropy
+    mode, and half of k in each, with 95% bands over base models.
+
+    GRPO's normal mode is a thin line in each panel.
+    """
+    found = tables.pass_at_k(profile, folder)
+    methods = [name for name in ("original", *FORMS) if name in set(found.method)]
+    shape = {"figsize": (WIDTH, 4.6), "sharex": True, "sharey": True, "squeeze": False}
+    figure, axes = plt.subplots(len(analyses.CRITERIA), max(1, len(methods)), **shape)
+    said = {"answer": "answer right, %", "steps": "and every step right, %"}
+    for row, criterion in zip(axes, said, strict=True):
+        own = found[found.criterion == criterion]
+        grpo = own[(own.method == "grpo") & (own.sampling == "normal")]
+        for axis, method in zip(row, methods, strict=False):
+            axis.plot(grpo.n, grpo.accuracy, color="black", lw=0.7, label="GRPO, normal mode")
+            for way, (look, label) in WAYS.items():
+                table = own[(own.method == method) & (own.sampling == way)]
+                drawn = _look(method, **look, ms=3.5, lw=1.3, label=label)
+                _band(axis, table, "n", "accuracy", (0, 100), **drawn)
+            axis.set_xscale("log", base=2)
+        row[0].set_ylabel(said[criterion])
+    for axis, method in zip(axes[0], methods, strict=False):
+        axis.set_title(FORMS.get(method, "before training"))
+    for axis in axes[-1]:
+        axis.set_xlabel("k responses")
+        axis.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
+    _legend(figure, ncols=4)
     return figure

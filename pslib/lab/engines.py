@@ -2,9 +2,9 @@
 
 An engine has `generate(prompts, copies, decoding, seeds) -> (tokens (N, T), lengths (N,))`, rows of
 one prompt being neighbours, and seeds one number a prompt (see `rollouts.Engine`). `engine_for`
-chooses one. Training always draws from the weights of the moment; an evaluation may ask for
-continuous batching of transformers or for vLLM. Whichever draws, the model itself scores what was
-drawn, so no engine's log-probs enter a loss or a table.
+chooses one. Training always draws from the weights of the moment; an evaluation may ask for vLLM.
+Whichever draws, the model itself scores what was drawn, so no engine's log-probs enter a loss or a
+table.
 """
 
 import os
@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
-from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers import GenerationConfig
 
 from pslib.nano import decode
 from pslib.policy import Policy, fork_rng, stop_ids, unwrapped
@@ -27,17 +27,11 @@ NEUTRAL = yaml.safe_load(Path(__file__).with_name("neutral.yaml").read_text(enco
 
 
 def _drawing(model, tokenizer, decoding):
-    """A generation config that draws from the policy itself at the given settings, and ends at
-    every stop id.
-    """
+    """A generation config that draws from the policy itself, and ends at every stop id."""
     drawing = {"do_sample": False}
     if decoding.temperature:
-        drawing = {
-            "do_sample": True,
-            "temperature": decoding.temperature,
-            "top_k": decoding.top_k,
-            "top_p": decoding.top_p,
-        }
+        shape = {name: getattr(decoding, name) for name in ("temperature", "top_k", "top_p")}
+        drawing = {"do_sample": True, **shape}
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
@@ -97,50 +91,6 @@ def _padded(responses):
     """Lists or tensors of ids -> tokens (N, T), 0 beyond each length, and lengths (N,)."""
     rows = [torch.as_tensor(response) for response in responses]
     return pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
-
-
-class ContinuousEngine:
-    """Sampling by `transformers.generate_batch`: a response that ends makes room for the next at
-    once.
-
-    Far slower than `generate` on a CPU.
-    """
-
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model, tokenizer
-
-    def generate(self, prompts, copies, decoding, seeds):
-        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,);
-        RuntimeError if one fails.
-
-        All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the
-        batch.
-        """
-        wanted = _drawing(self.model, self.tokenizer, decoding)
-        # On a GPU it fits its cache to the free memory; on a CPU it would take all of it, and
-        # attend to all of it.
-        room = {"page_size": 32, "num_blocks": 256, "max_batch_tokens": 512}
-        if self.model.device.type == "cuda":
-            room = {}
-        batching = ContinuousBatchingConfig(seed=int(seeds[0]) % 2**32, **room)
-        rows = [prompt for prompt in prompts for _ in range(copies)]
-        attention = self.model.config._attn_implementation
-        self.model.set_attn_implementation("sdpa")  # it refuses those that it does not know
-        try:
-            # it seeds the global generator
-            with fork_rng(self.model.device), _configured(self.model, wanted):
-                out = self.model.generate_batch(rows, wanted, batching)
-        finally:
-            self.model.set_attn_implementation(attention)
-        failed = [str(one.error) for one in out.values() if one.error]
-        if failed or len(out) < len(rows):
-            lost = len(rows) - len(out) + len(failed)
-            raise RuntimeError(
-                f"continuous batching lost {lost} of {len(rows)} responses "
-                f"({', '.join(failed[:1]) or 'no answer came'}); set the profile's engine to "
-                "generate"
-            )
-        return _padded([one.generated_tokens for one in out.values()])
 
 
 class VllmEngine:
@@ -217,11 +167,9 @@ def _vllm(source, dtype, device):
 
 
 def pieces(lengths, copies, decoding):
-    """Places of prompts of these lengths, in pieces of up to decoding.batch_tokens tokens, or of
-    one prompt: a list of lists.
+    """Places of prompts of these lengths, in pieces of up to decoding.batch_tokens tokens, or one.
 
-    All in their own order where they fit together; else the longest together, so that little is
-    padded.
+    All in their own order where they fit; else the longest together, so that little is padded.
     """
 
     def size(places):
@@ -252,9 +200,7 @@ class DecoderEngine:
         self.model, self.stops = model, torch.tensor(stop_ids(model, tokenizer))
 
     def generate(self, prompts, copies, decoding, seeds):
-        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths
-        (N,).
-        """
+        """`copies` responses to each prompt, lists of ids -> tokens (N, T), lengths (N,)."""
         decoder, found = self.decoder(self.model), {}
         for places in pieces(list(map(len, prompts)), copies, decoding):
             drawn = self._drawn(decoder, places, prompts, copies, decoding, seeds)
@@ -273,16 +219,9 @@ class DecoderEngine:
         draws = torch.stack([torch.rand(shape, generator=own) for own in generators])
         found = [[] for _ in places]
         for part in draws.split(at_once, 1):
-            tokens, lengths = decoder.generate(
-                [prompts[place] for place in places],
-                part.shape[1],
-                self.stops,
-                decoding.max_new_tokens,
-                decoding.temperature,
-                decoding.top_k,
-                decoding.top_p,
-                part.flatten(0, 1),
-            )
+            how = decoding.max_new_tokens, decoding.temperature, decoding.top_k, decoding.top_p
+            given = [prompts[place] for place in places], part.shape[1], self.stops
+            tokens, lengths = decoder.generate(*given, *how, part.flatten(0, 1))
             rows = [row[:n] for row, n in zip(tokens, lengths.tolist(), strict=True)]
             for k, own in enumerate(found):
                 own += rows[k * part.shape[1] : (k + 1) * part.shape[1]]
@@ -346,16 +285,13 @@ class CachedEngine(DecoderEngine):
 ENGINES = {
     "auto": None,
     "generate": GenerateEngine,
-    "continuous": ContinuousEngine,
     "vllm": VllmEngine,
 }
 _chosen = WeakKeyDictionary()  # model -> the class of its engine, where one was chosen
 
 
 def choose(model, tokenizer, name):
-    """Let `engine_for` give one of ENGINES for a model from now on, for its evaluation; ValueError
-    for an engine that cannot serve.
-    """
+    """Let `engine_for` give a model one of ENGINES from now on; ValueError if it cannot serve."""
     _chosen[model] = ENGINES[name]
     engine_for(model, tokenizer)
 

@@ -193,29 +193,6 @@ def test_a_response_ends_at_the_tokenizers_end_token_too(engine, model, tokenize
     assert len(calls) <= place + 1  # and nothing was computed beyond it
 
 
-def test_continuous_batching_is_given_nothing_that_bends_the_distribution(
-    model, tokenizer, monkeypatch
-):
-    # that its draws fit the exact softmax is tested where tests may take longer
-    seen = []
-
-    def generate_batch(rows, wanted, settings):
-        seen.append((wanted, model.generation_config))
-        return {k: SimpleNamespace(error=None, generated_tokens=[7]) for k in range(len(rows))}
-
-    monkeypatch.setattr(model, "generate_batch", generate_batch)
-    bent(model, *HOSTILE)
-    stops, config = policy.stop_ids(model, tokenizer), model.generation_config
-    engines.ContinuousEngine(model, tokenizer).generate([[8, 9]], 1, SAMPLED, [0])
-    ((wanted, its_own),) = seen
-    assert (
-        not model._get_logits_processor(wanted)
-        and wanted.eos_token_id == stops
-        and wanted.max_new_tokens == 6
-    )
-    assert its_own is wanted and model.generation_config is config
-
-
 @pytest.fixture
 def vllm(monkeypatch):
     """A stand-in for vLLM: what its models are made of, and what draws are asked of them."""
@@ -328,8 +305,8 @@ def test_a_qwen3_model_that_the_fast_decoder_does_not_compute_is_left_to_generat
 
 def test_the_engine_that_a_profile_chooses_is_given_for_its_model_every_time(model, tokenizer):
     before = set(vars(model))
-    engines.choose(model, tokenizer, "continuous")
-    assert isinstance(engines.engine_for(model, tokenizer), engines.ContinuousEngine)
+    engines.choose(model, tokenizer, "generate")
+    assert isinstance(engines.engine_for(model, tokenizer), engines.GenerateEngine)
     assert set(vars(model)) == before  # which is somebody else's object
     assert isinstance(engines.engine_for(copy.deepcopy(model), tokenizer), DecoderEngine)
     engines.choose(model, tokenizer, "auto")
@@ -349,13 +326,3 @@ def test_vllm_which_reads_a_folder_refuses_a_wrapped_and_a_new_model(vllm, model
             ValueError, match="vllm .* cannot draw from a wrapped model or a new one; set engine"
         ):
             engines.choose(other, tokenizer, "vllm")
-
-
-def test_a_response_that_continuous_batching_loses_is_not_passed_over(
-    model, tokenizer, monkeypatch
-):
-    policy.Policy(model)
-    monkeypatch.setattr(model, "generate_batch", lambda rows, *settings: {})
-    with pytest.raises(RuntimeError, match="lost 4 of 4 responses .no answer came.; set the"):
-        engines.ContinuousEngine(model, tokenizer).generate([[3, 4], [3]], 2, GREEDY, [0])
-    assert model.config._attn_implementation == "shared_prefixes"

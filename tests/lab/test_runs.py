@@ -77,7 +77,7 @@ def _with(tmp_path, monkeypatch, old="", new=""):
         (
             "seeds: [1]",
             "seeds: [1]\nengine: sglang",
-            "engine must be 'auto', 'generate', 'continuous' or 'vllm'; got 'sglang'",
+            "engine must be 'auto', 'generate' or 'vllm'; got 'sglang'",
         ),
         (
             "seeds: [1]",

@@ -14,7 +14,7 @@ meets three conditions is taken:
 The search stops there, so larger candidates stay unmeasured. Strength 0, the control, is always
 measured. The KL from the normal mode is recorded and never selected on. All questions are tuning
 questions. All prompts of the paper are given in full. `python -m pslib.nano.strength` runs the
-search, and goes on with one that was stopped, or with what results/understood holds of it.
+search, and goes on with one that was stopped.
 """
 
 import random
@@ -70,10 +70,9 @@ def measure(strength, seed):
     for name, texts in prompts_for(tokenizer, seed).items():
         parts = []
         for k, text in enumerate(texts):
-            both, own = (modes.Mode("he", text), modes.NORMAL), questions[k :: len(texts)]
+            given = modes.Mode("he", text), modes.NORMAL, questions[k :: len(texts)], SETTINGS
             generator = torch.Generator().manual_seed(seed)  # the same for each prompt
-            given = (model, tokenizer, *both, own, SETTINGS, generator)
-            parts.append(evaluate.inter_mode_kl(*given)[1])
+            parts.append(evaluate.inter_mode_kl(model, tokenizer, *given, generator)[1])
         answers = pd.concat(parts)
         weights = answers.tokens / answers.tokens.sum()
         rows.append(
@@ -151,18 +150,7 @@ def search(pool, folder):
     return found
 
 
-def _begun(folder):
-    """A search's folder, with what the checkout carries of the search where this machine has none
-    of it.
-    """
-    for name in ("strength.csv", "strength.yaml"):
-        carried = runs.ROOT / "results" / WORLD / name
-        if carried.exists() and not (folder / name).exists():
-            checkpoint.write(folder / name, carried.read_bytes())
-    return folder
-
-
 if __name__ == "__main__":
     with ProcessPoolExecutor(2, get_context("spawn")) as workers:
-        found = search(workers, _begun(runs.results_root() / "local" / WORLD))
+        found = search(workers, runs.results_root() / "local" / WORLD)
     print(conditions(found).to_markdown())

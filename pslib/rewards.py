@@ -23,17 +23,15 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from functools import lru_cache
 
 if __name__ != "__main__":  # the process that compares answers needs no more than this file
     from pslib.lab import dress
 
 LONGEST_ANSWER = 200  # characters; a longer one is wrong, unread
-CPU_SECONDS, SECONDS, BYTES = (
-    1.0,
-    1.5,
-    2**29,
-)  # for one comparison; CPU time, so that a busy machine changes no reward
+# For one comparison; CPU time, so that a busy machine changes no reward.
+CPU_SECONDS, SECONDS, BYTES = 1.0, 1.5, 2**29
 FIGURES = 500  # in which constants that are no fractions must agree
 
 _OPENS = re.compile(r"\\boxed\s{0,9}\{")
@@ -128,15 +126,11 @@ def _right(given, answer, worked_out):
 
 def _worth(answer, given):
     """Whether math-verify may read two answers and finds them equal."""
-    (rest, units), (asked, theirs) = (
-        dress.without_units(side, dress.letters(other))
-        for side, other in ((given, answer), (answer, given))
-    )
+    rest, units = dress.without_units(given, dress.letters(answer))
+    asked, theirs = dress.without_units(answer, dress.letters(given))
     if dress.units_differ(units, theirs):
         return False
-    given = rest
-    if "?" not in theirs:
-        answer = asked
+    given, answer = rest, answer if "?" in theirs else asked
     for unseen in (dress.words, dress.name):  # x \text{ is odd}, f(2) =
         if unseen(given) and unseen(answer) and unseen(given) != unseen(answer):
             return False
@@ -147,11 +141,8 @@ def _worth(answer, given):
     ours, theirs = dress.letters(given), dress.letters(answer)
     if ours != theirs and {x.lower() for x in ours} == {x.lower() for x in theirs}:
         return False  # \pi r^2 is not \pi R^2
-    answer, given = (
-        dress.primed(dress.improper(side.replace("{,}", ""))) for side in (answer, given)
-    )
-    readable = _READABLE.fullmatch(given) and _READABLE.fullmatch(answer)
-    return bool(readable) and _equal(answer, given)
+    sides = [dress.primed(dress.improper(side.replace("{,}", ""))) for side in (answer, given)]
+    return all(map(_READABLE.fullmatch, sides)) and _equal(*sides)
 
 
 # --- math-verify, at arm's length -----------------------------------------------------------------
@@ -201,19 +192,16 @@ os.register_at_fork(after_in_child=_forget)
 
 @lru_cache(maxsize=2**14)
 def _equal(answer, given):
-    """Whether math-verify takes two answers to be equal; False for what it cannot tell within the
-    limits.
-    """
+    """Whether math-verify takes two answers to be equal; False beyond the limits."""
     request = json.dumps([answer, given]).encode() + b"\n"
     with _lock:
         for _ in range(2):  # no answer can end the process, but someone else may have
             reply = b""
             try:
-                if _process or _start():
-                    _process.stdin.write(request)
-                    reply = _reply(10)
-            except BrokenPipeError:
-                pass
+                with suppress(BrokenPipeError):
+                    if _process or _start():
+                        _process.stdin.write(request)
+                        reply = _reply(10)
             finally:
                 if not reply:
                     # also when interrupted: a late reply must not be taken for the next answer's
@@ -222,8 +210,7 @@ def _equal(answer, given):
                 return reply == b"1"
     raise RuntimeError(
         "the process that compares LaTeX answers does not stay alive; check that memory is left "
-        "and that "
-        f"`{sys.executable} -c 'import math_verify'` works"
+        f"and that `{sys.executable} -c 'import math_verify'` works"
     )
 
 
@@ -245,17 +232,14 @@ def _confine():
         rb"from sympy import \*|Integer \(\d{1,200} \)|Float \('[\d.eE+-]{1,200}' \)"
         rb"|def monomial_[^._'\"\[]*"
     )
-    families, harmless = (
-        {"os", "subprocess", "socket", "shutil", "ctypes", "fcntl", "mmap"},
-        {"os.listdir", "os.scandir"},
-    )
+    families = {"os", "subprocess", "socket", "shutil", "ctypes", "fcntl", "mmap"}
+    harmless = {"os.listdir", "os.scandir"}
 
     def refuse(event, args):
         if event == "compile":
             text, file = args
-            bad = str(file).startswith("<") and not (
-                isinstance(text, bytes) and source.fullmatch(text)
-            )
+            known = isinstance(text, bytes) and source.fullmatch(text)
+            bad = str(file).startswith("<") and not known
         elif event == "open":
             bad = args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         else:
@@ -302,10 +286,23 @@ def _make_exact():
     grader.sympy_numeric_eq, grader.sympy_symbolic_eq = numeric_eq, symbolic_eq
 
 
+# Pairs of answers of each kind
+_TYPICAL = (
+    ("x=3", "y=3"),
+    ("\\frac{1}{2}\\pi", "0.5\\pi"),
+    ("\\frac{7\\pi}{3}", "2\\pi"),
+    ("(1,2)", "(4,2)"),
+    ("\\{1,2\\}", "2,1"),
+    ("(1,2]", "[1,2)"),
+    ("2\\sqrt{3}", "\\sqrt{7}"),
+    ("x^2+1", "2x"),
+    ("x<2", "(-\\infty,2)"),
+    ("\\text{B}", "(B)"),
+)
+
+
 def _serve():
-    """Answer each line of stdin, a JSON pair, with the byte 1 or 0; ends when stdin does, and so
-    with its parent.
-    """
+    """Answer each line of stdin, a JSON pair, with the byte 1 or 0, until stdin ends."""
     from math_verify import LatexExtractionConfig, parse, verify
 
     _make_exact()
@@ -313,24 +310,11 @@ def _serve():
     def equal(answer, given):
         # Timeouts of its own would need SIGALRM. LaTeX alone: sympy's own parser, which is eval, is
         # not for such text.
-        answer, given = (
-            parse(f"${text}$", [LatexExtractionConfig()], parsing_timeout=None)
-            for text in (answer, given)
-        )
-        return verify(answer, given, timeout_seconds=None)
+        how = {"extraction_config": [LatexExtractionConfig()], "parsing_timeout": None}
+        sides = [parse(f"${text}$", **how) for text in (answer, given)]
+        return verify(*sides, timeout_seconds=None)
 
-    for pair in (
-        ("x=3", "y=3"),
-        ("\\frac{1}{2}\\pi", "0.5\\pi"),
-        ("\\frac{7\\pi}{3}", "2\\pi"),
-        ("(1,2)", "(4,2)"),
-        ("\\{1,2\\}", "2,1"),
-        ("(1,2]", "[1,2)"),
-        ("2\\sqrt{3}", "\\sqrt{7}"),
-        ("x^2+1", "2x"),
-        ("x<2", "(-\\infty,2)"),
-        ("\\text{B}", "(B)"),
-    ):
+    for pair in _TYPICAL:
         equal(*pair)  # what is loaded and learned here, no fork has to
     os.write(1, b"!")
     for line in sys.stdin.buffer:

@@ -57,7 +57,7 @@ class Batch:
 
 
 class Run:
-    """A policy, its optimiser and its generators on the way through training; `step` is one update.
+    """A policy, its optimiser and its generators in training; `step` is one update.
 
     reward: (text, row) -> float, what a response to a question (a row of the data set) is worth; by
     default whether its answer is right. ValueError for what `checks.check_training` refuses.
@@ -86,9 +86,7 @@ class Run:
         self.done = self.beyond = 0  # steps taken; steps in a row beyond the bounds
 
     def step(self, questions):
-        """One update on a list of questions (rows with id, question, and what the reward reads) ->
-        (metrics, Rollouts).
-        """
+        """One update on questions (id, question, what the reward reads) -> (metrics, Rollouts)."""
         clock = measures.Clock()
         with checkpoint.undone_on_error(self.optimiser, self.generators):
             batch = self._sample_and_grade(questions)
@@ -129,9 +127,7 @@ class Run:
         )
 
     def _score(self, batch):
-        """Log-probs and entropies of the rows that have a gradient; where the batch is measured as
-        a whole, of all rows.
-        """
+        """Log-probs and entropies of the rows that have a gradient, or if measured of all."""
         self.model.train()
         # Every method's A is 0 where eq. 2's is.
         live = advantages.group_relative(batch.rollouts.rewards, batch.group_ids) != 0

@@ -8,7 +8,6 @@ of its own.
 import copy
 import itertools
 from importlib.util import find_spec
-from types import SimpleNamespace
 
 import pytest
 import torch

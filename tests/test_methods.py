@@ -226,7 +226,11 @@ def test_get_sets_coefficients_in_a_copy():
             {"beta": 1.0},
             "Policy Split has no coefficient 'beta'; it has eta, kappa, alpha, variant, eta_normal",
         ),
-        ("policy_split", {"eta": "0.03"}, "Policy Split: eta must be a finite number at least 0; got '0.03'"),
+        (
+            "policy_split",
+            {"eta": "0.03"},
+            "Policy Split: eta must be a finite number at least 0; got '0.03'",
+        ),
         ("policy_split", {"variant": 1}, "Policy Split: variant must be one of paper, .*; got 1"),
     ],
 )

@@ -24,9 +24,8 @@ def publish(profile):
     """
     committed = runs.ROOT / "results"
     for size in profile.sizes if profile.base and profile.base.shared else ():
-        publish_base(
-            runs.base_folder(profile, size), committed / "base" / profile.base.world / size
-        )
+        to = committed / "base" / profile.base.world / size
+        publish_base(runs.base_folder(profile, size), to)
     few = len(profile.grid) <= 30 and profile.sizes == profile.table_sizes
     for path in (path for kind in KINDS for path in sorted(profile.folder.glob(kind))):
         if path.name.startswith(".") or (path.match("notebooks/0[567]_*.ipynb") and not few):
@@ -49,15 +48,11 @@ def publish(profile):
 
 
 def _write_sums(folder):
-    """Write the SHA-256 of every published file of runs, as `sha256sum --check SHA256SUMS` reads
-    it.
-    """
-    paths = [path for path in sorted(folder.glob("runs/*/*")) if path.is_file()]
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
-        for path in paths
-    ]
-    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+    """Write the SHA-256 of every published file of runs, for `sha256sum --check SHA256SUMS`."""
+    with open(folder / "SHA256SUMS", "w", encoding="utf-8") as file:
+        for path in filter(Path.is_file, sorted(folder.glob("runs/*/*"))):
+            own = hashlib.sha256(path.read_bytes()).hexdigest()
+            file.write(f"{own}  {path.relative_to(folder).as_posix()}\n")
 
 
 def publish_base(folder, target):

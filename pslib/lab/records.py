@@ -152,24 +152,16 @@ def _flat(record, prefix=""):
     return out
 
 
-def _defaults_of(cls):
-    """{field: default} of the fields of a dataclass that have one; an empty mapping needs none."""
-    return {f.name: f.default for f in fields(cls) if f.default is not MISSING}
-
-
 def _defaults(method):
     """What a record that does not name a setting is taken to say of it."""
-    known = methods.known()
-    return _flat(
-        {
-            **_defaults_of(runs.Profile),
-            "train": _defaults_of(Training),
-            "model": origins.NANO,
-            "evaluate": _defaults_of(evaluate.Settings),
-            "base": _defaults_of(runs.BaseSettings),
-            "coefficients": dict(known[method].coefficients) if method in known else {},
-        }
+    classes = {"train": Training, "evaluate": evaluate.Settings, "base": runs.BaseSettings}
+    own, *others = (
+        {f.name: f.default for f in fields(cls) if f.default is not MISSING}
+        for cls in (runs.Profile, *classes.values())
     )
+    known = methods.known()
+    own |= {"model": origins.NANO, **dict(zip(classes, others, strict=True))}
+    return _flat(own | {"coefficients": known[method].coefficients if method in known else {}})
 
 
 def changes(recorded, wanted):
@@ -227,17 +219,14 @@ def untouched(folder):
         )
 
 
-def whole_curve(folder, steps):
-    """ValueError where a metrics.csv lacks one of the run's first `steps` steps."""
-    if rows_missing(folder / "metrics.csv", steps):
-        raise _lacking(folder / "metrics.csv", steps)
-
-
-def _lacking(path, steps):
-    return ValueError(
-        f"{path} lacks some of the run's first {steps} steps; bring the file back, or remove the "
-        "run and train it again"
-    )
+def whole_curve(folder, steps, once=False):
+    """ValueError where a metrics.csv lacks one of the run's first `steps` steps; see `_once`."""
+    path = folder / "metrics.csv"
+    if _once(rows_missing, path, steps) if once else rows_missing(path, steps):
+        raise ValueError(
+            f"{path} lacks some of the run's first {steps} steps; bring the file back, or remove "
+            "the run and train it again"
+        )
 
 
 def rows_missing(path, steps):
@@ -259,12 +248,10 @@ def _read_at(stamp, read, path, *given):
 
 
 def check(profile, folder=None):
-    """Check that all results of a profile's runs in a folder belong together and to the profile as
-    it is.
+    """ValueError unless all results of a profile's runs in a folder belong together and to it.
 
-    ValueError, in one sentence, where a run was made with other settings, where its curve lacks
-    steps, where an evaluation is of another model than the run's, or where runs of one size differ
-    in questions or base model.
+    A run may not be made with other settings or lack steps, an evaluation not be of another model
+    than the run's, and runs of one size may not differ in questions or base model.
     """
     root, seen = Path(folder or profile.folder) / "runs", {}
     for method, size, seed in profile.grid:
@@ -282,10 +269,8 @@ def check(profile, folder=None):
 
 def _check_training(profile, own, trained, which):
     _refuse(own / "params.yaml", changes(trained, training_settings(profile, *which)))
-    metrics, steps = own / "metrics.csv", profile.train.steps
-    done = (own / "manifest.json").exists()
-    if done and _once(rows_missing, metrics, steps):
-        raise _lacking(metrics, steps)
+    if (own / "manifest.json").exists():
+        whole_curve(own, profile.train.steps, once=True)
 
 
 def _check_evaluation(profile, own, asked, size):
@@ -326,9 +311,8 @@ def inputs_recorded(folder):
 
 def unrecorded(profile, folder=None):
     """A sentence on how many training runs lack recorded inputs; "" for none."""
-    folders = [
-        Path(folder or profile.folder) / "runs" / runs.run_id(*which) for which in profile.grid
-    ]
+    root = Path(folder or profile.folder) / "runs"
+    folders = [root / runs.run_id(*which) for which in profile.grid]
     found = [own for own in folders if (own / "params.yaml").exists()]
     lacking = sum(not inputs_recorded(own) for own in found)
     return f"Inputs not recorded: {lacking} of {len(found)} training runs." if lacking else ""

@@ -105,26 +105,19 @@ class Run:
         tokenizer, method, decoding = self.tokenizer, self.method, self.decoding
         context = self.model.config.max_position_embeddings
         prompts = micro.render(tokenizer, method, self.modes, questions, decoding, context)
-        drawn = rollouts.sample(
-            engines.engine_for(self.sampler(), tokenizer),
-            tokenizer,
-            questions,
-            {name: prompts[name] for name in method.sampling},
-            self.settings.group_size,
-            decoding,
-            self.generators["sampling"],
-            self.reward,
-            rollouts.must_finish(self.modes.values()),
-        )
+        asked = {name: prompts[name] for name in method.sampling}
+        engine = engines.engine_for(self.sampler(), tokenizer)
+        drawing = self.settings.group_size, decoding, self.generators["sampling"]
+        grading = self.reward, rollouts.must_finish(self.modes.values())
+        drawn = rollouts.sample(engine, tokenizer, questions, asked, *drawing, *grading)
         batch = Batch(prompts, drawn, self.done % self.settings.measure_every == 0)
         self._require_finite("rewards", drawn.rewards, batch)
         return batch
 
     def _share(self, batch):
         """Every response becomes a row under every training mode (eq. 10)."""
-        batch.group_ids, batch.learned = rollouts.share(
-            batch.rollouts, self.method, stop_ids(self.model, self.tokenizer)
-        )
+        stops = stop_ids(self.model, self.tokenizer)
+        batch.group_ids, batch.learned = rollouts.share(batch.rollouts, self.method, stops)
 
     def _score(self, batch):
         """Log-probs and entropies of the rows that have a gradient, or if measured of all."""
@@ -143,12 +136,9 @@ class Run:
             outputs = [self._forward(part, batch) for part in batch.parts]
         with torch.no_grad():
             unlearned = [self._forward(part, batch) for part in others]
-        batch.logp, batch.entropy = micro.gather(
-            batch.parts + others,
-            outputs + unlearned,
-            batch.learned.shape,
-            torch.promote_types(self.model.dtype, torch.float32),
-        )
+        dtype = torch.promote_types(self.model.dtype, torch.float32)
+        scored = batch.parts + others, outputs + unlearned
+        batch.logp, batch.entropy = micro.gather(*scored, batch.learned.shape, dtype)
         batch.outputs = outputs if keep_graph else None
         self._require_finite("log-probs", batch.logp, batch)
         self._require_finite("entropies", batch.entropy, batch)
@@ -161,15 +151,9 @@ class Run:
 
     def _take_advantages(self, batch):
         """Each training mode's kind of advantage (eq. 2 and 3), and the tokens of the loss."""
-        batch.weighed = self.method.weigh(
-            batch.rollouts.rewards,
-            batch.group_ids,
-            batch.rollouts.mask,
-            batch.learned,
-            batch.logp,
-            batch.entropy,
-            self.generators["tokens"],
-        )
+        rewards, mask = batch.rollouts.rewards, batch.rollouts.mask
+        given = rewards, batch.group_ids, mask, batch.learned, batch.logp, batch.entropy
+        batch.weighed = self.method.weigh(*given, self.generators["tokens"])
         self._require_finite("advantages", batch.weighed.advantage, batch)
 
     def _take_gradient(self, batch):
@@ -211,9 +195,8 @@ class Run:
     def _report(self, batch, loss, norm):
         """The step's metrics, but for its seconds; counts steps in a row beyond the bounds."""
         metrics = {"step": self.done, "loss": loss, "grad_norm": norm}
-        metrics |= measures.of_step(
-            batch.rollouts, batch.weighed, batch.measured, self.reward is not rollouts.exact
-        )
+        own_reward = self.reward is not rollouts.exact
+        metrics |= measures.of_step(batch.rollouts, batch.weighed, batch.measured, own_reward)
         stops = stop_ids(self.model, self.tokenizer)
         metrics["unfinished"] = float(rollouts.unfinished(batch.rollouts, stops).float().mean())
         self.beyond = measures.count_beyond(self.beyond, metrics, self.settings)
@@ -255,7 +238,5 @@ def run(state, dataset, folder=None, record=None):
             if folder and (stop or due or measures.is_runaway(state)):
                 checkpoint.save_run(folder, state)
             if stop:
-                raise KeyboardInterrupt(
-                    f"stopped after step {state.done} of {settings.steps}; run the same again to "
-                    "continue"
-                )
+                where = f"step {state.done} of {settings.steps}"
+                raise KeyboardInterrupt(f"stopped after {where}; run the same again to continue")

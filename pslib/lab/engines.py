@@ -33,13 +33,9 @@ def _drawing(model, tokenizer, decoding):
         shape = {name: getattr(decoding, name) for name in ("temperature", "top_k", "top_p")}
         drawing = {"do_sample": True, **shape}
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return GenerationConfig(
-        max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=stop_ids(model, tokenizer),
-        pad_token_id=pad,
-        **NEUTRAL["transformers"],
-        **drawing,
-    )
+    ends = {"eos_token_id": stop_ids(model, tokenizer), "pad_token_id": pad}
+    drawing |= {"max_new_tokens": decoding.max_new_tokens, **ends}
+    return GenerationConfig(**NEUTRAL["transformers"], **drawing)
 
 
 @contextmanager
@@ -78,9 +74,8 @@ class GenerateEngine:
         # generate draws from the global generator: seed it, then restore
         with fork_rng(device), _configured(self.model, wanted):
             torch.manual_seed(int(seeds[0]))
-            out = self.model.generate(
-                ids.to(device), attention_mask=seen.to(device), generation_config=wanted
-            )
+            given = {"attention_mask": seen.to(device), "generation_config": wanted}
+            out = self.model.generate(ids.to(device), **given)
         tokens = out[:, ids.shape[1] :].cpu()
         stops = torch.isin(tokens, torch.tensor(stop_ids(self.model, self.tokenizer)))
         lengths = torch.where(stops.any(1), stops.int().argmax(1) + 1, tokens.shape[1])
@@ -119,24 +114,13 @@ class VllmEngine:
                 f"vllm draws at temperatures of 0 or from 0.01; got {decoding.temperature}; set "
                 "the profile's engine to generate"
             )
-        wanted = [
-            self.vllm.SamplingParams(
-                n=copies,
-                temperature=decoding.temperature,
-                top_k=decoding.top_k,
-                top_p=decoding.top_p,
-                seed=int(seed),
-                max_tokens=decoding.max_new_tokens,
-                stop_token_ids=self.stops,
-                detokenize=False,
-                **NEUTRAL["vllm"],
-            )
-            for seed in seeds
-        ]
+        how = {name: getattr(decoding, name) for name in ("temperature", "top_k", "top_p")}
+        how |= {"n": copies, "max_tokens": decoding.max_new_tokens, "stop_token_ids": self.stops}
+        how |= {"detokenize": False, **NEUTRAL["vllm"]}
+        wanted = [self.vllm.SamplingParams(seed=int(seed), **how) for seed in seeds]
+        asked = [{"prompt_token_ids": prompt} for prompt in prompts]
         with fork_rng(self.device):
-            out = self.llm.generate(
-                [{"prompt_token_ids": prompt} for prompt in prompts], wanted, use_tqdm=False
-            )
+            out = self.llm.generate(asked, wanted, use_tqdm=False)
         ordered = [sorted(request.outputs, key=lambda one: one.index) for request in out]
         return _padded([list(one.token_ids) for own in ordered for one in own])
 
@@ -255,10 +239,8 @@ class CachedModel(decode.Rows):
         def attend(module, q, k, v, scaling):
             keys, values = (part[module.layer_idx] for part in cache)
             keys[..., : k.shape[2]], values[:, :, : k.shape[2]] = k.transpose(2, 3), v
-            mixed = scaled_dot_product_attention(
-                q, k, v, seen[:, None], scale=scaling, enable_gqa=True
-            )
-            return mixed.transpose(1, 2)
+            how = {"scale": scaling, "enable_gqa": True}
+            return scaled_dot_product_attention(q, k, v, seen[:, None], **how).transpose(1, 2)
 
         return self._logits(ids, positions, attend)
 

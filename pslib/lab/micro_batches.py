@@ -46,9 +46,7 @@ def render(tokenizer, method, modes, questions, decoding, context):
 
 
 def _groups(drawn, method, wanted):
-    """The wanted rows, bool (N,), by the prompt that they are read under: {(mode, question): [(k,
-    r)]}.
-    """
+    """The wanted rows, bool (N,), by their prompt: {(mode, question): [(k, r), ...]}."""
     groups, number, questions = {}, len(drawn.tokens), drawn.group_ids.tolist()
     for k, mode in enumerate(method.training):
         for r in wanted[k * number : (k + 1) * number].nonzero().squeeze(1).tolist():

@@ -218,10 +218,8 @@ def prepare(profile, method, size, seed, folder):
     questions = profile.questions("train", profile.train.pool, "train")
     model, tokenizer, _ = make_base(profile, size)
     both = profile.modes_of(size, tokenizer)
-    settings["inputs"] = {
-        "questions": records.of_questions(questions),
-        **records.of_model(model, tokenizer, both),
-    }
+    made_from = records.of_model(model, tokenizer, both)
+    settings["inputs"] = {"questions": records.of_questions(questions), **made_from}
     records.same(folder / "params.yaml", settings)
     if done:
         records.whole_curve(folder, profile.train.steps)
@@ -297,12 +295,8 @@ def _train(prepared, profile, recipe, seed, folder):
         curve.add(metrics)
         if metrics["step"] == profile.train.steps:
             rewards = drawn.rewards.long() if drawn.right_or_wrong else drawn.rewards
-            kept = {
-                "question_id": drawn.question_ids,
-                "mode": drawn.modes,
-                "response": drawn.texts,
-                "reward": rewards.numpy(),
-            }
+            kept = {"question_id": drawn.question_ids, "mode": drawn.modes}
+            kept |= {"response": drawn.texts, "reward": rewards.numpy()}
             checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())
 
     train.run(state, prepared.questions, folder / "checkpoints", record)
@@ -359,6 +353,12 @@ def _asked_of(profile, method, size, model, tokenizer, questions, folder):
     }
 
 
+def _suites(profile):
+    """The questions of an evaluation, by suite."""
+    count = profile.evaluate.questions
+    return {suite: profile.questions(suite, count) for suite in tasks.TEST_SUITES}
+
+
 def evaluate_run(profile, method, size, seed, folder=None):
     """Evaluate a run or the original on the suites in its modes -> evaluation.csv, written too."""
     folder = folder or runs.run_folder(profile, method, size, seed)
@@ -369,10 +369,7 @@ def evaluate_run(profile, method, size, seed, folder=None):
         if path.exists() and not record.exists():  # from before inputs were recorded
             return pd.read_csv(path)
         begun = time.time()
-        asked = {
-            suite: profile.questions(suite, profile.evaluate.questions)
-            for suite in tasks.TEST_SUITES
-        }
+        asked = _suites(profile)
         model, tokenizer = trained_model(profile, method, size, seed, folder)
         wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, asked, folder)
         records.begin(record, wanted)
@@ -481,10 +478,7 @@ def check(profile):
     if not profile.origin.made_here:
         return
     questions = records.of_questions(profile.questions("train", profile.train.pool, "train"))
-    asked = {
-        suite: records.of_questions(profile.questions(suite, profile.evaluate.questions))
-        for suite in tasks.TEST_SUITES
-    }
+    asked = {suite: records.of_questions(own) for suite, own in _suites(profile).items()}
     for size in profile.sizes:
         folder = runs.base_folder(profile, size)
         if not _base_is_made(folder, records.base_record(profile, size)):

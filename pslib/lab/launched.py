@@ -141,14 +141,10 @@ def train_run(profile, method, size, seed):
             return
         prepared.model.set_attn_implementation("sdpa")
         prepared.model.config.use_cache = not profile.train.recompute
-        trainer = PolicySplitTrainer(
-            prepared.model,
-            exact_answer,
-            args,
-            asked(prepared.questions, profile, seed),
-            processing_class=prepared.tokenizer,
-            callbacks=[Metrics(folder, profile.train)],
-        )
+        questions = asked(prepared.questions, profile, seed)
+        with_it = {"processing_class": prepared.tokenizer}
+        with_it["callbacks"] = [Metrics(folder, profile.train)]
+        trainer = PolicySplitTrainer(prepared.model, exact_answer, args, questions, **with_it)
         if main:
             records.begin(folder / "params.yaml", prepared.settings)
         trainer.train(resume_from_checkpoint=_newest(folder / "checkpoints", world.num_processes))
@@ -170,13 +166,12 @@ def _newest(checkpoints, processes):
 
     TRL's trainer writes its state last, and every process the state of its own generators.
     """
-    whole = {
-        int(path.name.removeprefix("checkpoint-")): str(path)
-        for path in checkpoints.glob("checkpoint-*")
-        if (path / "trainer_state.json").exists()
-        and len(list(path.glob("rng_state*"))) == processes
-    }
-    return whole[max(whole)] if whole else None
+    whole = []
+    for path in checkpoints.glob("checkpoint-*"):
+        generators = len(list(path.glob("rng_state*")))
+        if (path / "trainer_state.json").exists() and generators == processes:
+            whole.append(str(path))
+    return max(whole, key=lambda path: int(path.rpartition("-")[2]), default=None)
 
 
 def _keep_responses(trainer, folder, settings):

@@ -108,16 +108,10 @@ def evaluation_settings(profile, size):
 def _asking(profile, size):
     """Which model a profile starts from, and how questions are put to it."""
     own = {"base": of_base(profile)} if profile.base else {}
-    return {
-        "he_prompt": profile.he_prompt,
-        "model": profile.model.replace("{size}", size),
-        **own,
-        "data": profile.data,
-        "enable_thinking": profile.enable_thinking,
-        "wording": profile.wording,
-        "terms": profile.terms,
-        "engine": profile.engine,
-    }
+    model = profile.model.replace("{size}", size)
+    named = ("data", "enable_thinking", "wording", "terms", "engine")
+    others = {name: getattr(profile, name) for name in named}
+    return {"he_prompt": profile.he_prompt, "model": model, **own, **others}
 
 
 def probe_settings(profile, size):
@@ -128,12 +122,8 @@ def probe_settings(profile, size):
 
 def base_record(profile, size):
     """The record of a nano base model: its training, and the hash of its world."""
-    world = worlds.WORLDS[profile.base.world]
-    return {
-        "size": size,
-        **of_base(profile),
-        "inputs": {"world": digest(json.dumps(asdict(world), sort_keys=True))},
-    }
+    world = json.dumps(asdict(worlds.WORLDS[profile.base.world]), sort_keys=True)
+    return {"size": size, **of_base(profile), "inputs": {"world": digest(world)}}
 
 
 def of_base(profile):
@@ -204,7 +194,7 @@ def same(path, wanted):
 
 
 def begin(path, wanted):
-    """Write a step's record before the step begins; one that is there already must say the same."""
+    """Write a step's record before the step begins; one that is there must say the same."""
     if same(path, wanted) is None:
         checkpoint.write(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
 

@@ -92,7 +92,9 @@ def exact(text, row, thinking=False):
     A question whose column worked_out is true also takes what comes to its answer. thinking: see
     rewards.grade.
     """
-    return rewards.grade(text, row["answer"], bool(row.get("worked_out")), thinking)
+    asked = {"worked_out": bool(row.get("worked_out")), "thinking": thinking}
+    wanted = {name: True for name, value in asked.items() if value}
+    return rewards.grade(text, row["answer"], **wanted)
 
 
 def must_finish(modes):

@@ -255,6 +255,9 @@ class Policy(nn.Module):
         read once for all its responses, nothing is computed for padding but attention's small
         products, and logits are made for response tokens only.
         """
+        return self._scores(packed, temperature)
+
+    def _scores(self, packed, temperature):
         model = unwrapped(self.model)
         packed = packed.to(model.get_input_embeddings().weight.device)
         hidden = model.base_model(
@@ -378,7 +381,7 @@ def _scored_alike(model):
         whole = torch.cat((torch.tensor([prompt, prompt]), responses), 1).to(model.device)
         logits = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits
         packed = pack([prompt], torch.zeros(2, dtype=torch.long), responses, torch.tensor([3, 3]))
-        ours = Policy(model)(packed)
+        ours = Policy(model)._scores(packed, 1.0)
     except torch.OutOfMemoryError:
         raise
     except (TypeError, AttributeError, RuntimeError):  # it does not know what `Policy` asks of it

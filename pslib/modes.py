@@ -131,7 +131,10 @@ def pinned(template):
     asked = r"""strftime_now\(\s*(["'])(.*?)\1\s*\)"""
     told = re.sub(asked, lambda found: repr(DATE.strftime(found[2])), template)
     if "strftime_now" in told:
-        raise ValueError("it asks for today's date in a format that it makes itself")
+        raise ValueError(
+            "the chat template asks for today's date in a format that it makes itself; write the "
+            "format into its call of strftime_now"
+        )
     return told
 
 

@@ -225,42 +225,6 @@ def table2(profile, folder=None):
     return with_replicates(means, profile).drop(columns="method")
 
 
-def by_question(profile, folder=None):
-    """Accuracy of Policy Split's normal mode against every other method's, paired by question and
-    seed, all suites together.
-
-    A row a size and other method: difference in points with its 95% interval for new questions and
-    new replicates of what the column names (see stats.paired_by_question), p, and p_holm over the
-    size's rows.
-    """
-    found, rows, one = analyses.collect(profile, "evaluation", folder), [], "policy_split"
-    normal = found[found["mode"] == "normal"] if len(found) else found
-    answered = dict(list(normal.groupby(["size", "method"])))
-    for size in profile.table_sizes:
-        for other in profile.methods:
-            if other == one or not {(size, one), (size, other)} <= answered.keys():
-                continue
-            e = stats.paired_by_question(answered[size, one], answered[size, other])
-            rows.append(
-                {
-                    "size": size,
-                    "first": profile.method(one).label,
-                    "second": profile.method(other).label,
-                    "points": 100 * e.difference,
-                    "low": 100 * e.low,
-                    "high": 100 * e.high,
-                    "p": e.p,
-                    "seeds": e.seeds,
-                    "questions": e.questions,
-                    "replicates": f"questions, {profile.replicates()}",
-                }
-            )
-    table = pd.DataFrame(rows)
-    if rows:
-        table["p_holm"] = table.groupby("size", sort=False).p.transform(stats.holm)
-    return table
-
-
 def ablations(profile, folder=None):
     """The ablation table: every variant's accuracy, entropy and final KL in each mode, and its
     difference from a reference.

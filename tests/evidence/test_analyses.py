@@ -575,7 +575,6 @@ SEEDS, SAMPLING = (
         "prompt_generalization",
         "cost",
         "checks",
-        "by_question",
         "worlds",
     ],
 )
@@ -591,7 +590,6 @@ def test_a_table_says_what_its_intervals_are_over(found, name):
     assert set(table[untrained].replicates) <= {SAMPLING}
     assert set(table[~untrained].replicates) <= {
         SEEDS,
-        f"questions, {SEEDS}",
         "pairs of steps on one machine",
     } and len(table[~untrained])
 

@@ -8,6 +8,7 @@ out. `Evidence` gives single quantities of them, by seed.
 
 import re
 from functools import cache, lru_cache
+from itertools import product
 from math import comb
 from pathlib import Path
 from typing import NamedTuple
@@ -32,20 +33,22 @@ APART = ["entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal"]
 QUARTERS = [f"quarter_{k}" for k in (1, 2, 3, 4)]
 SHARES = [f"share_{derivation}" for derivation in (*worlds.DERIVATIONS, "other")]
 SUITES = [f"{suite}_{what}" for suite in (*tasks.TEST_SUITES, "average") for what in ("acc", "ent")]
-UNITS = {
-    **{"average_acc": "points", "average_ent": "bits", "entropy_change": "bits"},
-    **{"asked_bits": "bits", "asked_accuracy": "points"},
-    **{"asked_kl": "nats", "asked_distance": "share"},
-    **{"kl_from_normal": "nats", "kl_he_from_normal": "nats", "kl": "nats", "distance": "share"},
-    **{"div_2gram": "points of 100", "div_bleu4": "points of 100", "solved": "points"},
-    "times": "times",
-}
+STORIES = ["div_2gram", "div_bleu4", "told", "entropy_bits", "tokens"]
+ASKED = ["asked_bits", "asked_accuracy", "asked_kl", "asked_distance"]
 
 
 @cache
-def written():
-    """What claims.yaml says: the paper's claims with their checks, predictions, comparisons."""
-    return yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))
+def written(name="claims"):
+    """What claims.yaml or artefacts.yaml says: the claims with their checks, predictions and
+    comparisons; the artefacts and their columns' heads and units.
+    """
+    return yaml.safe_load((Path(__file__).parent / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def unit_of(measure):
+    """The unit of a measure."""
+    units = written("artefacts")["units"]
+    return next(unit for unit, measures in units.items() if measure in measures)
 
 
 @lru_cache(maxsize=8192)
@@ -58,8 +61,9 @@ def read(path):
     return _read(path, path.stat().st_mtime_ns)
 
 
-def collect(profile, name, folder=None, grid=None):
-    """Every run's <name>.csv as one table, with columns KEYS and run; empty where there is none.
+def collect(profile, name, folder=None, columns=None, grid=None):
+    """Every run's <name>.csv as one table, with columns KEYS and run, or KEYS and those asked for;
+    empty where there is none.
 
     grid: the runs as (method, size, seed), by default all that the profile holds.
     """
@@ -71,10 +75,10 @@ def collect(profile, name, folder=None, grid=None):
         if path.exists():
             shown, unit = profile.unit(size, seed)
             parts[shown, method, profile.method(method).label, unit, run] = read(path)
-    if not parts:
-        return pd.DataFrame(columns=keys)
-    # Named by concat at once: columns assigned run by run take twenty times as long.
-    return pd.concat(parts, names=keys).reset_index(keys).reset_index(drop=True)
+    found = pd.DataFrame(columns=keys)
+    if parts:  # named by concat at once: columns assigned run by run take twenty times as long
+        found = pd.concat(parts, names=keys).reset_index(keys).reset_index(drop=True)
+    return found if columns is None else found.reindex(columns=[*KEYS, *columns])
 
 
 def beside(profile, folder, name):
@@ -87,10 +91,14 @@ def label_of(profile, method, mode):
     return profile.method(method).label + _MODE_SAID[mode]
 
 
-def interval(name, values):
-    """{name: mean, <name>_ci: half-width of the 95% interval} of values, one a replicate."""
-    mean, half = mean_interval(values)
-    return {name: mean, f"{name}_ci": half}
+def intervals(values):
+    """{name: mean, <name>_ci: half-width of the 95% interval} of each of {name: values}, one value
+    a replicate.
+    """
+    out = {}
+    for name, own in values.items():
+        out[name], out[f"{name}_ci"] = mean_interval(own)
+    return out
 
 
 def over_seeds(table, keys, measures):
@@ -100,10 +108,8 @@ def over_seeds(table, keys, measures):
     rows = []
     for values, own in table.groupby(keys, sort=False):
         row = dict(zip(keys, values, strict=True), seeds=own.seed.nunique())
-        for measure in measures:
-            row |= interval(measure, own[measure])
-        rows.append(row)
-    both = [column for measure in measures for column in interval(measure, [])]
+        rows.append(row | intervals({measure: own[measure] for measure in measures}))
+    both = [column for measure in measures for column in (measure, f"{measure}_ci")]
     return pd.DataFrame(rows, columns=[*keys, "seeds", *both])
 
 
@@ -114,23 +120,19 @@ def suites(profile, folder=None):
 
     Columns KEYS, run, mode and SUITES; the label names the high-entropy mode.
     """
-    found = collect(profile, "evaluation", folder)
+    found, keys = collect(profile, "evaluation", folder), [*KEYS, "run", "mode"]
     if found.empty:
-        return pd.DataFrame(columns=[*KEYS, "run", "mode", *SUITES])
-    weighed = found.assign(bits=found.entropy_bits * found.tokens)
-    by = weighed.groupby([*KEYS, "run", "mode", "suite"], sort=False)
-    means = {"acc": 100 * by.correct.mean(), "ent": by.bits.sum() / by.tokens.sum()}
-    columns = {
-        f"{suite}_{what}": means[what].xs(suite, level="suite")
-        for suite in tasks.TEST_SUITES
-        for what in means
-    }
-    table = pd.concat(columns, axis=1).reset_index()
-    for what in means:
-        own = [table[f"{suite}_{what}"] for suite in tasks.TEST_SUITES]
-        table[f"average_{what}"] = sum(own) / len(own)
-    table["label"] += table["mode"].map(_MODE_SAID)
-    return table
+        return pd.DataFrame(columns=[*keys, *SUITES])
+    by = evaluate.averaged(found, [*keys, "suite"], acc=("correct", "mean"))
+    by = by.assign(acc=100 * by.acc, ent=by.entropy_bits).set_index([*keys, "suite"])
+    table = pd.DataFrame(index=by.index.droplevel("suite").unique())
+    for what in ("acc", "ent"):
+        own = {suite: by[what].xs(suite, level="suite") for suite in tasks.TEST_SUITES}
+        own["average"] = sum(own.values()) / len(own)
+        for suite, values in own.items():
+            table[f"{suite}_{what}"] = values
+    table = table[SUITES].reset_index()
+    return table.assign(label=table.label + table["mode"].map(_MODE_SAID))
 
 
 def derivations(profile, folder=None):
@@ -138,14 +140,12 @@ def derivations(profile, folder=None):
     (see evaluate.derivations).
     """
     found = collect(profile, "evaluation", folder)
-    if "derivation" in found:  # this machine's results; committed ones carry what was made of them
-        parts = {
-            of: evaluate.derivations(own).set_index(["suite", "mode"])
-            for of, own in found.groupby(KEYS, sort=False)
-        }
-        return pd.concat(parts, names=KEYS).reset_index()
-    columns = ["suite", "mode", "accuracy", *worlds.DERIVATIONS, "other"]
-    return collect(profile, "derivations", folder).reindex(columns=[*KEYS, *columns])
+    if "derivation" not in found:  # committed results carry what was made of the responses
+        columns = ["suite", "mode", "accuracy", *worlds.DERIVATIONS, "other"]
+        return collect(profile, "derivations", folder, columns)
+    by_run = found.groupby(KEYS, sort=False)
+    parts = {keys: evaluate.derivations(own) for keys, own in by_run}
+    return pd.concat(parts, names=KEYS).droplevel(-1).reset_index()
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -153,8 +153,7 @@ def dynamics(profile, folder=None, grid=None):
     """Entropy in bits of each mode on its own responses and inter-mode KL in nats a token, at every
     measured step, and the accuracy of each mode's responses over the five steps up to there.
     """
-    found = collect(profile, "metrics", folder, grid)
-    found = found.reindex(columns=[*KEYS, "step", *APART, *ACCURACIES])
+    found = collect(profile, "metrics", folder, ["step", *APART, *ACCURACIES], grid)
     by_run = found.groupby(["size", "method", "seed"])[ACCURACIES]
     found[ACCURACIES] = by_run.rolling(5, 1).mean().reset_index(drop=True, level=[0, 1, 2])
     return found.dropna(subset=["entropy_bits_normal"]).reset_index(drop=True)
@@ -174,25 +173,25 @@ def start_and_end(profile, folder=None, window=5):
 
 
 def learning(profile, folder=None):
-    """How fast each mode learns: its rollouts' accuracy above GRPO's in points, in each quarter of
-    training.
-
-    A row a run and mode; paired with GRPO's run of the same seed, which had the same questions at
-    every step.
+    """How fast each mode learns: its rollouts' accuracy above GRPO's of the same seed in points, in
+    each quarter of training; a row a run and mode.
     """
-    found = collect(profile, "metrics", folder).reindex(columns=[*KEYS, "step", *ACCURACIES])
-    found["quarter"] = [
-        f"quarter_{int(4 * (k - 1) // profile.train.steps) + 1}" for k in found.step
-    ]
+    found = collect(profile, "metrics", folder, ["step", *ACCURACIES])
+    found["quarter"] = [QUARTERS[int(4 * (k - 1) // profile.train.steps)] for k in found.step]
     long = found.melt([*KEYS, "quarter"], ACCURACIES, "mode", "accuracy").dropna()
     long["mode"] = long["mode"].str.removeprefix("accuracy_")
     table = 100 * long.pivot_table("accuracy", [*KEYS, "mode"], "quarter", sort=False)
     table = table.reindex(columns=QUARTERS).reset_index()
     table = table.sort_values("mode", ascending=False, kind="stable")  # the normal mode first
-    grpo = table[table.method == "grpo"].set_index(["size", "seed"])[QUARTERS]
-    table = table[table.method != "grpo"].set_index(["size", "seed"])
-    table[QUARTERS] -= grpo.reindex(table.index)
-    return table.reset_index()[[*KEYS, "mode", *QUARTERS]]
+    rest = table[table.method != "grpo"].copy()
+    rest[QUARTERS] -= _grpos(table, QUARTERS, rest)
+    return rest.reset_index(drop=True)
+
+
+def _grpos(table, columns, rows):
+    """GRPO's values in columns of a table, for each of some rows of the same size and seed."""
+    grpo = table[table.method == "grpo"].set_index(["size", "seed"])[columns]
+    return grpo.reindex(pd.MultiIndex.from_frame(rows[["size", "seed"]])).to_numpy()
 
 
 def cost(profile, folder=None):
@@ -200,21 +199,18 @@ def cost(profile, folder=None):
     of the same size and seed.
     """
     parts = [f"seconds_{part}" for part in ("sample", "score", "update")]
-    found = collect(profile, "metrics", folder).reindex(columns=[*KEYS, *parts])
+    found = collect(profile, "metrics", folder, parts)
     table = found.groupby(KEYS, sort=False)[parts].mean().reset_index()
     table["seconds"] = table[parts].sum(axis=1, min_count=1)
-    grpo = table[table.method == "grpo"].set_index(["size", "seed"]).seconds
-    beside = grpo.reindex(pd.MultiIndex.from_frame(table[["size", "seed"]])).to_numpy()
-    return table.assign(times=table.seconds / beside)
+    return table.assign(times=table.seconds / _grpos(table, "seconds", table))
 
 
 # --- what was asked beside the suites -------------------------------------------------------------
 def best_of(correct, samples, n):
     """The probability that at least one of n responses is right, estimated without bias from
-    `correct` of `samples`.
+    `correct` of `samples`; ValueError for n beyond samples.
 
-    1 - C(samples - correct, n) / C(samples, n) (Chen et al. 2021, arXiv 2107.03374). ValueError for
-    n beyond samples.
+    1 - C(samples - correct, n) / C(samples, n) (Chen et al. 2021, arXiv 2107.03374).
     """
     if not 0 <= correct <= samples or not 0 <= n <= samples:
         raise ValueError(
@@ -235,24 +231,19 @@ def _solved(profile, folder):
 
 def best_of_n(profile, folder=None):
     """Best-of-n accuracy in percent for the normal mode, the high-entropy mode, and half of the n
-    in each ("both").
+    in each ("both"); a row a run, n and way of sampling.
 
-    A row a run, n and way of sampling; for "both", 1 - (1 - p_n/2 normal)(1 - p_n/2 HE) for each
-    question, n even.
+    "both": 1 - (1 - p_n/2 normal)(1 - p_n/2 HE) for each question, n even.
     """
     rows = []
     for keys, samples, counts in _solved(profile, folder):
-        chance = {
-            (mode, n): np.array([best_of(c, samples, n) for c in counts[mode]])
-            for mode in counts
-            for n in TRIES
-            if n <= samples
-        }
-        for (mode, n), p in chance.items():
-            rows.append((*keys, mode, n, 100 * p.mean()))
+        tries = [n for n in TRIES if n <= samples]
+        chance = {n: counts.map(best_of, samples=samples, n=n) for n in tries}
+        for mode, n in product(counts, tries):
+            rows.append((*keys, mode, n, 100 * chance[n][mode].mean()))
             if mode == "normal" and n > 1:
-                both = 1 - (1 - chance["normal", n // 2]) * (1 - chance["he", n // 2])
-                rows.append((*keys, "both", n, 100 * both.mean()))
+                none = (1 - chance[n // 2]).prod(axis=1)
+                rows.append((*keys, "both", n, 100 * (1 - none).mean()))
     return pd.DataFrame(rows, columns=[*KEYS, "sampling", "n", "accuracy"])
 
 
@@ -276,11 +267,10 @@ def total_variation(first, second):
 
 def behaviour(profile, folder=None):
     """What each mode does: shares of the derivations under no prompt and under the trained one, and
-    how far they are apart.
+    how far they are apart; a row a run.
 
-    A row a run; distance is the total variation, half the sum of the shares' absolute differences,
-    and `chance` what two samples of this size from one distribution would show on average. kl in
-    nats a token.
+    distance: the total variation; chance: what two samples of this size from one distribution would
+    show on average; kl in nats a token.
     """
     responses, rows = profile.probe.prompts * profile.evaluate.samples, []
     for keys, own in collect(profile, "prompts", folder).groupby(KEYS, sort=False):
@@ -288,23 +278,19 @@ def behaviour(profile, folder=None):
         none, trained = (own.loc[name, SHARES].to_numpy(float) for name in ("none", "trained"))
         both = (none + trained) / (none + trained).sum()
         draws = np.random.default_rng(0).multinomial(responses, both, (2, 2000)) / responses
-        chance = total_variation(*draws).mean()
-        distance = total_variation(none, trained)
-        rows.append((*keys, distance, chance, own.kl_from_normal["trained"], *none, *trained))
+        apart = total_variation(none, trained), total_variation(*draws).mean()
+        rows.append((*keys, *apart, own.kl_from_normal["trained"], *none, *trained))
     shares = [f"{share}_{mode}" for mode in ("normal", "he") for share in SHARES]
     return pd.DataFrame(rows, columns=[*KEYS, "distance", "chance", "kl", *shares])
 
 
 def prompt_generalization(profile, folder=None):
     """How each system prompt moves a model from its normal mode: differences in accuracy (points),
-    entropy (bits), and KL (nats).
-
-    A row a run and prompt.
+    entropy (bits), and KL (nats); a row a run and prompt.
     """
     columns = ["prompt", "accuracy", "entropy_bits", "kl_from_normal"]
-    found = collect(profile, "prompts", folder).reindex(columns=[*KEYS, *columns])
-    none = found[found.prompt == "none"].set_index(KEYS)
-    rest = found[found.prompt != "none"].set_index(KEYS)
+    found = collect(profile, "prompts", folder, columns).set_index(KEYS)
+    none, rest = found[found.prompt == "none"], found[found.prompt != "none"]
     moved = rest[["prompt", "kl_from_normal"]].assign(
         accuracy_change=100 * (rest.accuracy - none.accuracy.reindex(rest.index)),
         entropy_change=rest.entropy_bits - none.entropy_bits.reindex(rest.index),
@@ -312,29 +298,21 @@ def prompt_generalization(profile, folder=None):
     return moved.reset_index()
 
 
-ASKED = ["asked_bits", "asked_accuracy", "asked_kl", "asked_distance"]
-
-
 def asked(profile, folder=None):
-    """What models do under each prompt, all of them asked the same questions with the same draws ->
-    DataFrame, a row a run and prompt.
+    """What models do under each prompt, all of them asked the same questions with the same draws; a
+    row a run and prompt.
 
     Columns KEYS, prompt, asked_accuracy (percent), asked_bits (entropy, bits a token), asked_kl
-    (nats a token, from the same model without a prompt), share_<derivation>, asked_distance (0 to
-    1: total variation of these shares from the same model's without a prompt), and part_<kind>, the
-    bits on a kind of tokens divided by all tokens: what it contributes to asked_bits.
+    (nats a token, from the same model without a prompt), share_<derivation>, asked_distance (total
+    variation of these shares from the same model's without a prompt), and part_<kind>, the bits on
+    a kind of tokens divided by all tokens: what it contributes to asked_bits.
     """
     found, keys = collect(profile, "asked", folder), [*KEYS, "prompt"]
     if found.empty:
         return pd.DataFrame(columns=[*keys, *ASKED])
     total = found.drop(columns=["question_id", "run"]).groupby(keys, sort=False).sum()
-    out = pd.DataFrame(
-        {
-            "asked_accuracy": 100 * total.correct / total.samples,
-            "asked_bits": total.bits / total.tokens,
-            "asked_kl": total.kl / total.tokens,
-        }
-    )
+    out = pd.DataFrame({"asked_accuracy": 100 * total.correct / total.samples})
+    out["asked_bits"], out["asked_kl"] = total.bits / total.tokens, total.kl / total.tokens
     for share in SHARES:
         out[share] = total[share.removeprefix("share_")] / total.samples
     for kind in probe.KINDS:
@@ -344,16 +322,13 @@ def asked(profile, folder=None):
     return out.reset_index()
 
 
-STORIES = ["div_2gram", "div_bleu4", "told", "entropy_bits", "tokens"]
-
-
 def stories(profile, folder=None):
     """How diverse a run's stories are in each mode, means over prompts; columns STORIES.
 
     told: the share of responses that are stories. A method that has one mode was asked under the
     high-entropy prompt too, to tell what the prompt alone does; the label names that prompt.
     """
-    found = collect(profile, "stories", folder).reindex(columns=[*KEYS, "mode", *STORIES])
+    found = collect(profile, "stories", folder, ["mode", *STORIES])
     found["label"] += found["mode"].map(_MODE_SAID)
     return found.groupby([*KEYS, "mode"], sort=False)[STORIES].mean().reset_index()
 
@@ -366,20 +341,19 @@ def bonus(profile, folder=None):
     root = Path(folder or profile.folder) / "base"
     paths = {size: root / size / "bonus.csv" for size in profile.sizes}
     parts = [read(path).assign(size=size) for size, path in paths.items() if path.exists()]
-    columns = ["size", "kind", "mode", "advantage", "bonus", "paper", "released"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    blank = pd.DataFrame(columns=["size", "kind", "advantage", "bonus", "paper", "released"])
+    return pd.concat(parts, ignore_index=True) if parts else blank
 
 
 def bonus_by_kind(profile, folder=None):
     """By size and kind of token: its share of all tokens, its mean B, and the median addition over
     |A| in two forms.
     """
-    found = bonus(profile, folder)
-    for form in ("paper", "released"):
-        found[form] = found[form].abs() / found.advantage.abs()
+    found, forms = bonus(profile, folder), ["paper", "released"]
+    found[forms] = found[forms].abs().div(found.advantage.abs(), axis=0)
     by = found.groupby(["size", "kind"], sort=False)
     columns = {"tokens": by.size(), "mean_bonus": by.bonus.mean()}
-    for form in ("paper", "released"):
+    for form in forms:
         columns |= {f"{form}_median": by[form].median(), f"{form}_max": by[form].max()}
     return pd.DataFrame(columns).reset_index()
 
@@ -413,15 +387,6 @@ def terms(quantity):
     ]
 
 
-def added_up(quantity, value_of):
-    """A quantity by seed, for each that has all of its terms.
-
-    value_of: function of a Term that is no number -> Series by seed.
-    """
-    values = (t.sign * (value_of(t) if t.method else t.number) for t in terms(quantity))
-    return sum(values).dropna().sort_index()
-
-
 class Evidence:
     """A profile's results as single quantities: "policy_split@he - grpo@normal" of a measure, by
     seed.
@@ -448,20 +413,20 @@ class Evidence:
         return found.get_group(key)[measure].astype(float) if key in found.groups else _NONE
 
     def quantity(self, quantity, size, measure):
-        """The values of a quantity, by seed (see added_up)."""
+        """The values of a quantity by seed, of each that has all of its terms."""
+        return (
+            sum(self._part(term, size, measure) for term in terms(quantity)).dropna().sort_index()
+        )
 
-        def value_of(term):
-            there = self.beside(term.profile) if term.profile else self
-            return there.of(size, term.method, term.at, measure) if there else _NONE
-
-        return added_up(quantity, value_of)
+    def _part(self, term, size, measure):
+        if not term.method:
+            return term.sign * term.number
+        there = self.beside(term.profile or self.profile.name)
+        return term.sign * (there.of(size, term.method, term.at, measure) if there else _NONE)
 
     def intervals(self, quantity, size, measures):
         """A quantity of several {column: measure}: for each column the mean, and `<column>_ci`."""
-        row = {}
-        for column, measure in measures.items():
-            row |= interval(column, self.quantity(quantity, size, measure))
-        return row
+        return intervals({c: self.quantity(quantity, size, m) for c, m in measures.items()})
 
     def labels(self, quantity):
         """What the terms of a quantity are called, method and mode, as in table 1."""
@@ -501,9 +466,7 @@ MEASURED = {
     **dict.fromkeys(STORIES, (stories, "mode")),
     **dict.fromkeys(("kl_from_normal", "entropy_change"), (prompt_generalization, "prompt")),
     **dict.fromkeys(("distance", "kl"), (behaviour, "he")),
-    **dict.fromkeys(
-        [*ASKED, *SHARES, *(f"part_{kind}" for kind in probe.KINDS)], (asked, "prompt")
-    ),
+    **dict.fromkeys([*ASKED, *SHARES, *map("part_{}".format, probe.KINDS)], (asked, "prompt")),
     "times": (cost, "training"),
     "kl_he_from_normal": (_kl_by_time, "at"),
     "solved": (_by_budget, "at"),

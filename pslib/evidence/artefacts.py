@@ -25,7 +25,7 @@ class Shown(pd.DataFrame):
 
 def listed():
     """What artefacts.yaml says: {artefact: its notebook, needs, tables and figures}."""
-    return tables.registry()["artefacts"]
+    return analyses.written("artefacts")["artefacts"]
 
 
 def has(settings, name):
@@ -42,7 +42,6 @@ def _setting(found, path):
 
 
 def _described(table):
-    """What artefacts.yaml says of a table."""
     return next(each["tables"][table] for each in listed().values() if table in each["tables"])
 
 
@@ -90,13 +89,12 @@ def as_text(profile, name, made, folder):
     given, parts = _described(name), parts_of(name, made)
     text = [f"# {given['title']} (profile `{profile.name}`)", given["caption"]]
     for heading, part in parts.items():
-        text.append(f"## {heading}" if heading else "")
+        text += [f"## {heading}"] if heading else []
         text.append(part.to_markdown(index=False, disable_numparse=True))
     heads = {head for part in parts.values() for head in part}
-    meanings = tables.registry()["heads"].values()
+    meanings = analyses.written("artefacts")["heads"].values()
     key = [f"- **{head}**: {said}" for head, said in meanings if said and head in heads]
-    if key:
-        text.append("Columns:\n\n" + "\n".join(dict.fromkeys(key)))
+    text += ["Columns:\n\n" + "\n".join(dict.fromkeys(key))] if key else []
     text.append(records.unrecorded(profile, folder))
     return "\n\n".join(filter(None, text)).replace(" ± ", "\u00a0±\u00a0") + "\n"
 
@@ -146,9 +144,8 @@ def show_cards(profile, folder):
     for text, own in verdicts.cards(verdicts.verdicts(profile, folder, checks), checks):
         display(Markdown(text))
         if len(own):
-            figure = figures.strip(own)
-            display(figure)
-            figures.plt.close(figure)
+            display(figures.strip(own))
+            figures.plt.close()
 
 
 def write_all(profile, folder):

@@ -28,17 +28,10 @@ def tasks_of(profile):
     """{task: questions}: the profile's sums, the word problems, and its stories, whose answer no
     response can give.
     """
-    stories = [
-        {"id": f"stories-{place}", "question": text, "answer": ""}
-        for place, text in enumerate(profile.stories)
-    ]
+    told = enumerate(profile.stories)
+    stories = [{"id": f"stories-{place}", "question": text, "answer": ""} for place, text in told]
     sums = profile.questions("like", QUESTIONS)
     return {"sums": sums, "words": tasks.word_problems(), "stories": stories}
-
-
-def settings_of(profile):
-    """How answers are drawn: an evaluation's settings, with one response of MAX_NEW_TOKENS."""
-    return replace(profile.evaluate, questions=QUESTIONS, samples=1, max_new_tokens=MAX_NEW_TOKENS)
 
 
 def prompts_of(tokenizer):
@@ -59,7 +52,9 @@ def ask(profile):
             f"profile {profile.name} makes its models, which read no words; name a profile of a "
             "pretrained model, like smollm2"
         )
-    path, settings = profile.folder / "prompts.csv", settings_of(profile)
+    path = profile.folder / "prompts.csv"
+    limits = {"questions": QUESTIONS, "samples": 1, "max_new_tokens": MAX_NEW_TOKENS}
+    settings = replace(profile.evaluate, **limits)
     with runs.owned(profile.folder):
         model, tokenizer = chain.trained_model(profile, "original", profile.sizes[0], SEEDS[0])
         prompts, asked = prompts_of(tokenizer), tasks_of(profile)
@@ -112,8 +107,6 @@ def table(profile, folder=None):
                 "accuracy": 100 * by.correct / by.samples if task in GRADED else [],
                 "kl": parts_of_ratio(by.kl, by.tokens),
             }
-            for name in MEASURES:
-                row |= analyses.interval(name, values[name])
-            rows.append(row)
+            rows.append(row | analyses.intervals(values))
     both = [part for name in MEASURES for part in (name, f"{name}_ci")]
     return pd.DataFrame(rows, columns=["task", "prompt", "seeds", "questions", "replicates", *both])

@@ -1,8 +1,8 @@
 """Figures: one function each, from results to a matplotlib Figure; saving is `save`'s business.
 
-One style for all: Policy Split's two forms in colours of their own, everything they are compared
-with in greys, each method with its own marker; the normal mode filled or a full line, the
-high-entropy mode hollow or dashed.
+Policy Split's two forms have colours of their own, what they are compared with is grey, and each
+method has its own marker; the normal mode is filled or a full line, the high-entropy mode hollow or
+dashed.
 """
 
 import io
@@ -21,41 +21,13 @@ from pslib.lab import checkpoint
 # later figure would be shown.
 plt.switch_backend(plt.get_backend())
 
-LOOKS = {  # of each method: its colour and marker
-    "original": ("#8a8a8a", "s"),
-    "grpo": ("#3d3d3d", "^"),
-    "forking": ("#a6a6a6", "<"),
-    "clip_cov": ("#a6a6a6", ">"),
-    "entropy_driven": ("#a6a6a6", "P"),
-    "entropy_regularization": ("#a6a6a6", "X"),
-    "entropy_advantage": ("#6e6e6e", "v"),
-    "policy_split": ("#0072b2", "o"),
-    "policy_split_released": ("#d55e00", "D"),
-    "policy_split_unshared": ("#56b4e9", "p"),
-}
+STYLE = analyses.written("artefacts")["style"]
+LOOKS = analyses.written("artefacts")["looks"]
 COLOURS = {method: colour for method, (colour, _) in LOOKS.items()}
 # What stands for parts of a whole, which are no methods; told apart by lightness too.
 PARTS = ("#20386b", "#5b7fb5", "#a9c4e4", "#e3b23c", "#d9d9d9")
 PLAIN, NAMED = "#5b7fb5", "#e3b23c"
 WIDTH = 8.4  # inches, shown 838 pixels wide in a README: a point is then a little over a pixel
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8.5,
-    "legend.title_fontsize": 8.5,
-    "legend.frameon": False,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "figure.dpi": 110,
-    "figure.constrained_layout.use": True,
-    "savefig.bbox": "tight",
-    "svg.hashsalt": "pslib",
-}
 
 
 # --- shapes that figures share --------------------------------------------------------------------
@@ -76,16 +48,13 @@ def _panels(profile, found, height=2.9, **shared):
 
 
 def _look(method, mode="normal", **more):
-    """How a mark of a method's mode is drawn: its colour and marker, hollow in the HE mode. A
-    variant looks like Policy Split.
-    """
+    """How a mark of a method's mode is drawn; a variant looks like Policy Split."""
     colour, marker = LOOKS.get(method, LOOKS["policy_split"])
     face = colour if mode == "normal" else "white"
     return {"color": colour, "marker": marker, "mfc": face, **more}
 
 
 def _line(method, mode="normal"):
-    """How a line of a method's mode is drawn."""
     colour, _ = LOOKS.get(method, LOOKS["policy_split"])
     return {"color": colour, "ls": "-" if mode == "normal" else "--", "lw": 1.5}
 
@@ -102,9 +71,9 @@ def _reach(mean, half, low=-np.inf, high=np.inf):
     return np.stack([np.minimum(half, mean - low), np.minimum(half, high - mean)]).clip(min=0)
 
 
-def _intervals(axis, table, measure, places, bounds=(), **look):
+def _intervals(axis, table, measure, places, **look):
     """Means as marks with their 95% intervals as bars, at these places of the vertical axis."""
-    reach = _reach(table[measure], table[f"{measure}_ci"], *bounds)
+    reach = _reach(table[measure], table[f"{measure}_ci"])
     axis.errorbar(table[measure], places, xerr=reach, **{"ls": "", "ms": 5, "lw": 1, **look})
 
 
@@ -112,9 +81,8 @@ def _band(axis, table, x, y, bounds, **look):
     """A line of means with its 95% band."""
     axis.plot(table[x], table[y], **look)
     below, above = _reach(table[y], table[f"{y}_ci"], *bounds)
-    axis.fill_between(
-        table[x], table[y] - below, table[y] + above, color=look["color"], alpha=0.13, lw=0
-    )
+    low, high = table[y] - below, table[y] + above
+    axis.fill_between(table[x], low, high, color=look["color"], alpha=0.13, lw=0)
 
 
 def _rows(axis, names, zero=True):
@@ -129,15 +97,13 @@ def _legend(figure, said="", ncols=3):
     """One legend below all panels, in which a size without results has no lines, under what is said
     of the marks.
     """
-    found = {
-        label: handle
-        for axis in figure.axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
+    found = {}
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
     if found or said:
-        figure.legend(
-            found.values(), found, title=said or None, loc="outside lower center", ncols=ncols
-        )
+        place = {"loc": "outside lower center", "ncols": ncols}
+        figure.legend(found.values(), found, title=said or None, **place)
 
 
 def _over(profile, *said, untrained="original"):
@@ -163,13 +129,11 @@ def accuracy_against_entropy(profile, folder=None):
     figure, panels = _panels(profile, found, height=3.6)
     for axis, table in panels:
         for (method, mode, label), own in table.groupby(["method", "mode", "label"], sort=False):
-            look, reach, means = _look(method, mode, ls=""), [], []
+            look = _look(method, mode, ls="")
             axis.plot(own.average_ent, own.average_acc, **look, ms=3, alpha=0.4)
-            for measure, high in (("average_ent", np.inf), ("average_acc", 100)):
-                mean, half = mean_interval(own[measure])
-                means.append(mean)
-                reach.append(_reach(mean, half, 0, high))
-            axis.errorbar(*means, reach[1], reach[0], **look, ms=7.5, lw=1, label=label)
+            (x, across), (y, up) = mean_interval(own.average_ent), mean_interval(own.average_acc)
+            reach = {"xerr": _reach(x, across, 0), "yerr": _reach(y, up, 0, 100)}
+            axis.errorbar(x, y, **reach, **look, ms=7.5, lw=1, label=label)
         axis.set_xlabel("entropy, bits a token")
     panels[0][0].set_ylabel("accuracy, %")
     _legend(figure, _over(profile, "average of four suites; small: single runs"), ncols=2)
@@ -190,11 +154,10 @@ def base_properties(measured):
     places = -np.arange(len(default))
     left.barh(places, default.share, color=PLAIN)
     left.set(xlabel="share of responses without a system prompt", xlim=(0, 1))
-    for shift, table, colour, label in (
-        (0.2, default, PLAIN, "no system prompt"),
-        (-0.2, named, NAMED, "system prompt that names it"),
-    ):
-        right.barh(places + shift, table.accuracy, height=0.38, color=colour, label=label)
+    look = {"height": 0.38, "color": PLAIN, "label": "no system prompt"}
+    right.barh(places + 0.2, default.accuracy, **look)
+    look |= {"color": NAMED, "label": "system prompt that names it"}
+    right.barh(places - 0.2, named.accuracy, **look)
     right.set(xlabel="accuracy when it is used", xlim=(0, 1))
     right.set_yticks(places, default.index)
     _legend(figure)
@@ -212,10 +175,8 @@ def bonus_size(profile, folder=None):
     bonus = bonus[bonus["size"] == bonus["size"].iloc[0]]
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8))
     bins = np.logspace(-4, 0.25, 35)
-    for form, name, line in (
-        ("paper", "policy_split", "-"),
-        ("released", "policy_split_released", "--"),
-    ):
+    forms = {"paper": ("policy_split", "-"), "released": ("policy_split_released", "--")}
+    for form, (name, line) in forms.items():
         share = (bonus[form] / bonus.advantage).abs().clip(lower=1e-4)
         label = f"{form}, median {share.median():.3f}"
         look = {"histtype": "step", "lw": 1.6, "ls": line, "color": COLOURS[name]}
@@ -282,9 +243,8 @@ def beside_figure_1c(*given):
         found = analyses.dynamics(profile, folder)
         found = found[(found["size"] == profile.ablation_unit) & (found.method == "policy_split")]
         eta = profile.method("policy_split").coefficients["eta"]
-        name = (
-            f"ours: {profile.name} {profile.ablation_unit}, eta {eta:g}\n({profile.replicates()})"
-        )
+        name = f"ours: {profile.name} {profile.ablation_unit}, eta {eta:g}"
+        name += f"\n({profile.replicates()})"
         sources[name] = over_seeds(found, ["step"], analyses.APART)
     shape = {"figsize": (WIDTH, 4.6), "sharex": "col", "sharey": "row"}
     figure, axes = plt.subplots(2, len(sources), **shape)
@@ -330,9 +290,9 @@ def eta_ablation(profile, folder=None):
     95% band.
     """
     table = tables.ablations(profile, folder)
-    table = table[(table.reference == "grpo") & (table.seeds > 0)]
-    collapsed = table[table.average_acc < 20].sort_values("eta")  # would hide all the rest
-    table = table.drop(collapsed.index).sort_values("eta")
+    table = table[(table.reference == "grpo") & (table.seeds > 0)].sort_values("eta")
+    collapsed = table[table.average_acc < 20]  # would hide all the rest
+    table = table.drop(collapsed.index)
     grpo = tables.table1(profile, folder).set_index(["size", "label"])
     grpo = grpo.loc[(profile.ablation_unit, "GRPO")]
     panels = {
@@ -341,18 +301,18 @@ def eta_ablation(profile, folder=None):
         "kl_end": ("inter-mode KL at the end, nats", (0,)),
     }
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.0))
+    ticks = sorted(set(table.eta))
     for axis, (measure, (name, bounds)) in zip(axes, panels.items(), strict=True):
-        for mode in ("normal", "he") if measure != "kl_end" else ("he",):
+        for mode in ("normal", "he") if measure in grpo else ("he",):
             own = table[table["mode"] == mode]
             reach = _reach(own[measure], own[f"{measure}_ci"], *bounds)
             look = _look("policy_split", mode, ms=4.5) | _line("policy_split", mode)
             label = _called(profile, "policy_split", mode)
             axis.errorbar(own.eta, own[measure], reach, label=label, **look)
-        if measure != "kl_end":
+        if measure in grpo:
             mean, half = grpo[measure], grpo[f"{measure}_ci"]
             axis.axhline(mean, color=COLOURS["grpo"], lw=1.2, label="GRPO")
             axis.axhspan(mean - half, mean + half, color=COLOURS["grpo"], alpha=0.12, lw=0)
-        ticks = sorted(set(table.eta))
         axis.set_xscale("symlog", linthresh=0.03)
         axis.set_xticks(ticks, [f"{eta:g}" for eta in ticks])
         axis.minorticks_off()
@@ -381,10 +341,9 @@ def part_ablation(profile, folder=None):
         table.loc[row.Index, "name"] = f"{row.variant}{more}".replace("_", " ")
     names = list(table.get("name", table.variant).unique())
     panels = {"average_acc": "accuracy, points", "average_ent": "entropy, bits a token"}
-    figure, axes = plt.subplots(
-        1, 2, figsize=(WIDTH, 0.3 * len(names) + 1.2), sharey=True, squeeze=False
-    )
-    for axis, (measure, name) in zip(axes[0], panels.items(), strict=True):
+    shape = {"figsize": (WIDTH, 0.3 * len(names) + 1.2), "sharey": True}
+    figure, axes = plt.subplots(1, 2, **shape)
+    for axis, (measure, name) in zip(axes, panels.items(), strict=True):
         for mode, own in table.groupby("mode", sort=False):
             place = (0.14 if mode == "normal" else -0.14) - own.name.map(names.index)
             look = _look("policy_split", mode, label=f"{mode} mode")
@@ -477,34 +436,6 @@ def prompt_generalization(profile, folder=None):
 
 
 @plt.rc_context(STYLE)
-def creative(profile, folder=None):
-    """Diversity of stories in each mode of each method, where most responses are stories; means
-    over seeds with 95% intervals. Empty where that leaves no high-entropy mode, or no interval, to
-    compare.
-    """
-    found = analyses.stories(profile, folder)
-    told = over_seeds(found, ["size", "method", "mode"], analyses.STORIES)
-    told = told[~(told.told < 0.5)]  # blank where it was not counted: all of a pretrained model's
-    if not len(told[told["mode"] == "he"].div_2gram_ci.dropna()):
-        return plt.figure()
-    sizes, methods = _sizes(profile, told), [m for m in profile.methods if m in set(told.method)]
-    panels = {"div_2gram": "Div-2-gram", "div_bleu4": "Div-BLEU-4"}
-    shape = (WIDTH, (0.34 * len(methods) + 0.9) * len(sizes) + 0.7)
-    figure, axes = plt.subplots(len(sizes), 2, figsize=shape, squeeze=False, sharey="row")
-    for row, size in zip(axes, sizes, strict=True):
-        for axis, (measure, name) in zip(row, panels.items(), strict=True):
-            rows = told[told["size"] == size].groupby(["method", "mode"], sort=False)
-            for (method, mode), own in rows:
-                if method in methods:
-                    place = (0.15 if mode == "normal" else -0.15) - methods.index(method)
-                    _intervals(axis, own, measure, [place], (0, 100), **_look(method, mode))
-            _rows(axis, [profile.method(m).label for m in methods], zero=False)
-            axis.set_title(f"{name}, {profile.origin.label(size)}")
-    _legend(figure, _over(profile, "filled: normal mode, hollow: under the HE prompt"))
-    return figure
-
-
-@plt.rc_context(STYLE)
 def reached(profile, folder=None):
     """Where exploration ends: accuracy on longer sums against the share of responses that work in
     steps there; a mark a run and mode, a panel a size.
@@ -554,16 +485,16 @@ def strip(checks):
     """
     figure, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.24 * len(checks) + 0.6))
     names = []
-    for k, row in enumerate(checks.itertuples()):
-        form = row.claim.partition(" ")[2].removeprefix("bases").strip()
+    for k, row in enumerate(checks.to_dict("records")):
+        form = row["claim"].partition(" ")[2].removeprefix("bases").strip()
         form = f" ({form})".replace("released", "released bonus") if form else ""
-        names.append(f"{row.profile} {checks['size'].iloc[k]}{form}")
+        names.append(f"{row['profile']} {row['size']}{form}")
         look = _look("policy_split_released" if "released" in form else "policy_split")
-        reach = [[row.mean - row.low], [row.high - row.mean]]
-        axis.errorbar(row.mean, -k, xerr=reach, ms=5, lw=1.2, **look)
+        reach = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+        axis.errorbar(row["mean"], -k, xerr=reach, ms=5, lw=1.2, **look)
     _rows(axis, names)
     low, high = axis.get_xlim()
-    side = (0, high) if row.direction == "positive" else (low, 0)
+    side = (0, high) if row["direction"] == "positive" else (low, 0)
     axis.axvspan(*side, color="#8a8a8a", alpha=0.12, lw=0)
     first = checks.iloc[0]
     axis.set(xlim=(low, high), xlabel=f"{first.check}, {first.unit}")

@@ -16,17 +16,8 @@ from pslib.nano import worlds
 from pslib.policy import stop_ids
 from pslib.rollouts import Decoding, exact, render_all, unfinished
 
-COLUMNS = [
-    "suite",
-    "mode",
-    "question_id",
-    "sample",
-    "correct",
-    "tokens",
-    "entropy_bits",
-    "derivation",
-    "unfinished",
-]
+_RESPONSE = ["suite", "mode", "question_id", "sample"]
+COLUMNS = [*_RESPONSE, "correct", "tokens", "entropy_bits", "derivation", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,9 @@ class Probe(ranges.Checked):
     asked_samples: ranges.Count = 8  # responses to each of these questions under each prompt
 
 
-def answer(model, tokenizer, mode, questions, settings, generator, suite="", reward=exact):
+def answer(
+    model, tokenizer, mode, questions, settings, generator, suite="", reward=exact, under=()
+):
     """Draw `settings.samples` responses to each question in a mode and grade them -> (DataFrame,
     Rollouts, prompts).
 
@@ -76,49 +69,47 @@ def answer(model, tokenizer, mode, questions, settings, generator, suite="", rew
     reward, (text, row) -> float, the column reward stands in the place of correct;
     FloatingPointError names questions for which it is not finite.
     """
-    drawn = _drawn(model, tokenizer, mode, questions, settings, generator, reward, ())
+    drawn = _drawn(model, tokenizer, mode, questions, settings, generator, reward, under)
     table = tabled(drawn, suite, reward, stop_ids(model, tokenizer))
     return table, drawn.rollouts, drawn.prompts[mode.name]
 
 
-def _drawn(model, tokenizer, mode, questions, settings, generator, reward, under):
+def _drawn(model, tokenizer, mode, questions, settings, *how):
     samples, decoding = settings.samples, settings.decoding
-    return draw_and_score(
-        model, tokenizer, [mode], questions, samples, decoding, generator, reward, under
-    )
+    return draw_and_score(model, tokenizer, [mode], questions, samples, decoding, *how)
 
 
 def tabled(drawn, suite, reward, stops):
     """Answers in one mode as a table, see `evaluate`; no entropy where they were not scored."""
     rollouts = drawn.rollouts
-    groups, finite = rollouts.group_ids.tolist(), torch.isfinite(rollouts.rewards).tolist()
+    finite = torch.isfinite(rollouts.rewards).tolist()
     if not all(finite):
-        bad = dict.fromkeys(
-            name for name, good in zip(rollouts.question_ids, finite, strict=True) if not good
-        )
+        named = zip(rollouts.question_ids, finite, strict=True)
+        bad = dict.fromkeys(name for name, good in named if not good)
         raise FloatingPointError(
             f"rewards not finite for the questions {', '.join(bad)}; a reward function must give "
             "numbers"
         )
-    columns = {
-        "suite": suite,
-        "mode": rollouts.modes,
-        "question_id": rollouts.question_ids,
-        "sample": [k % (len(groups) // len(drawn.questions)) for k in range(len(groups))],
-        "tokens": rollouts.lengths.tolist(),
-        "derivation": [
-            worlds.derivation_of(drawn.questions[g]["question"], text)
-            for g, text in zip(groups, rollouts.texts, strict=True)
-        ],
-        "unfinished": unfinished(rollouts, stops).int().tolist(),
-    }
     right_or_wrong = reward is exact and rollouts.right_or_wrong
-    graded = "correct" if right_or_wrong else "reward"
-    columns[graded] = (rollouts.rewards.int() if right_or_wrong else rollouts.rewards).tolist()
+    rewards = rollouts.rewards.int() if right_or_wrong else rollouts.rewards
+    groups = rollouts.group_ids.tolist()
+    asked = [drawn.questions[g]["question"] for g in groups]
+    table = pd.DataFrame(
+        {
+            "suite": suite,
+            "mode": rollouts.modes,
+            "question_id": rollouts.question_ids,
+            "sample": [k % (len(groups) // len(drawn.questions)) for k in range(len(groups))],
+            "correct": rewards.tolist(),
+            "tokens": rollouts.lengths.tolist(),
+            "derivation": [*map(worlds.derivation_of, asked, rollouts.texts)],
+            "unfinished": unfinished(rollouts, stops).int().tolist(),
+        }
+    )
     if drawn.entropy:
-        columns["entropy_bits"] = (drawn.own_entropy.sum(1) / rollouts.lengths * BITS).tolist()
-    order = [graded if name == "correct" else name for name in COLUMNS]
-    return pd.DataFrame(columns)[[name for name in order if name in columns]]
+        bits = drawn.own_entropy.sum(1) / rollouts.lengths * BITS
+        table.insert(6, "entropy_bits", bits.tolist())
+    return table if right_or_wrong else table.rename(columns={"correct": "reward"})
 
 
 def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", reward=exact):
@@ -127,9 +118,7 @@ def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", r
     It is the full-vocabulary Shannon entropy of the policy at temperature 1, averaged over the
     response's tokens.
     """
-    drawn = _drawn(model, tokenizer, mode, questions, settings, generator, reward, [mode])
-    table = tabled(drawn, suite, reward, stop_ids(model, tokenizer))
-    return table, drawn.rollouts, drawn.prompts[mode.name]
+    return answer(model, tokenizer, mode, questions, settings, generator, suite, reward, [mode])
 
 
 def evaluate_in_pieces(
@@ -182,22 +171,14 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator, 
 
 def averaged(table, keys, **scores):
     """An evaluation's responses averaged in groups: columns keys, the scores (pandas' named
-    aggregations), tokens (their sum), unfinished (share; blank for evaluations from before it was
-    counted) and entropy_bits (mean over those tokens).
+    aggregations), tokens (their sum), unfinished (share; blank where it was not counted) and
+    entropy_bits (mean over those tokens).
     """
-    weighed = table.assign(
-        bits=table.entropy_bits * table.tokens, unfinished=table.get("unfinished", math.nan)
-    )
-    out = (
-        weighed.groupby(keys, sort=False)
-        .agg(
-            **scores,
-            bits=("bits", "sum"),
-            tokens=("tokens", "sum"),
-            unfinished=("unfinished", "mean"),
-        )
-        .reset_index()
-    )
+    weighed = table.assign(bits=table.entropy_bits * table.tokens)
+    weighed["unfinished"] = table.get("unfinished", math.nan)
+    scores |= {"bits": ("bits", "sum"), "tokens": ("tokens", "sum")}
+    scores["unfinished"] = ("unfinished", "mean")
+    out = weighed.groupby(keys, sort=False).agg(**scores).reset_index()
     return out.assign(entropy_bits=out.bits / out.tokens).drop(columns="bits")
 
 
@@ -208,21 +189,19 @@ def summary(table):
     Of an evaluation under another reward than ours, the mean reward, and the accuracy too where all
     of its rewards are 0 or 1.
     """
-    scores = (
-        {"accuracy": ("correct", "mean")} if "correct" in table else {"reward": ("reward", "mean")}
-    )
-    if "reward" in table and table.reward.isin([0, 1]).all():
+    graded, name = ("correct", "accuracy") if "correct" in table else ("reward", "reward")
+    scores = {name: (graded, "mean")}
+    if graded == "reward" and table.reward.isin([0, 1]).all():
         scores["accuracy"] = ("reward", "mean")
     return averaged(table, ["suite", "mode"], **scores).drop(columns="tokens")
 
 
 def condensed(table):
-    """An evaluation with a row a question: what is committed, since a row a response is ten times
-    as large.
+    """An evaluation with a row a question, which is what is committed: correct and unfinished
+    become shares of its `samples`, tokens their sum, entropy_bits the mean over those tokens.
 
-    correct and unfinished become shares of its `samples`, tokens their sum, entropy_bits the mean
-    over those tokens, so that `summary` gives the same as for all rows, where questions have
-    equally many samples. Derivations are left out.
+    `summary` gives the same as for all rows where questions have equally many samples. Derivations
+    are left out.
     """
     counts = {"samples": ("correct", "size"), "correct": ("correct", "mean")}
     out = averaged(table, ["suite", "mode", "question_id"], **counts)

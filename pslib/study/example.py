@@ -14,14 +14,8 @@ from pslib.methods import Scored
 from pslib.rollouts import Rollouts
 
 QUESTION = {"id": "example", "question": "2+3", "answer": "5"}
-VOCABULARY = (
-    "<|pad|>",
-    "<|end|>",
-    "\\boxed{5}",
-    "so",
-    " \\boxed{6}",
-    "2+3=5 \\boxed{5}",
-)  # a token's id is its place
+# A token's id is its place.
+VOCABULARY = ("<|pad|>", "<|end|>", "\\boxed{5}", "so", " \\boxed{6}", "2+3=5 \\boxed{5}")
 END = 1
 
 
@@ -64,17 +58,11 @@ def table(columns=None):
     Without columns, the log-probs.
     """
     response, place = ROLLOUTS.mask.nonzero().T.tolist()
-    columns = columns or {"log π": LOGP["normal"], "log π_HE": LOGP["he"]}
-    return pd.DataFrame(
-        {
-            "drawn in": [ROLLOUTS.modes[r] for r in response],
-            "reward": [int(REWARDS[r]) for r in response],
-            "token": [WORDS[r][t] for r, t in zip(response, place, strict=True)],
-            # + 0.0 makes 0.0 of -0.0, whose sign is rounding's
-            **{
-                name: (values[ROLLOUTS.mask].round(decimals=4) + 0.0).tolist()
-                for name, values in columns.items()
-            },
-        },
-        index=pd.Index(response, name="response"),
-    )
+    rows = pd.DataFrame(index=pd.Index(response, name="response"))
+    rows["drawn in"] = [ROLLOUTS.modes[r] for r in response]
+    rows["reward"] = [int(REWARDS[r]) for r in response]
+    rows["token"] = [WORDS[r][t] for r, t in zip(response, place, strict=True)]
+    for name, values in (columns or {"log π": LOGP["normal"], "log π_HE": LOGP["he"]}).items():
+        # + 0.0 makes 0.0 of -0.0, whose sign is rounding's
+        rows[name] = (values[ROLLOUTS.mask].round(decimals=4) + 0.0).tolist()
+    return rows

@@ -1,9 +1,8 @@
 """Analyses: what runs did, as tidy tables that other tables, figures and verdicts are made of.
 
-`collect` is the one reader of results. Every other function takes a profile and optionally the
-folder of its results (by default this machine's) and returns a DataFrame with columns KEYS before
-its own, variants too (see runs.Profile.unit for what counts as a seed); what was not run is left
-out. `Evidence` gives single quantities of them, by seed.
+`collect` is the one reader of results. Every other function takes a profile and the folder of its
+results (by default this machine's) and returns a DataFrame with columns KEYS before its own; what
+was not run is left out.
 """
 
 import re
@@ -39,9 +38,7 @@ ASKED = ["asked_bits", "asked_accuracy", "asked_kl", "asked_distance"]
 
 @cache
 def written(name="claims"):
-    """What claims.yaml or artefacts.yaml says: the claims with their checks, predictions and
-    comparisons; the artefacts and their columns' heads and units.
-    """
+    """What claims.yaml or artefacts.yaml says."""
     return yaml.safe_load((Path(__file__).parent / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
@@ -62,10 +59,8 @@ def read(path):
 
 
 def collect(profile, name, folder=None, columns=None, grid=None):
-    """Every run's <name>.csv as one table, with columns KEYS and run, or KEYS and those asked for;
-    empty where there is none.
-
-    grid: the runs as (method, size, seed), by default all that the profile holds.
+    """Every run's <name>.csv as one table: KEYS, run and its columns, or KEYS and the columns asked
+    for. grid: the runs as (method, size, seed), by default all that the profile holds.
     """
     root, parts, keys = Path(folder or profile.folder) / "runs", {}, [*KEYS, "run"]
     records.check(profile, folder)
@@ -92,9 +87,7 @@ def label_of(profile, method, mode):
 
 
 def intervals(values):
-    """{name: mean, <name>_ci: half-width of the 95% interval} of each of {name: values}, one value
-    a replicate.
-    """
+    """{name: mean, <name>_ci: half-width of the 95% interval} of {name: values by replicate}."""
     out = {}
     for name, own in values.items():
         out[name], out[f"{name}_ci"] = mean_interval(own)
@@ -102,9 +95,7 @@ def intervals(values):
 
 
 def over_seeds(table, keys, measures):
-    """Mean and 95% interval's half-width (`<measure>_ci`) of measures over seeds, a row for each of
-    `keys`, in their order; columns keys, seeds (how many) and two for each measure.
-    """
+    """Means and half-widths (`<measure>_ci`) of measures over seeds, a row for each of `keys`."""
     rows = []
     for values, own in table.groupby(keys, sort=False):
         row = dict(zip(keys, values, strict=True), seeds=own.seed.nunique())
@@ -115,10 +106,8 @@ def over_seeds(table, keys, measures):
 
 # --- the suites of table 1 ------------------------------------------------------------------------
 def suites(profile, folder=None):
-    """Accuracy (percent) and entropy (bits) of every run in each mode, suite by suite and their
-    plain average.
-
-    Columns KEYS, run, mode and SUITES; the label names the high-entropy mode.
+    """Accuracy (percent) and entropy (bits) of every run in each mode, suite by suite and on plain
+    average: KEYS, run, mode, SUITES.
     """
     found, keys = collect(profile, "evaluation", folder), [*KEYS, "run", "mode"]
     if found.empty:
@@ -136,9 +125,7 @@ def suites(profile, folder=None):
 
 
 def derivations(profile, folder=None):
-    """Accuracy and the shares of the derivations in table 1's suites, a row a run, mode and suite
-    (see evaluate.derivations).
-    """
+    """Accuracy and the shares of the derivations, a row a run, mode and suite of table 1."""
     found = collect(profile, "evaluation", folder)
     if "derivation" not in found:  # committed results carry what was made of the responses
         columns = ["suite", "mode", "accuracy", *worlds.DERIVATIONS, "other"]
@@ -150,8 +137,8 @@ def derivations(profile, folder=None):
 
 # --- training -------------------------------------------------------------------------------------
 def dynamics(profile, folder=None, grid=None):
-    """Entropy in bits of each mode on its own responses and inter-mode KL in nats a token, at every
-    measured step, and the accuracy of each mode's responses over the five steps up to there.
+    """At every measured step each mode's entropy in bits, the inter-mode KL in nats a token, and
+    each mode's accuracy over the five steps up to there.
     """
     found = collect(profile, "metrics", folder, ["step", *APART, *ACCURACIES], grid)
     by_run = found.groupby(["size", "method", "seed"])[ACCURACIES]
@@ -160,10 +147,8 @@ def dynamics(profile, folder=None, grid=None):
 
 
 def start_and_end(profile, folder=None, window=5):
-    """Each run's entropies and KL before training (the first step's rollouts), at the end, and the
-    KL's peak.
-
-    End: the mean of the last `window` measurements; peak: the largest mean of so many in a row.
+    """Each run's entropies and KL at the first step and at the end (the mean of the last `window`
+    measurements), and the KL's peak (the largest mean of so many in a row).
     """
     by_run = dynamics(profile, folder).groupby(KEYS, sort=False)
     start = by_run[APART].first().add_suffix("_start")
@@ -173,9 +158,7 @@ def start_and_end(profile, folder=None, window=5):
 
 
 def learning(profile, folder=None):
-    """How fast each mode learns: its rollouts' accuracy above GRPO's of the same seed in points, in
-    each quarter of training; a row a run and mode.
-    """
+    """Each mode's accuracy above GRPO's of the same seed in points, in each quarter of training."""
     found = collect(profile, "metrics", folder, ["step", *ACCURACIES])
     found["quarter"] = [QUARTERS[int(4 * (k - 1) // profile.train.steps)] for k in found.step]
     long = found.melt([*KEYS, "quarter"], ACCURACIES, "mode", "accuracy").dropna()
@@ -195,8 +178,8 @@ def _grpos(table, columns, rows):
 
 
 def cost(profile, folder=None):
-    """Seconds a step that each run spent on sampling, scoring and update, in all, and times GRPO's
-    of the same size and seed.
+    """Seconds a step of each run on sampling, scoring, update and all, and times GRPO's of its
+    seed.
     """
     parts = [f"seconds_{part}" for part in ("sample", "score", "update")]
     found = collect(profile, "metrics", folder, parts)
@@ -221,8 +204,8 @@ def best_of(correct, samples, n):
 
 
 def _solved(profile, folder):
-    """Of each run: its keys, how many samples a question had, and how many were right: a row a
-    question, a column a mode.
+    """Of each run: its keys, its samples, and how many were right: a row a question, a column a
+    mode.
     """
     for keys, own in collect(profile, "best_of_n", folder).groupby(KEYS, sort=False):
         counts = own.pivot(index="question_id", columns="mode", values="correct")
@@ -230,10 +213,8 @@ def _solved(profile, folder):
 
 
 def best_of_n(profile, folder=None):
-    """Best-of-n accuracy in percent for the normal mode, the high-entropy mode, and half of the n
-    in each ("both"); a row a run, n and way of sampling.
-
-    "both": 1 - (1 - p_n/2 normal)(1 - p_n/2 HE) for each question, n even.
+    """Best-of-n accuracy in percent in the normal mode, the high-entropy mode, and half of an even
+    n in each, 1 - (1 - p_n/2 normal)(1 - p_n/2 HE) by question ("both").
     """
     rows = []
     for keys, samples, counts in _solved(profile, folder):
@@ -248,9 +229,7 @@ def best_of_n(profile, folder=None):
 
 
 def solved_by_one(profile, folder=None):
-    """Questions, of 100, that only one mode ever solved in its samples: columns only_normal,
-    only_he, neither.
-    """
+    """Questions, of 100, that only one mode ever solved in its samples."""
     rows = []
     for keys, _, counts in _solved(profile, folder):
         normal, he = counts.normal > 0, counts.he > 0
@@ -259,18 +238,14 @@ def solved_by_one(profile, folder=None):
 
 
 def total_variation(first, second):
-    """How far two distributions are apart, 0 to 1: half the sum of the absolute differences of
-    their shares, which stand on the last axis.
-    """
+    """How far two distributions are apart, 0 to 1: half the sum of |p - q| over the last axis."""
     return np.abs(first - second).sum(-1) / 2
 
 
 def behaviour(profile, folder=None):
-    """What each mode does: shares of the derivations under no prompt and under the trained one, and
-    how far they are apart; a row a run.
-
-    distance: the total variation; chance: what two samples of this size from one distribution would
-    show on average; kl in nats a token.
+    """Shares of the derivations under no prompt and under the trained one, their total variation
+    (distance) beside what two samples of this size from one distribution show on average (chance),
+    and the KL in nats a token.
     """
     responses, rows = profile.probe.prompts * profile.evaluate.samples, []
     for keys, own in collect(profile, "prompts", folder).groupby(KEYS, sort=False):
@@ -285,8 +260,8 @@ def behaviour(profile, folder=None):
 
 
 def prompt_generalization(profile, folder=None):
-    """How each system prompt moves a model from its normal mode: differences in accuracy (points),
-    entropy (bits), and KL (nats); a row a run and prompt.
+    """How each system prompt moves a run from its normal mode: differences in accuracy (points) and
+    entropy (bits), and the KL (nats).
     """
     columns = ["prompt", "accuracy", "entropy_bits", "kl_from_normal"]
     found = collect(profile, "prompts", folder, columns).set_index(KEYS)
@@ -299,13 +274,12 @@ def prompt_generalization(profile, folder=None):
 
 
 def asked(profile, folder=None):
-    """What models do under each prompt, all of them asked the same questions with the same draws; a
-    row a run and prompt.
+    """What models do under each prompt, asked the same questions with the same draws: a row a run
+    and prompt.
 
-    Columns KEYS, prompt, asked_accuracy (percent), asked_bits (entropy, bits a token), asked_kl
-    (nats a token, from the same model without a prompt), share_<derivation>, asked_distance (total
-    variation of these shares from the same model's without a prompt), and part_<kind>, the bits on
-    a kind of tokens divided by all tokens: what it contributes to asked_bits.
+    asked_accuracy in percent, asked_bits (entropy) and asked_kl (nats, from no prompt) a token,
+    share_<derivation>, asked_distance (total variation of these from no prompt's), and part_<kind>,
+    the bits on a kind of tokens divided by all tokens.
     """
     found, keys = collect(profile, "asked", folder), [*KEYS, "prompt"]
     if found.empty:
@@ -323,10 +297,8 @@ def asked(profile, folder=None):
 
 
 def stories(profile, folder=None):
-    """How diverse a run's stories are in each mode, means over prompts; columns STORIES.
-
-    told: the share of responses that are stories. A method that has one mode was asked under the
-    high-entropy prompt too, to tell what the prompt alone does; the label names that prompt.
+    """How diverse a run's stories are in each mode, means over prompts; told is the share of
+    responses that are stories. A method of one mode was asked under the high-entropy prompt too.
     """
     found = collect(profile, "stories", folder, ["mode", *STORIES])
     found["label"] += found["mode"].map(_MODE_SAID)
@@ -335,9 +307,7 @@ def stories(profile, folder=None):
 
 # --- the bonus of eq. 3 ---------------------------------------------------------------------------
 def bonus(profile, folder=None):
-    """What eq. 3 adds to the base models' advantages, token by token (see probe.bonus), with their
-    sizes.
-    """
+    """What eq. 3 adds to the base models' advantages, token by token (see probe.bonus)."""
     root = Path(folder or profile.folder) / "base"
     paths = {size: root / size / "bonus.csv" for size in profile.sizes}
     parts = [read(path).assign(size=size) for size, path in paths.items() if path.exists()]
@@ -346,9 +316,7 @@ def bonus(profile, folder=None):
 
 
 def bonus_by_kind(profile, folder=None):
-    """By size and kind of token: its share of all tokens, its mean B, and the median addition over
-    |A| in two forms.
-    """
+    """By size and kind of token: how many, their mean B, and |addition| / |A| in two forms."""
     found, forms = bonus(profile, folder), ["paper", "released"]
     found[forms] = found[forms].abs().div(found.advantage.abs(), axis=0)
     by = found.groupby(["size", "kind"], sort=False)
@@ -360,9 +328,7 @@ def bonus_by_kind(profile, folder=None):
 
 # --- single quantities ----------------------------------------------------------------------------
 class Term(NamedTuple):
-    """A part of a quantity: a number, or what a method of a profile was measured at, with a
-    sign.
-    """
+    """A part of a quantity: a number, or what a method was measured at, with a sign."""
 
     sign: int
     profile: str  # "": the one at hand
@@ -372,8 +338,8 @@ class Term(NamedTuple):
 
 
 def terms(quantity):
-    """A quantity's Terms: "a/b@c - d@e + 0.5" is the sum of b at c in profile a, minus d at e, and
-    a half; ValueError if it is not such a sum.
+    """A quantity's Terms: "a/b@c - d@e + 0.5" is b of profile a at c, minus d at e, and a half;
+    ValueError if it is not such a sum.
     """
     pattern = r"([+-]?)\s*(?:(?:(\w+)/)?([\w.]+)@(\w+)|(\d[\d.]*))(?:\s+|$)"
     found = re.findall(pattern, quantity.strip())
@@ -388,12 +354,10 @@ def terms(quantity):
 
 
 class Evidence:
-    """A profile's results as single quantities: "policy_split@he - grpo@normal" of a measure, by
-    seed.
+    """A profile's results as single quantities by seed: "policy_split@he - grpo@normal".
 
-    What stands behind @ is a mode; for the measures of prompt_generalization and asked a prompt,
-    for `solved` a way of sampling and n (both_8), for the KL in training start or end. A method may
-    be another profile's whose results lie beside these: "understood_low/eta_0@none".
+    Behind @ stands a mode, a prompt, a way of sampling and n (both_8), or start or end, as MEASURED
+    says. A method may be of another profile whose results lie beside: "understood_low/eta_0@none".
     """
 
     def __init__(self, profile, folder=None):

@@ -1,10 +1,8 @@
 """Creative writing (table 10): what judges think of stories.
 
-A judge is a language model behind an OpenAI-compatible chat endpoint, named by three environment
-variables: PSLIB_JUDGE_URL (up to and with `/v1`), PSLIB_JUDGE_MODELS (one or more, separated by
-commas) and PSLIB_JUDGE_KEY (may be missing). A story is sent between marks that it cannot contain,
-and the judge is told that nothing between them is addressed to it; a model may still be swayed by
-what it reads, so a judge's scores are an opinion, not a measurement.
+A judge is a language model behind an OpenAI-compatible chat endpoint, named by PSLIB_JUDGE_URL (up
+to and with `/v1`), PSLIB_JUDGE_MODELS (separated by commas) and PSLIB_JUDGE_KEY (may be missing). A
+story can still sway a model that reads it: a judge's scores are an opinion.
 """
 
 import hashlib
@@ -67,9 +65,7 @@ class JudgeSettings(ranges.Checked):
 
     @classmethod
     def from_environment(cls):
-        """The judges that the environment names, with the defaults for the rest; none where it
-        names none.
-        """
+        """The judges that the environment names, or none."""
         names = ("URL", "MODELS", "KEY")
         url, models, key = (os.environ.get(f"PSLIB_JUDGE_{name}", "").strip() for name in names)
         models = dict.fromkeys(model.strip() for model in models.split(",") if model.strip())
@@ -77,11 +73,11 @@ class JudgeSettings(ranges.Checked):
 
 
 def judge(stories, settings=None):
-    """Scores of stories by each judge: a row a judge and story, columns judge, story (its position)
-    and RUBRICS, 0 to 100 (a judge gives 0 to 10).
+    """Scores of stories by each judge: a row a judge and story (its position), RUBRICS from 0 to
+    100.
 
-    settings None: what the environment names. Where that is no judge, one row a story with an empty
-    judge and NaN: a blank, never an invented score. JudgeError where a judge fails.
+    Where neither settings nor the environment names a judge, a row a story with NaN: a blank, never
+    an invented score. JudgeError where a judge fails.
     """
     settings, stories = settings or JudgeSettings.from_environment(), as_list(stories)
     if not settings.url:
@@ -99,9 +95,8 @@ def judge(stories, settings=None):
 
 
 def messages(story):
-    """The chat messages that ask a judge about a story; the wording is in judge.md.
-
-    The mark around it is a hash of the story itself, so no story can close it early.
+    """The chat messages that ask a judge about a story, between marks (a hash of the story itself)
+    that no story can close; the wording is in judge.md.
     """
     mark = "story-" + hashlib.sha256(story.encode("utf-8", "replace")).hexdigest()[:16]
     rubrics = "\n".join(f"- {name}: {meaning}" for name, meaning in RUBRICS.items())
@@ -118,9 +113,7 @@ class _Refused(Exception):
 
 
 def _asked(client, model, story, settings):
-    """The scores (0 to 100) that one judge gives one story, asked again after a failure that may
-    pass.
-    """
+    """The scores that one judge gives one story, asked again after a failure that may pass."""
     for attempt in range(1, settings.attempts + 1):
         try:
             return scores(_answer(client, model, story, settings.key))
@@ -137,8 +130,8 @@ def _asked(client, model, story, settings):
 
 
 def _answer(client, model, story, key):
-    """The text that the endpoint gives back; ValueError, _Refused or httpx.HTTPError where it gives
-    none. No temperature is asked for: some models accept their default only.
+    """The text that the endpoint gives back. No temperature is asked for: some models accept their
+    default only.
     """
     reply = client.post("chat/completions", json={"model": model, "messages": messages(story)})
     text = reply.text.replace(key or "\0", "(key)")  # some endpoints quote the key
@@ -159,11 +152,8 @@ _Scores = create_model("_Scores", __config__=_STRICT, **dict.fromkeys(RUBRICS, _
 
 
 def scores(answer):
-    """What a judge's answer says: {rubric: 0 to 100}; ValueError if it is not the JSON object that
-    was asked for.
-
-    One code fence around the object is forgiven. Every rubric and no other key, each a number from
-    0 to 10.
+    """A judge's answer, 0 to 10 on every rubric, as {rubric: 0 to 100}; ValueError if it is not the
+    JSON object that was asked for. One code fence around it is forgiven.
     """
     if not isinstance(answer, str) or len(answer) > LONGEST_VERDICT:
         raise ValueError(f"its answer is not a text of up to {LONGEST_VERDICT} characters")

@@ -1,6 +1,4 @@
-"""Evaluation: sampled answers to a suite under a mode, graded, with the entropy of the policy that
-gave them.
-"""
+"""Evaluation: sampled answers to a suite under a mode, graded, with the entropy of the policy."""
 
 import math
 from dataclasses import dataclass, field
@@ -42,9 +40,7 @@ class Settings(ranges.Checked):
 
 @dataclass(frozen=True)
 class Probe(ranges.Checked):
-    """What is asked of a model beside the suites, in both modes; a profile's `probe` section. 0
-    leaves a part out.
-    """
+    """What is asked beside the suites, in both modes: a profile's `probe`. 0 leaves a part out."""
 
     methods: list = field(default_factory=list)  # of which methods; variants are not probed
     # Questions of each of the suites `like` and `long`, answered `samples` times
@@ -64,10 +60,9 @@ def answer(
     """Draw `settings.samples` responses to each question in a mode and grade them -> (DataFrame,
     Rollouts, prompts).
 
-    A row a response, columns COLUMNS but for entropy_bits: correct is 0 or 1, derivation is how a
-    nano question was worked, unfinished is 1 where max_new_tokens ended the response. Under another
-    reward, (text, row) -> float, the column reward stands in the place of correct;
-    FloatingPointError names questions for which it is not finite.
+    A row a response, columns COLUMNS but for entropy_bits; derivation is how a nano question was
+    worked, unfinished is 1 where max_new_tokens ended the response. Another reward, (text, row) ->
+    float, gives the column reward; FloatingPointError names questions for which it is not finite.
     """
     drawn = _drawn(model, tokenizer, mode, questions, settings, generator, reward, under)
     table = tabled(drawn, suite, reward, stop_ids(model, tokenizer))
@@ -113,10 +108,8 @@ def tabled(drawn, suite, reward, stops):
 
 
 def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", reward=exact):
-    """`answer`, with the column entropy_bits: -> (DataFrame, Rollouts, prompts).
-
-    It is the full-vocabulary Shannon entropy of the policy at temperature 1, averaged over the
-    response's tokens.
+    """`answer`, with the entropy of the policy at temperature 1 over the full vocabulary, averaged
+    over the response's tokens: -> (DataFrame, Rollouts, prompts).
     """
     return answer(model, tokenizer, mode, questions, settings, generator, suite, reward, [mode])
 
@@ -124,11 +117,9 @@ def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", r
 def evaluate_in_pieces(
     model, tokenizer, mode, questions, settings, generator, suite, folder, report
 ):
-    """The table of `evaluate`, made in pieces of up to settings.batch_tokens tokens, each of which
-    is kept in a folder until the caller removes it, and not made again.
-
-    The draws are those of `evaluate`, whatever the pieces. report(done, total) is called after each
-    of several pieces.
+    """The table of `evaluate`, drawn alike, in pieces of up to settings.batch_tokens tokens, each
+    kept in a folder until the caller removes it, and not made again. report(done, total) follows
+    each.
     """
     rows = list(questions)
     seeds = torch.randint(2**62, (len(rows),), generator=generator)
@@ -170,9 +161,8 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator, 
 
 
 def averaged(table, keys, **scores):
-    """An evaluation's responses averaged in groups: columns keys, the scores (pandas' named
-    aggregations), tokens (their sum), unfinished (share; blank where it was not counted) and
-    entropy_bits (mean over those tokens).
+    """Responses averaged in groups: keys, the scores (pandas' named aggregations), tokens (their
+    sum), unfinished (share, or blank) and entropy_bits (mean over those tokens).
     """
     weighed = table.assign(bits=table.entropy_bits * table.tokens)
     weighed["unfinished"] = table.get("unfinished", math.nan)
@@ -183,11 +173,8 @@ def averaged(table, keys, **scores):
 
 
 def summary(table):
-    """Accuracy (share), token-averaged entropy (bits) and share of unfinished responses, a row for
-    each suite and mode.
-
-    Of an evaluation under another reward than ours, the mean reward, and the accuracy too where all
-    of its rewards are 0 or 1.
+    """By suite and mode: accuracy (share) or, of another reward, its mean, and the accuracy too
+    where all rewards are 0 or 1; entropy over all tokens in bits; share of unfinished responses.
     """
     graded, name = ("correct", "accuracy") if "correct" in table else ("reward", "reward")
     scores = {name: (graded, "mean")}
@@ -199,9 +186,6 @@ def summary(table):
 def condensed(table):
     """An evaluation with a row a question, which is what is committed: correct and unfinished
     become shares of its `samples`, tokens their sum, entropy_bits the mean over those tokens.
-
-    `summary` gives the same as for all rows where questions have equally many samples. Derivations
-    are left out.
     """
     counts = {"samples": ("correct", "size"), "correct": ("correct", "mean")}
     out = averaged(table, ["suite", "mode", "question_id"], **counts)
@@ -209,9 +193,7 @@ def condensed(table):
 
 
 def derivations(table):
-    """How an evaluation's nano questions were worked: a row a suite and mode, with accuracy and
-    each derivation's share.
-    """
+    """By suite and mode: accuracy, and each derivation's share of the responses."""
     shares = pd.crosstab([table.suite, table["mode"]], table.derivation, normalize="index")
     shares = shares.reindex(columns=[*worlds.DERIVATIONS, "other"], fill_value=0.0).round(5)
     shares.insert(0, "accuracy", table.groupby(["suite", "mode"]).correct.mean().round(5))

@@ -1,8 +1,7 @@
-"""Figures: one function each, from results to a matplotlib Figure; saving is `save`'s business.
+"""Figures: one function each, from results to a matplotlib Figure.
 
-Policy Split's two forms have colours of their own, what they are compared with is grey, and each
-method has its own marker; the normal mode is filled or a full line, the high-entropy mode hollow or
-dashed.
+Policy Split is in colour, what it is compared with is grey, each method has its own marker; the
+normal mode is filled or a full line, the high-entropy mode hollow or dashed.
 """
 
 import io
@@ -64,9 +63,7 @@ def _called(profile, method, mode):
 
 
 def _reach(mean, half, low=-np.inf, high=np.inf):
-    """How far an interval is drawn below and above its mean (2, n): not beyond what the quantity
-    can be.
-    """
+    """How far an interval is drawn below and above its mean (2, n), within what can be."""
     mean, half = np.atleast_1d(np.asarray(mean, float)), np.atleast_1d(np.asarray(half, float))
     return np.stack([np.minimum(half, mean - low), np.minimum(half, high - mean)]).clip(min=0)
 
@@ -94,9 +91,7 @@ def _rows(axis, names, zero=True):
 
 
 def _legend(figure, said="", ncols=3):
-    """One legend below all panels, in which a size without results has no lines, under what is said
-    of the marks.
-    """
+    """One legend below all panels, under what is said of the marks."""
     found = {}
     for axis in figure.axes:
         handles, labels = axis.get_legend_handles_labels()
@@ -107,8 +102,8 @@ def _legend(figure, said="", ncols=3):
 
 
 def _over(profile, *said, untrained="original"):
-    """What is said of a figure, and what the intervals of a profile's runs are over, where the
-    untrained model stands among them; nothing of it where a row has one run, and so no interval.
+    """What is said of a figure, and what its intervals are over: nothing of it where a row has one
+    run, and so no interval.
     """
     trained, untrained = profile.replicates(), profile.replicates(untrained)
     over = trained if trained == untrained else f"{trained}; Original's over {untrained}"
@@ -119,10 +114,8 @@ def _over(profile, *said, untrained="original"):
 # --- table 1 --------------------------------------------------------------------------------------
 @plt.rc_context(STYLE)
 def accuracy_against_entropy(profile, folder=None):
-    """Table 1 as a picture: average accuracy against average entropy, a panel a size, a mark a
-    method and mode.
-
-    Large marks are means over seeds with 95% intervals, small ones single seeds.
+    """Average accuracy against average entropy: large marks are means over seeds with 95%
+    intervals, small ones single seeds.
     """
     found = analyses.suites(profile, folder)
     found = found[found.method.isin(profile.methods)]
@@ -143,11 +136,7 @@ def accuracy_against_entropy(profile, folder=None):
 # --- the base model -------------------------------------------------------------------------------
 @plt.rc_context(STYLE)
 def base_properties(measured):
-    """What the base model does: share and accuracy of each derivation, without a prompt and under
-    its own.
-
-    measured: the table of `base.measure`.
-    """
+    """Share and accuracy of each derivation without a prompt and under its own (base.measure)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8), sharey=True)
     default = measured[measured.measure == "default"].set_index("derivation")
     named = measured[measured.measure == "named"].set_index("derivation").loc[default.index]
@@ -166,9 +155,7 @@ def base_properties(measured):
 
 @plt.rc_context(STYLE)
 def bonus_size(profile, folder=None):
-    """How large eq. 3's addition is beside |A| at eta 0.03 in two forms, and which tokens get it,
-    of the first size's base.
-    """
+    """How large eq. 3's addition is beside |A| at eta 0.03, and which tokens get it."""
     bonus = analyses.bonus(profile, folder)
     if bonus.empty:
         return plt.figure()
@@ -200,11 +187,9 @@ CURVES = {
 
 @plt.rc_context(STYLE)
 def dynamics(profile, folder=None, methods=None, grid=None):
-    """Figure 1c, ours: accuracy and entropy of both modes, and the inter-mode KL, over training.
-
-    Means over seeds with 95% bands, of the rollouts of every fifth step; accuracy over the five
-    steps up to there. A row a size. methods: by default those of `compared` in claims.yaml; grid:
-    the runs (method, size, seed), by default the profile's.
+    """Figure 1c, ours: accuracy, entropy and inter-mode KL in training, means over seeds with 95%
+    bands, a row a size. methods: by default `compared` of claims.yaml; grid: the runs (method,
+    size, seed).
     """
     found = analyses.dynamics(profile, folder, grid)
     sizes, measures = _sizes(profile, found), [*analyses.ACCURACIES, *analyses.APART]
@@ -232,10 +217,8 @@ def dynamics(profile, folder=None, methods=None, grid=None):
 
 @plt.rc_context(STYLE)
 def beside_figure_1c(*given):
-    """The paper's figure 1c beside Policy Split's training in some profiles, of each (profile,
-    folder): both modes' entropy and the inter-mode KL, on the same scales.
-
-    Bands are 95% intervals of the means over runs; the paper's are what its plot could be read to.
+    """The paper's figure 1c beside Policy Split's training in some (profile, folder), on the same
+    scales; the paper's bands are what its plot could be read to.
     """
     reading = {f"{measure}_ci": 0.01 for measure in analyses.APART}
     sources = {"reported: figure 1c\n(read by eye)": tables.reported_figure_1c().assign(**reading)}
@@ -263,11 +246,8 @@ def beside_figure_1c(*given):
 
 @plt.rc_context(STYLE)
 def parting(profile, folder=None):
-    """Policy Split's inter-mode KL in training, of the runs of `parting` in claims.yaml, made
-    beside this profile's: a line a base model.
-
-    Means of five measurements, on a logarithmic scale from 0.0003 nats; below that the estimate is
-    noise, and can be negative.
+    """Policy Split's inter-mode KL in training in the runs of `parting` in claims.yaml: a line a
+    base model, means of five. Below 0.0003 nats the estimate is noise, and can be negative.
     """
     given = analyses.written()["parting"]
     figure, axes = plt.subplots(1, len(given), figsize=(WIDTH, 2.7), sharey=True)
@@ -286,9 +266,7 @@ def parting(profile, folder=None):
 # --- ablations ------------------------------------------------------------------------------------
 @plt.rc_context(STYLE)
 def eta_ablation(profile, folder=None):
-    """Accuracy, entropy and final inter-mode KL of both modes against eta; GRPO as a line with its
-    95% band.
-    """
+    """Accuracy, entropy and final inter-mode KL of both modes against eta, and GRPO's band."""
     table = tables.ablations(profile, folder)
     table = table[(table.reference == "grpo") & (table.seeds > 0)].sort_values("eta")
     collapsed = table[table.average_acc < 20]  # would hide all the rest
@@ -329,9 +307,7 @@ def eta_ablation(profile, folder=None):
 
 @plt.rc_context(STYLE)
 def part_ablation(profile, folder=None):
-    """What each part and each departure of the released code changes: differences from Policy Split
-    with the same eta.
-    """
+    """What each part and departure changes against Policy Split with the same eta."""
     table = tables.ablations(profile, folder)
     table = table[(table.reference != "grpo") & (table.seeds > 0)]
     second = analyses.written()["second_reference"]
@@ -357,10 +333,8 @@ def part_ablation(profile, folder=None):
 # --- what was asked beside the suites -------------------------------------------------------------
 @plt.rc_context(STYLE)
 def best_of_n(profile, folder=None):
-    """The share of questions that none of n responses solves, for the normal mode, and for Policy
-    Split also for the high-entropy mode and an equal budget split over both.
-
-    On a logarithmic scale; a line ends where all questions are solved.
+    """The share of questions that none of n responses solves, in each mode and half in each; a line
+    ends where all are solved.
     """
     ways = {"normal": "-", "he": "--", "both": ":"}
     figure, panels = _panels(profile, analyses.best_of_n(profile, folder), sharey=True)
@@ -386,9 +360,7 @@ def best_of_n(profile, folder=None):
 
 @plt.rc_context(STYLE)
 def behaviour(profile, folder=None):
-    """Share of each derivation in the normal mode and under the high-entropy prompt, and the
-    distance between them.
-    """
+    """Shares of the derivations without and with the high-entropy prompt, and how far apart."""
     figure, panels = _panels(profile, analyses.behaviour(profile, folder), sharey=True)
     for axis, found in panels:
         own = found.drop(columns=["size", "label", "seed"])
@@ -415,9 +387,7 @@ def behaviour(profile, folder=None):
 
 @plt.rc_context(STYLE)
 def prompt_generalization(profile, folder=None):
-    """Change of entropy from the normal mode under the trained and the unseen system prompts; means
-    with 95% intervals.
-    """
+    """Change of entropy from the normal mode under the trained and the unseen prompts."""
     found = analyses.prompt_generalization(profile, folder)
     prompts = list(found.prompt.unique())
     figure, panels = _panels(profile, found, height=3.4, sharey=True)
@@ -437,9 +407,7 @@ def prompt_generalization(profile, folder=None):
 
 @plt.rc_context(STYLE)
 def reached(profile, folder=None):
-    """Where exploration ends: accuracy on longer sums against the share of responses that work in
-    steps there; a mark a run and mode, a panel a size.
-    """
+    """Accuracy on longer sums against the share of responses that work in steps there."""
     table = analyses.derivations(profile, folder)
     table = table[(table.suite == "long") & table.method.isin(profile.methods)]
     figure, panels = _panels(profile, table)
@@ -456,9 +424,7 @@ def reached(profile, folder=None):
 
 @plt.rc_context(STYLE)
 def worlds(profile, folder=None):
-    """What training changes in each world: see tables.worlds. Marks are mean differences, bars
-    their 95% intervals.
-    """
+    """What training changes in each world: mean differences with 95% intervals."""
     table = tables.worlds(profile, folder)
     over = table.replicates.str.removesuffix(" of one base model")
     table["world"] += " " + table["size"] + ", " + table.pairs.astype(str) + " " + over
@@ -480,9 +446,7 @@ def worlds(profile, folder=None):
 
 @plt.rc_context(STYLE)
 def strip(checks):
-    """One check in several forms, worlds and sizes, a row each: its mean with its 95% interval; the
-    side on which the claim puts it is shaded.
-    """
+    """One check in several forms and worlds: 95% intervals; the claim's side is shaded."""
     figure, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.24 * len(checks) + 0.6))
     names = []
     for k, row in enumerate(checks.to_dict("records")):
@@ -502,9 +466,7 @@ def strip(checks):
 
 
 def save(figure, folder, name):
-    """Write a figure as <name>.svg and <name>.png, each whole or not at all, and close it; an empty
-    one is not written, and no older one left.
-    """
+    """Write a figure whole as <name>.svg and .png and close it; of an empty one neither is left."""
     for kind in ("svg", "png"):
         if not figure.axes:
             (folder / f"{name}.{kind}").unlink(missing_ok=True)

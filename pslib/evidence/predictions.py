@@ -1,8 +1,5 @@
-"""Predictions: quantities named in claims.yaml before the runs, measured over base models in one
-evaluation.
-
-Every number comes from analyses.asked. A term of a quantity is a mean over one base model's
-responses; the base model is the unit.
+"""Predictions: quantities named in claims.yaml before the runs, each a sum of means over one base
+model's responses (see analyses.asked); the base model is the unit.
 """
 
 import pandas as pd
@@ -13,9 +10,7 @@ WINDOW = 5  # measurements over which accuracy and entropy in training are avera
 
 
 def measured(profile, folder=None, which="predictions"):
-    """The quantities of the `predictions` or `estimates` in claims.yaml -> (name, what is said of
-    it, its values by base model, its unit), one at a time.
-    """
+    """Quantities in claims.yaml -> (name, facts, values by base model, unit)."""
     evidence, size = analyses.Evidence(profile, folder), profile.table_sizes[0]
     for name, given in analyses.written()[which].items():
         measure = given.get("measure", "asked_bits")
@@ -31,10 +26,8 @@ def _summary(values, unit):
 
 
 def tested(profile, folder=None):
-    """The predictions and what came of them -> DataFrame, one row each, in one Holm family.
-
-    outcome: "as predicted" or "opposite" where p_holm is below 0.05, else "no detectable
-    difference" ("not shown" for equivalence); "too few base models" where so few cannot reach it.
+    """The predictions and what came of them, in one Holm family: "as predicted" or "opposite" where
+    p_holm is below 0.05; "too few base models" where so few cannot reach it.
     """
     rows = []
     for name, given, values, unit in measured(profile, folder):
@@ -64,10 +57,8 @@ def _outcome(row, tests):
 
 
 def estimated(profile, folder=None):
-    """The estimates named beside the predictions -> DataFrame, a row each.
-
-    detectable: the smallest true difference that so many base models would find with 80% power at
-    0.05.
+    """The estimates named beside the predictions, with the smallest true difference that so many
+    base models would find with 80% power at 0.05 (detectable).
     """
     rows = []
     for name, _, values, unit in measured(profile, folder, "estimates"):
@@ -78,9 +69,7 @@ def estimated(profile, folder=None):
 
 
 def by_base_model(profile, folder=None):
-    """What stands behind each prediction and estimate -> DataFrame: quantity, and a column for each
-    base model with its value.
-    """
+    """What stands behind each prediction and estimate: a column for each base model."""
     rows = {
         f"{which}: {name}": values
         for which in ("predictions", "estimates")
@@ -91,11 +80,8 @@ def by_base_model(profile, folder=None):
 
 
 def at_equal_accuracy(profile, folder=None):
-    """The difference of two methods' normal modes' entropies in training, in bits a token, when
-    both are equally accurate -> DataFrame, a row a comparison.
-
-    Of each base model, accuracy and entropy are means of five measurements in a row. The level is
-    the lower of the two final accuracies; each entropy is taken where its method first reaches it.
+    """The difference of two methods' normal modes' entropies in training, in bits a token, each
+    where it first reaches the lower of the two final accuracies; of means of five measurements.
     """
     evidence, rows = analyses.Evidence(profile, folder), []
     for given in analyses.written()["at_equal_accuracy"]:
@@ -110,9 +96,7 @@ def at_equal_accuracy(profile, folder=None):
 
 
 def _when_level(found, method, against):
-    """The difference of two methods' entropies when level, from one base model's curves; NaN where
-    one lacks.
-    """
+    """The entropies' difference of one base model when level; NaN where one method lacks."""
     columns, curves = ["accuracy_normal", "entropy_bits_normal"], []
     for name in (method, against):
         own = found[found.method == name].sort_values("step")

@@ -1,8 +1,5 @@
-"""Does a pretrained model understand the high-entropy prompt? It is asked, as it comes, three tasks
-under five system prompts.
-
-What a prompt's words do shows beside a text of the same length that says nothing of the task: any
-system prompt moves a pretrained model.
+"""Does a pretrained model understand the high-entropy prompt? It is asked three tasks under five
+system prompts, one of which is as long and says nothing of the task.
 """
 
 from dataclasses import replace
@@ -25,9 +22,7 @@ MEASURES = ["entropy_bits", "entropy_change", "entropy_beyond", "accuracy", "kl"
 
 
 def tasks_of(profile):
-    """{task: questions}: the profile's sums, the word problems, and its stories, whose answer no
-    response can give.
-    """
+    """{task: questions}; no response can give a story's answer."""
     told = enumerate(profile.stories)
     stories = [{"id": f"stories-{place}", "question": text, "answer": ""} for place, text in told]
     sums = profile.questions("like", QUESTIONS)
@@ -41,11 +36,11 @@ def prompts_of(tokenizer):
 
 
 def ask(profile):
-    """Ask a profile's pretrained model every task under every prompt -> DataFrame, and prompts.csv.
+    """Ask a profile's pretrained model every task under every prompt -> DataFrame, and prompts.csv:
+    a row a task, seed, prompt and question.
 
-    A row a task, seed, prompt and question: COUNTS, as in probe.ask. The file is written after each
-    task and seed, and what it holds is not asked again. ValueError for a profile whose models are
-    made here.
+    The file is written after each task and seed, and what it holds is not asked again. ValueError
+    for a profile whose models are made here.
     """
     if not profile.origin.knows_words:
         raise ValueError(
@@ -85,11 +80,9 @@ def _record(profile, settings, model, tokenizer, prompts, asked):
 
 
 def table(profile, folder=None):
-    """What prompts change, from prompts.csv in a folder of results: a row a task and prompt.
-
-    Entropy in bits and KL in nats a token, accuracy in percent (blank for stories), each with the
-    half of its 95% interval over questions (`_ci`). entropy_change is the entropy less that of the
-    normal mode, entropy_beyond less that under the unrelated prompt, both paired by question.
+    """What prompts change, a row a task and prompt: entropy in bits, KL in nats a token, accuracy
+    in percent, over questions; entropy_change less the normal mode's, entropy_beyond less the
+    unrelated prompt's.
     """
     path, rows = Path(folder or profile.folder) / "prompts.csv", []
     found = analyses.read(path) if path.exists() else pd.DataFrame(columns=[*KEYS, *COUNTS])

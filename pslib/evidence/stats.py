@@ -1,6 +1,4 @@
-"""Statistics over seeds or base models: intervals, effects, tests, and what they say about a
-claim. NaN values never count.
-"""
+"""Statistics over seeds or base models: intervals, effects, tests. NaN values never count."""
 
 import warnings
 from typing import NamedTuple
@@ -18,10 +16,9 @@ def _without_nan(values):
 
 
 def mean_interval(values):
-    """The mean of values and the half-width of its 95% Student t interval: (mean, half-width).
-
-    mean +- t_{n-1, 0.975} s / sqrt n, s with ddof 1. The half-width is NaN for fewer than two
-    values, and so is the mean for none: a blank, never an invented certainty.
+    """The mean of values and the half-width of its 95% Student t interval, t_{n-1, 0.975} s / sqrt
+    n, s with ddof 1. NaN, a blank, is the half-width of fewer than two values, and the mean of
+    none.
     """
     values = _without_nan(values)
     if len(values) < 2:
@@ -32,21 +29,19 @@ def mean_interval(values):
 
 def parts_of_ratio(sums, counts):
     """Values by unit, whose mean is the ratio r = sum(sums) / sum(counts) and whose spread is that
-    of the ratio, to first order: r + (sums - r counts) / mean(counts).
-
-    sums, counts: Series by unit, like a question's bits and tokens. mean_interval of the values is
-    the ratio's interval over units; of the differences of two such, that of two ratios' difference.
+    of the ratio, to first order: r + (sums - r counts) / mean(counts); sums, counts: Series by
+    unit.
     """
     ratio = sums.sum() / counts.sum()
     return ratio + (sums - ratio * counts) / counts.mean()
 
 
 def bootstrap_interval(values, level=0.95, resamples=10000, seed=0):
-    """The bootstrap interval of a mean over seeds, BCa, or percentile where BCa is not defined:
-    (low, high); NaN for fewer than two values.
+    """The bootstrap interval of a mean, BCa, or percentile where BCa is not defined; NaN for fewer
+    than two values.
 
-    Few values are too few for it: of five normal ones a 95% interval held the true mean in 85% of
-    2,000 simulations (t: 96%). So the t interval decides; this one shows what a skew would move.
+    Of five normal values a 95% interval held the true mean in 85% of 2,000 simulations (t: 96%): so
+    the t interval decides, and this one shows what a skew would move.
     """
     values = _without_nan(values)
     if len(values) < 2:
@@ -76,11 +71,8 @@ class Effect(NamedTuple):
 
 
 def paired_effect(first, second):
-    """The Effect of two methods' results, the k-th of each from the same seed; ValueError for
-    lists of unlike length.
-
-    All but the difference is NaN for fewer than two pairs, and where all differences are equal up
-    to rounding: then nothing measures their spread.
+    """The Effect of two lists of results, the k-th of each from the same seed; ValueError for lists
+    of unlike length. All but the difference is NaN for fewer than two pairs, or equal differences.
     """
     first, second = np.asarray(first, float), np.asarray(second, float)
     if first.shape != second.shape or first.ndim != 1:
@@ -98,11 +90,8 @@ def paired_effect(first, second):
 
 
 def sign_flip(differences):
-    """The exact two-sided p of paired differences being as likely of either sign, by every pattern
-    of their n signs; NaN for none, ValueError beyond 20.
-
-    p = |{s in {-1, 1}^n: |sum s_i d_i| >= |sum d_i|}| / 2^n. Its least attainable value is 2 / 2^n:
-    0.031 with six pairs, 0.0078 with eight. Differences need not be normal.
+    """The exact two-sided p of n paired differences being as likely of either sign: |{s in {-1,
+    1}^n: |sum s_i d_i| >= |sum d_i|}| / 2^n, at least 2 / 2^n; NaN for none, ValueError beyond 20.
     """
     values = _without_nan(differences)
     if len(values) > 20:
@@ -115,18 +104,17 @@ def sign_flip(differences):
 
 
 def unpaired_p(first, second):
-    """The two-sided p of the Mann-Whitney test that two lists, which share no base models or
-    seeds, come from one distribution; NaN where one is empty.
-
-    Exact where no values are equal; its least attainable value, of n and m, is 2 / C(n + m, n).
+    """The two-sided p of the Mann-Whitney test that n and m values that share no base models come
+    from one distribution, exact where none are equal, at least 2 / C(n + m, n); NaN where one is
+    empty.
     """
     both = list(first), list(second)
     return float(stats.mannwhitneyu(*both).pvalue) if all(both) else NAN
 
 
 def holm(pvalues):
-    """Holm's p-values, adjusted for so many tests: p_(k) -> max over j <= k of min(1, (m - j + 1)
-    p_(j)), in the given order. NaN stays NaN and does not count in m.
+    """Holm's p-values, in the given order: p_(k) -> max over j <= k of min(1, (m - j + 1) p_(j));
+    NaN stays NaN and does not count in m.
     """
     given = pd.Series(list(pvalues), dtype=float)
     ordered = given.dropna().sort_values()
@@ -156,11 +144,8 @@ def smallest_detectable(sd, n, power=0.8, alpha=0.05):
 
 def equivalence(differences, *, bound):
     """The p of two one-sided t tests (TOST) that the mean of paired differences lies inside -bound
-    to bound: the larger p of the two.
-
-    p < 0.05 shows that the two are equivalent within bound; a large p shows nothing. bound is in
-    the differences' unit and chosen before the data are seen. NaN for fewer than two values or
-    where no values differ; ValueError for a bound that is not above 0.
+    to bound, in their unit and chosen before: the larger of the two. NaN for fewer than two values
+    or equal ones; ValueError for a bound that is not above 0.
     """
     if not bound > 0:
         raise ValueError(f"equivalence takes a bound above 0; got bound={bound}")

@@ -21,20 +21,15 @@ REPORTED = runs.ROOT / "results" / "paper"
 
 
 def with_replicates(table, profile):
-    """The table with a column `replicates` behind `seeds`: what those are, row by row (see
-    runs.Profile.replicates).
-    """
+    """The table with `replicates` behind `seeds`: what those are (see runs.Profile.replicates)."""
     place = table.columns.get_loc("seeds") + 1
     table.insert(place, "replicates", [profile.replicates(method) for method in table["method"]])
     return table
 
 
 def table1(profile, folder=None):
-    """Table 1, ours: a row a size and method, for each measure its mean over seeds and the 95%
-    interval's half-width.
-
-    Columns size, label, seeds, replicates (what the seeds are), runs, and for each of
-    analyses.SUITES (percent and bits) the mean and `<measure>_ci`; NaN where there is no run.
+    """Table 1, ours: a row a size, method and mode; means of analyses.SUITES over seeds with
+    half-widths of 95% intervals, NaN where there is no run.
     """
     found, keys = analyses.suites(profile, folder), ["size", "method", "mode"]
     rows = [
@@ -67,8 +62,8 @@ def reported_table2():
 
 
 def reported_figure_1c():
-    """Figure 1c as it was read off the plot, with the names of analyses.APART and its legend
-    swapped: the circles are the high-entropy mode (see 30_paper_versus_code).
+    """Figure 1c as it was read off the plot, with its legend swapped: the circles are the
+    high-entropy mode (see 30_paper_versus_code).
     """
     named = {
         "circle_dark_blue_entropy": "entropy_bits_he",
@@ -79,19 +74,15 @@ def reported_figure_1c():
 
 
 def _cell(mean, half, digits):
-    """A mean ± its interval's half-width as text with so many decimals; blank for no mean, the
-    mean alone for no half-width.
-    """
+    """A mean ± half-width with so many decimals; blank for no mean, the mean alone for no half."""
     if pd.isna(mean):
         return ""
     return f"{mean:.{digits}f}" + ("" if pd.isna(half) else f" ± {half:.{digits}f}")
 
 
 def with_half(mean, half, sign=""):
-    """A mean ± its interval's half-width as text, both to the place of the half-width's second
-    digit.
-
-    A half-width below 0.00005 is shown as 0; sign "+" shows a plus.
+    """A mean ± half-width as text, both to the place of the half-width's second digit; below
+    0.00005 that is 0. sign "+" shows a plus.
     """
     if pd.isna(half) or half < 5e-5:
         return f"{mean:{sign}.3g}" + ("" if pd.isna(half) else " ± 0")
@@ -100,9 +91,7 @@ def with_half(mean, half, sign=""):
 
 
 def _heads(table):
-    """{column: its head}; the suites are headed by the roles that they play, or by the benchmarks
-    where they are the paper's.
-    """
+    """{column: its head}; suites have the heads of the paper's benchmarks, or of their roles."""
     heads = {"average_acc": "average acc %", "average_ent": "average bits"}
     for suite, role in ROLES.items():
         head = role.upper().replace("_", "-") + table.attrs.get("role", "")
@@ -119,10 +108,8 @@ def halved(table, name, sign=""):
 
 
 def shown(table):
-    """A table as people read it: heads in words, a mean and its half-width `<mean>_ci` in one cell,
-    no machine name of the method, no names of runs.
-
-    Blanks for NaN; where there is one seed, a mean stands alone.
+    """A table as people read it: heads in words, a mean and its half-width in one cell, blanks for
+    NaN, no machine names.
     """
     hidden = ["runs", "method"] if "label" in table else ["runs"]
     cells = table.drop(columns=hidden, errors="ignore")
@@ -134,9 +121,7 @@ def shown(table):
 
 
 def best_of_n_shown(table):
-    """Best-of-n accuracy for n of 1, 8 and 64: a row a size and method, a column a way of sampling
-    and n.
-    """
+    """Best-of-n accuracy for n of 1, 8 and 64, a column a way of sampling and n."""
     some = table[table.n.isin((1, 8, 64))]
     some = some.assign(what=some.sampling + ", n = " + some.n.astype(str))
     some["cell"] = halved(some, "accuracy")
@@ -147,11 +132,8 @@ def best_of_n_shown(table):
 
 
 def effects(profile, folder=None):
-    """Differences between rows of table 1, paired by seed: mean and 95% interval over seeds, beside
-    the paper's three.
-
-    Accuracy differences in points, entropy differences in bits a token; a row a size and one of the
-    `comparisons` in claims.yaml.
+    """The `comparisons` in claims.yaml, differences between rows of table 1, paired by seed: mean
+    and 95% interval in points or bits a token, beside the paper's three.
     """
     evidence, reported, rows = Evidence(profile, folder), reported_table1(), []
     for size, given in product(profile.table_sizes, analyses.written()["comparisons"]):
@@ -176,10 +158,7 @@ def effects(profile, folder=None):
 
 def beside(ours, committed, reported, model="Qwen3-1.7B"):
     """The averages of table 1 three ways: this machine's, the committed results', and the paper's
-    for one model.
-
-    A row a method, in our order. Accuracies of a nano model and of Qwen3 are not comparable;
-    directions are.
+    for one model. Accuracies of a nano model and of Qwen3 are not comparable; directions are.
     """
     rows = ours[["size", "label"]]
     theirs = reported[reported["size"] == model].drop(columns="size")
@@ -197,21 +176,17 @@ def beside(ours, committed, reported, model="Qwen3-1.7B"):
 
 
 def table2(profile, folder=None):
-    """Table 2's rule-based half, ours: how diverse stories are, in each mode of every method, over
-    seeds (see analyses.stories).
-    """
+    """Table 2's rule-based half, ours: how diverse stories are (see analyses.stories)."""
     found = analyses.stories(profile, folder)
     means = over_seeds(found, ["size", "method", "label"], analyses.STORIES)
     return with_replicates(means, profile).drop(columns="method")
 
 
 def ablations(profile, folder=None):
-    """The ablation table: every variant's accuracy, entropy and final KL in each mode, and its
-    difference from a reference.
+    """Every variant in each mode, and its difference from a reference, paired by seed.
 
     The reference of a variant that sets nothing but eta is GRPO; of any other, Policy Split with
-    the same eta; some have a `second_reference` in claims.yaml. Differences are paired by seed:
-    means and the half-widths (`_ci`) of their 95% intervals.
+    the same eta; some have a `second_reference` in claims.yaml.
     """
     evidence, size = Evidence(profile, folder), profile.ablation_unit
     names = ["policy_split", "policy_split_released", *profile.variants]
@@ -243,11 +218,8 @@ def ablations(profile, folder=None):
 
 
 def judged(profile, folder=None):
-    """Table 10, ours: the judges' mean scores (0 to 100) of one story a prompt, for each size,
-    method and mode of the first seed.
-
-    Columns size, label, judge and creative.RUBRICS; one row with a blank judge and no scores where
-    no judge is configured.
+    """Table 10, ours: the judges' mean scores (0 to 100) of one story a prompt in the first seed's
+    runs; blanks where no judge is configured.
     """
     root, rubrics, parts = Path(folder or profile.folder) / "runs", [*creative.RUBRICS], []
     for size, name in product(profile.sizes, profile.probe.methods):
@@ -261,13 +233,9 @@ def judged(profile, folder=None):
 
 
 def parting(profile, folder=None):
-    """How far the modes part in the runs of `parting` in claims.yaml, made beside this profile's:
-    Policy Split's inter-mode KL in nats, over base models.
-
-    Columns profile, what, base_models; the KL's mean at start, end and peak (see
-    analyses.start_and_end) with half-widths; least and most (of the ends); parted (how many have a
-    peak above PARTED); p, of the peaks against those of the first row, and test, with the least p
-    that so many base models allow; distance and chance (see analyses.behaviour).
+    """How far the modes part in the runs of `parting` in claims.yaml, over base models: the
+    inter-mode KL in nats; parted, how many have a peak above PARTED; p, of the peaks against the
+    first row's, and by which test; distance and chance (see analyses.behaviour).
     """
     rows, first = [], None
     for given in analyses.written()["parting"]:
@@ -291,9 +259,8 @@ def parting(profile, folder=None):
 
 
 def _peaks_apart(profile, peaks, other, other_peaks):
-    """Exact two-sided p that the peaks of two profiles' runs differ, and by which test: (p, test).
-
-    peaks: Series by base model. Paired where the profiles have the same base models and seeds.
+    """The exact two-sided p that the peaks (by base model) of two profiles differ, and by which
+    test: paired where the profiles have the same base models and seeds.
     """
     shared = ("base", "sizes", "seeds")
     if all(getattr(profile, part) == getattr(other, part) for part in shared):
@@ -307,12 +274,8 @@ def _peaks_apart(profile, peaks, other, other_peaks):
 
 
 def worlds(profile, folder=None):
-    """What methods change in several worlds, size by size: paired differences with 95% intervals.
-
-    The worlds and differences are those of `worlds` in claims.yaml; paired by seed, and by base
-    model where a profile has several of a size. Columns world, size, difference, pairs, replicates
-    (what the pairs are), then with half-widths `_ci`: points, longer (points on the suite of longer
-    sums than any trained on) and bits. Profiles that were not run beside this one are left out.
+    """What methods change in several worlds, size by size: the differences of `worlds` in
+    claims.yaml in points, points on longer sums, and bits, paired by seed or base model.
     """
     here, given, rows = Evidence(profile, folder), analyses.written()["worlds"], []
     for evidence in filter(None, (here, *map(here.beside, given["beside"]))):

@@ -1,6 +1,4 @@
-"""What stands behind a number: the runs, paired differences, interval and commits of a difference
-between two methods.
-"""
+"""What stands behind a difference between two methods: runs, pairs, interval and commits."""
 
 import json
 from collections import Counter
@@ -20,9 +18,8 @@ MEASURES = {
 
 
 class Trace(NamedTuple):
-    """A difference, method in a mode - baseline in the normal mode, at one model size.
-
-    pairs: a row a base model or seed, with both runs, their values and the difference, unrounded.
+    """A difference, method in a mode - baseline in the normal mode, at one size; pairs: a row a
+    base model or seed, with both runs, their values and the difference.
     """
 
     size: str
@@ -32,10 +29,8 @@ class Trace(NamedTuple):
 
 
 def traces(profile, method, baseline, measure, folder=None):
-    """The differences of a method to a baseline, a Trace for each model size and mode of the
-    method; ValueError for an unknown measure, or where no pair of runs is there.
-
-    Compared with itself, a method's high-entropy mode is compared with its normal mode.
+    """The differences of a method to a baseline, or of its high-entropy to its normal mode: a Trace
+    for each size and mode; ValueError where there are none.
     """
     if measure not in MEASURES:
         raise ValueError(f"no measure is called {measure!r}; choose one of {', '.join(MEASURES)}")
@@ -61,9 +56,7 @@ def traces(profile, method, baseline, measure, folder=None):
 
 
 def commits(folder, names):
-    """Which commit made each of these runs: {commit: number of runs}; a commit that was not
-    clean ends in "+ changes".
-    """
+    """{commit: how many of these runs it made}; one that was not clean ends in "+ changes"."""
     made = (
         json.loads((folder / "runs" / n / "manifest.json").read_text()) for n in sorted({*names})
     )
@@ -71,9 +64,7 @@ def commits(folder, names):
 
 
 def report(profile, method, baseline, measure, folder=None):
-    """The traces of a difference as text: for each size and mode the pairs, the interval and the
-    commits.
-    """
+    """The traces of a difference as text: for each size and mode pairs, interval and commits."""
     folder, replicates = folder or profile.folder, profile.replicates()
     found = traces(profile, method, baseline, measure, folder)
     at = folder / "runs"

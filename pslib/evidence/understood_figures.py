@@ -1,7 +1,6 @@
-"""Figures of the worlds in which system prompts mean something and in which they mean nothing.
-
-Each takes the profile `understood` and the folder of its results, beside which the others' lie. A
-small mark is a base model everywhere, a large one their mean with its 95% interval.
+"""Figures of the worlds in which system prompts mean something and in which they mean nothing, of
+the profile `understood` and those beside it. A small mark is a base model, a large one their mean
+with its 95% interval.
 """
 
 import matplotlib.pyplot as plt
@@ -32,7 +31,7 @@ KINDS = {"plan": "derivation", "wording": "wording", "sum": "sums", "box": "answ
 
 
 def _gap(world, method, prompt="high_entropy"):
-    """The quantity that is the gap between the entropies under a prompt and under none."""
+    """The gap between the entropies under a prompt and under none, as a quantity."""
     return f"{world}/{method}@{prompt} - {world}/{method}@none"
 
 
@@ -54,11 +53,8 @@ def _dots(axis, values, place, single=True, **look):
 
 @plt.rc_context(STYLE)
 def form_and_meaning(profile, folder=None):
-    """Left: the normal mode's entropy after training minus before, by method and world. Right: D(p)
-    of each trained prompt.
-
-    D(p) is the gap between the entropies under p and under no prompt after the released form, minus
-    the same after eta 0.
+    """Left: the normal mode's entropy after training minus before. Right: D(p), the gap under p
+    after the released form minus the same after eta 0.
     """
     measured = _reader(profile, folder)
     shape = {"figsize": (WIDTH, 3.6), "gridspec_kw": {"width_ratios": [1.25, 1]}}
@@ -86,9 +82,7 @@ def form_and_meaning(profile, folder=None):
 
 @plt.rc_context(STYLE)
 def gap_after_against_before(profile, folder=None):
-    """The gap between the modes' entropies after training against the gap before, a dot a base
-    model, a panel a method.
-    """
+    """The gap between the modes' entropies after training against before, by base model."""
     measured = _reader(profile, folder)
     methods = {name: FORMS[name] for name in ("eta_0", "policy_split", "policy_split_released")}
     shape = {"figsize": (WIDTH, 3.0), "sharex": True, "sharey": True}
@@ -109,11 +103,8 @@ def gap_after_against_before(profile, folder=None):
 
 @plt.rc_context(STYLE)
 def what_carries_the_gap(profile, folder=None):
-    """Which tokens carry the gap between the modes' entropies, before training and after each form,
-    by kind of token.
-
-    A kind's part is its bits divided by all tokens, under the high-entropy prompt minus under none;
-    parts add up to the gap.
+    """Which kinds of tokens carry the gap, before training and after each form: a kind's bits
+    divided by all tokens, so that parts add up to the gap.
     """
     measured = _reader(profile, folder)
     methods = {"original": "before training"} | {

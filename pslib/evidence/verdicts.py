@@ -1,16 +1,13 @@
 """Verdicts: the paper's ten claims, each as checks that this project's runs can confirm or refute.
 
-A check is a quantity of which its claim says that it is positive or negative, with one number a
-replicate (see runs.Profile.replicates). Its verdict follows from its 95% interval
-(`stats.verdict`), with Holm's correction over its family: what the correction takes away is "not
-separated". Each claim has two families: checks that say what the claim says, which decide, and
-checks `beside` it, which tell more or would pass without the claim being true. A claim is confirmed
-if all of its deciding checks are, partly confirmed if some are, refuted if at least one is refuted
-and none confirmed, and else not separated.
+A check is a quantity of which its claim says that it is positive or negative. Its verdict follows
+from its 95% interval over replicates, with Holm's correction over its family: the claim's checks
+that decide, or those `beside` it. A claim is confirmed if all of its deciding checks are, partly if
+some are, refuted if some are refuted and none confirmed, and else not separated.
 
-Claims and checks stand in claims.yaml. A claim is tested in the world that it names (`tested_in`)
-where that profile was run, or there alone (`only_in`). Why a verdict came out as it did is a
-sentence in the results' why.yaml.
+Claims stand in claims.yaml, each with the world that it is tested in where that was run
+(`tested_in`) or there alone (`only_in`). Why a verdict came out so is said in the results'
+why.yaml.
 """
 
 import re
@@ -33,7 +30,7 @@ def claims():
 
 
 def _tested(evidence, size, facts):
-    """Each check of a claim at a size -> (its facts, its text, Effect, what its replicates are)."""
+    """Each check of a claim at a size -> (its facts, its text, Effect, its replicates)."""
     facts = {"method": "policy_split", **claims().get(facts.get("like"), {}), **facts}
     profile, words = evidence.profile, {"method": facts["method"], "n": ""}
     if facts.get("over", "") not in ("", profile.replicates("original")):
@@ -60,8 +57,8 @@ def _tested(evidence, size, facts):
 
 
 def _first_given(evidence, size, given, words):
-    """The first n for which the mean of a claim's `given` quantity is as it must be; "" where it is
-    and no n is asked for, None where it never is.
+    """The first n for which the mean of a `given` quantity is as it must be ("" where no n is asked
+    for), None where it never is.
     """
     for n in given.get("n", [""]):
         quantity = given["quantity"].format(**words | {"n": n})
@@ -72,11 +69,11 @@ def _first_given(evidence, size, given, words):
 
 
 def _benchmarked(check, size):
-    """A ratio that benchmarks/bench.py measured at this size, on each machine -> (machine, Effect
-    of the bound less the ratio).
+    """A ratio that benchmarks/bench.py measured, by machine -> (machine, Effect of the bound less
+    it).
 
-    The range of seven pairs holds their median with 98%, so it stands for the interval; no p
-    follows from a range.
+    The range of seven pairs holds their median with 98%, so it stands for the interval, without a
+    p.
     """
     for path in sorted((runs.ROOT / "results" / "benchmarks").glob("*cores.csv")):
         found = analyses.read(path).set_index("case")
@@ -86,12 +83,9 @@ def _benchmarked(check, size):
 
 
 def checks(profile, folder=None):
-    """Every check of every claim at every size that was run: a row each, from one difference a
-    replicate.
-
-    mean, low and high (95% t interval); d_z: mean over standard deviation; p_holm: over the family;
-    detectable: the smallest true difference that so many replicates find 80% of the time at
-    p < 0.05 / m, m checks in the family. Blank where the data have no p.
+    """Every check of every claim at every size that was run, over replicates: mean, 95% t interval
+    (low, high), d_z, p, p_holm over the family, and the true difference that is found 80% of the
+    time at p < 0.05 / m, m checks in the family (detectable).
     """
     here, rows = analyses.Evidence(profile, folder), []
     for claim, facts in claims().items():
@@ -146,13 +140,9 @@ def _measured(own):
 
 
 def verdicts(profile, folder=None, found=None):
-    """A row a claim: what the paper reports, what was measured here, with what power, the verdict,
-    and why.
-
-    measured: the claim's first check at each size, its mean ± half-width of the 95% interval, the
-    number n of replicates, and what so many detect (see `checks`). checks and the three counts are
-    of the deciding ones; "not testable here" where there is none. found: the checks, where they are
-    at hand.
+    """A row a claim: what the paper reports, what was measured (the first deciding check at each
+    size), how many deciding checks came out each way, the verdict, and why. found: the checks,
+    where they are at hand.
     """
     found, rows = checks(profile, folder) if found is None else found, []
     path = Path(folder or profile.folder) / "why.yaml"
@@ -168,9 +158,7 @@ def verdicts(profile, folder=None, found=None):
 
 
 def by_form(table):
-    """The verdicts side by side: a row for each claim that was tested in several forms, a column
-    for each of the `forms` in claims.yaml.
-    """
+    """The verdicts side by side: a row a claim tested in several forms, a column a form."""
     parts, forms = table.id.str.split(n=1), analyses.written()["forms"]
     form = parts.str[1].fillna("").map(forms)
     found = pd.DataFrame({"claim": parts.str[0], "form": form, "verdict": table.verdict}).dropna()
@@ -181,9 +169,7 @@ def by_form(table):
 
 
 def by_world(table):
-    """The ten claims with the paper's report and the verdict in each world and form: a row a claim,
-    each verdict with its reason.
-    """
+    """The ten claims with the verdict and its reason in each world and form."""
     said = ("**" + table.verdict + "**. " + table.why).set_axis(table.id)
     forms = {"nano, eq. 3": "", "understood, eq. 3": "understood"}
     forms["understood, released bonus"] = "understood released"

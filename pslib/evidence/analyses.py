@@ -347,10 +347,7 @@ def terms(quantity):
         raise ValueError(
             f"a quantity is a signed sum of terms like profile/method@prompt; got {quantity!r}"
         )
-    return [
-        Term(-1 if sign == "-" else 1, profile, method, at, float(number or 0))
-        for sign, profile, method, at, number in found
-    ]
+    return [Term(-1 if s == "-" else 1, *named, float(n or 0)) for s, *named, n in found]
 
 
 class Evidence:
@@ -378,9 +375,8 @@ class Evidence:
 
     def quantity(self, quantity, size, measure):
         """The values of a quantity by seed, of each that has all of its terms."""
-        return (
-            sum(self._part(term, size, measure) for term in terms(quantity)).dropna().sort_index()
-        )
+        values = sum(self._part(term, size, measure) for term in terms(quantity))
+        return values.dropna().sort_index()
 
     def _part(self, term, size, measure):
         if not term.method:
@@ -397,9 +393,7 @@ class Evidence:
         return [label_of(self.profile, term.method, term.at) for term in terms(quantity)]
 
     def beside(self, name):
-        """The Evidence of another profile, whose results lie beside these; None where it was not
-        run.
-        """
+        """The Evidence of a profile whose results lie beside these; None where it was not run."""
         if name == self.profile.name:
             return self
         other, there = beside(self.profile, self.folder, name)

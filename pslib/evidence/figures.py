@@ -64,7 +64,7 @@ def _called(profile, method, mode):
 
 def _reach(mean, half, low=-np.inf, high=np.inf):
     """How far an interval is drawn below and above its mean (2, n), within what can be."""
-    mean, half = np.atleast_1d(np.asarray(mean, float)), np.atleast_1d(np.asarray(half, float))
+    mean, half = (np.atleast_1d(np.asarray(each, float)) for each in (mean, half))
     return np.stack([np.minimum(half, mean - low), np.minimum(half, high - mean)]).clip(min=0)
 
 
@@ -91,7 +91,7 @@ def _rows(axis, names, zero=True):
 
 
 def _legend(figure, said="", ncols=3):
-    """One legend below all panels, under what is said of the marks."""
+    """The figure with one legend below all panels, under what is said of the marks."""
     found = {}
     for axis in figure.axes:
         handles, labels = axis.get_legend_handles_labels()
@@ -99,6 +99,7 @@ def _legend(figure, said="", ncols=3):
     if found or said:
         place = {"loc": "outside lower center", "ncols": ncols}
         figure.legend(found.values(), found, title=said or None, **place)
+    return figure
 
 
 def _over(profile, *said, untrained="original"):
@@ -129,8 +130,7 @@ def accuracy_against_entropy(profile, folder=None):
             axis.errorbar(x, y, **reach, **look, ms=7.5, lw=1, label=label)
         axis.set_xlabel("entropy, bits a token")
     panels[0][0].set_ylabel("accuracy, %")
-    _legend(figure, _over(profile, "average of four suites; small: single runs"), ncols=2)
-    return figure
+    return _legend(figure, _over(profile, "average of four suites; small: single runs"), ncols=2)
 
 
 # --- the base model -------------------------------------------------------------------------------
@@ -149,8 +149,7 @@ def base_properties(measured):
     right.barh(places - 0.2, named.accuracy, **look)
     right.set(xlabel="accuracy when it is used", xlim=(0, 1))
     right.set_yticks(places, default.index)
-    _legend(figure)
-    return figure
+    return _legend(figure)
 
 
 @plt.rc_context(STYLE)
@@ -161,13 +160,12 @@ def bonus_size(profile, folder=None):
         return plt.figure()
     bonus = bonus[bonus["size"] == bonus["size"].iloc[0]]
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8))
-    bins = np.logspace(-4, 0.25, 35)
     forms = {"paper": ("policy_split", "-"), "released": ("policy_split_released", "--")}
     for form, (name, line) in forms.items():
         share = (bonus[form] / bonus.advantage).abs().clip(lower=1e-4)
         label = f"{form}, median {share.median():.3f}"
         look = {"histtype": "step", "lw": 1.6, "ls": line, "color": COLOURS[name]}
-        left.hist(share, bins=bins, label=label, **look)
+        left.hist(share, bins=np.logspace(-4, 0.25, 35), label=label, **look)
     left.set(xscale="log", xlabel="|addition| / |A|", ylabel="tokens", xlim=(1e-4, 3))
     left.legend(loc="upper right")
     kinds = bonus.groupby("kind").bonus.mean().sort_values()
@@ -211,8 +209,7 @@ def dynamics(profile, folder=None, methods=None, grid=None):
         axis.set_title(said)
     for axis in axes[-1]:
         axis.set_xlabel("training step")
-    _legend(figure, _over(profile, untrained=""))
-    return figure
+    return _legend(figure, _over(profile, untrained=""))
 
 
 @plt.rc_context(STYLE)
@@ -240,8 +237,7 @@ def beside_figure_1c(*given):
             _band(axis, table, "step", measure, (0,), **look)
     axes[0, 0].set_ylabel("entropy, bits a token")
     axes[1, 0].set_ylabel("KL, nats a token")
-    _legend(figure)
-    return figure
+    return _legend(figure)
 
 
 @plt.rc_context(STYLE)
@@ -301,8 +297,7 @@ def eta_ablation(profile, folder=None):
         for row in collapsed.itertuples()
     ]
     said = "not drawn, collapsed: " + "; ".join(lines) + "\n" if lines else ""
-    _legend(figure, said + f"95% intervals over {profile.replicates()}")
-    return figure
+    return _legend(figure, said + f"95% intervals over {profile.replicates()}")
 
 
 @plt.rc_context(STYLE)
@@ -326,8 +321,7 @@ def part_ablation(profile, folder=None):
             _intervals(axis, own, f"{measure}_change", place, **look)
         _rows(axis, names)
         axis.set_title(f"change of {name}")
-    _legend(figure, f"95% intervals over {profile.replicates()}")
-    return figure
+    return _legend(figure, f"95% intervals over {profile.replicates()}")
 
 
 # --- what was asked beside the suites -------------------------------------------------------------
@@ -340,8 +334,7 @@ def best_of_n(profile, folder=None):
     figure, panels = _panels(profile, analyses.best_of_n(profile, folder), sharey=True)
     for axis, found in panels:
         for name in analyses.written()["compared"]:
-            own = found[found.method == name]
-            table = over_seeds(own, ["sampling", "n"], ["accuracy"])
+            table = over_seeds(found[found.method == name], ["sampling", "n"], ["accuracy"])
             split = len(profile.method(name).sampling) > 1
             for way in ways if split else ["normal"]:
                 part = table[(table.sampling == way) & (table.accuracy < 100 - 1e-9)]
@@ -354,8 +347,7 @@ def best_of_n(profile, folder=None):
         axis.set_xticks(analyses.TRIES, map(str, analyses.TRIES))
         axis.minorticks_off()
     panels[0][0].set_ylabel("questions not solved by any of n, %")
-    _legend(figure, ncols=2)
-    return figure
+    return _legend(figure, ncols=2)
 
 
 @plt.rc_context(STYLE)
@@ -374,15 +366,13 @@ def behaviour(profile, folder=None):
                 label = share.removeprefix("share_")
                 axis.barh(places, width, left=left, color=colour, height=0.8, label=label)
                 left = left + width
-        for k, method in enumerate(methods):
-            said = f"{means.distance[method]:.2f}"
-            axis.text(1.01, -2 * k - 0.5, said, va="center", fontsize=8)
+        for k, distance in enumerate(means.distance[methods]):
+            axis.text(1.01, -2 * k - 0.5, f"{distance:.2f}", va="center", fontsize=8)
         prompts = [f"{profile.method(m).label}{p}" for m in methods for p in ("", ", HE prompt")]
         axis.set_yticks([-k for k in range(len(prompts))], prompts)
         axis.set(xlabel="share; right: distance", xlim=(0, 1))
         axis.grid(False)
-    _legend(figure, ncols=5)
-    return figure
+    return _legend(figure, ncols=5)
 
 
 @plt.rc_context(STYLE)
@@ -401,8 +391,7 @@ def prompt_generalization(profile, folder=None):
                 _intervals(axis, table, "entropy_change", places, **look)
         _rows(axis, [prompt.replace("_", " ") for prompt in prompts])
         axis.set_xlabel("entropy, bits a token")
-    _legend(figure, _over(profile), ncols=2)
-    return figure
+    return _legend(figure, _over(profile), ncols=2)
 
 
 @plt.rc_context(STYLE)
@@ -418,8 +407,7 @@ def reached(profile, folder=None):
             axis.plot(100 * own.steps, 100 * own.accuracy, **look)
         axis.set(xlabel="responses that work in steps, %", xlim=(-4, 104))
     panels[0][0].set_ylabel("accuracy on longer sums, %")
-    _legend(figure, ncols=2)
-    return figure
+    return _legend(figure, ncols=2)
 
 
 @plt.rc_context(STYLE)
@@ -433,15 +421,13 @@ def worlds(profile, folder=None):
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.75 * len(names) + 1.5), sharey=True)
     for axis, measure, what in zip(axes, tables.WORLDS, panels, strict=True):
         for k, said in enumerate(table.difference.unique()):
-            own = table[table.difference == said]
-            method = analyses.terms(given[k])[0].method
-            look = _look(method, analyses.terms(given[k])[0].at, label=said)
+            own, (term, _) = table[table.difference == said], analyses.terms(given[k])
+            look = _look(term.method, term.at, label=said)
             places = 0.15 * (2 - k) - own.world.map(names.index)
             _intervals(axis, own, measure, places, **look)
         _rows(axis, names)
         axis.set_title(what)
-    _legend(figure, "95% intervals over what stands beside each world", ncols=2)
-    return figure
+    return _legend(figure, "95% intervals over what stands beside each world", ncols=2)
 
 
 @plt.rc_context(STYLE)

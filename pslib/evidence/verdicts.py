@@ -43,8 +43,7 @@ def _tested(evidence, size, facts):
     each = [(check, other) for check in asked for other in check.get("each", [""])]
     for check, other in each:
         words |= {"other": other, "name": other.replace("_", " ")}
-        if "{label}" in check["says"]:
-            words["label"] = profile.method(other).label
+        words["label"] = profile.method(other).label if "{label}" in check["says"] else ""
         said = check["says"].format(**words)
         if "benchmark" in check:
             for machine, effect in _benchmarked(check, size):
@@ -95,12 +94,13 @@ def checks(profile, folder=None):
             evidence = here
         for size in evidence.sizes if evidence else ():
             for check, said, effect, replicates in _tested(evidence, size, facts):
+                if effect.seeds < 2:
+                    continue
                 row = {"claim": claim, "profile": evidence.profile.name, "size": size}
                 row |= {"check": said, "decides": not check.get("beside", False)}
                 row["unit"] = analyses.unit_of(check["measure"])
                 row["direction"] = check.get("direction", "positive")
                 rows.append({**row, **effect._asdict(), "replicates": replicates})
-    rows = [row for row in rows if row["seeds"] >= 2]
     blank = ["claim", "profile", "size", "check", "decides", "unit", "verdict"]
     return _told(pd.DataFrame(rows)) if rows else pd.DataFrame(columns=blank)
 
@@ -220,10 +220,8 @@ def cards(table, found):
     forms_said = analyses.written()["forms"] | analyses.written()["understood_forms"]
     for row in table[~table.id.str.contains(" ")].itertuples():
         forms = table[(table.id == row.id) | table.id.str.startswith(f"{row.id} ")]
-        others = [
-            f"{forms_said[name.partition(' ')[2]]}: **{verdict}**"
-            for name, verdict in zip(forms.id[1:], forms.verdict[1:], strict=True)
-        ]
+        shorts = forms.id[1:].map(lambda name: forms_said[name.partition(" ")[2]])
+        others = shorts + ": **" + forms.verdict[1:] + "**"
         said = {
             "paper": f"{row.reported} ({row.where})",
             "here": row.measured,
@@ -234,7 +232,5 @@ def cards(table, found):
         lines = [f"*{name}*: {text}" for name, text in said.items() if text]
         text = "\n\n".join([f"**{row.id}. {row.claim}: {row.verdict}**", *lines])
         own = found[found.claim.isin(forms.id) & found.decides.eq(True)]
-        yield (
-            text.replace(" ± ", "\u00a0±\u00a0"),
-            own.groupby(["claim", "size"], sort=False).head(1),
-        )
+        first = own.groupby(["claim", "size"], sort=False).head(1)
+        yield text.replace(" ± ", "\u00a0±\u00a0"), first

@@ -1,7 +1,5 @@
 """Departures: where the released code computes something else than the paper says, each as a table
-of numbers.
-
-The released form is always this project's own: a variant of `advantages.VARIANTS`, a row of
+of numbers. The released form is this project's own: a variant of `advantages.VARIANTS`, a row of
 `methods.ABLATIONS`, a mode rendered in one turn, or a line of arithmetic here.
 """
 
@@ -52,8 +50,8 @@ def token_bonus(bonuses, eta, kappa):
 
 @plt.rc_context(STYLE)
 def clip_orders(eta, kappa, bonuses=()):
-    """What eq. 3 and the released code add to A for surprising tokens, as shares of |A|, on
-    logarithmic axes; a mark where each clip begins. bonuses: B / |A| of tokens, as ticks below.
+    """What eq. 3 and the released code add to A, as shares of |A|, with a mark where each clip
+    begins; bonuses: B / |A| of tokens, as ticks below.
     """
     figure, axis = plt.subplots(figsize=(0.86 * WIDTH, 3.7))
     grid = torch.logspace(-1.5, 2, 200, dtype=torch.float64).tolist()
@@ -91,10 +89,7 @@ def spans(etas, kappa):
 
 def added_twice(adv, tilted):
     """The first tokens' advantages after the bonus is added in place to `advantages` and to
-    `returns`.
-
-    adv A (N,), tilted A~ (N, T) -> a row for each way of keeping the two: as tensors of their own,
-    and as two names of one.
+    `returns`, which are tensors of their own or two names of one; adv A (N,), tilted A~ (N, T).
     """
     bonus, rows = tilted - adv[:, None], {}
     for name, shared in (("two tensors", False), ("two names of one tensor", True)):
@@ -127,11 +122,8 @@ def beyond_bounds(scored, eta, kappa, alpha=0.5):
 
 # --- 3, 4: what the other mode's responses are trained under --------------------------------------
 def prompt_distance(model, tokenizer, mode, questions, rollouts):
-    """How far the re-wrapped prompt's policy is from the mode's own, on the responses that the
-    other mode drew.
-
-    KL in nats a token over the full vocabulary, from the mode's own prompt to the other; beside the
-    KL to no system prompt at all, which is the distance that makes the two modes.
+    """KL in nats a token over the full vocabulary from a mode's own prompt to the re-wrapped one,
+    and to no system prompt at all, on the responses that the other mode drew.
     """
     shared = [k for k, drawn_in in enumerate(rollouts.modes) if drawn_in != mode.name]
     tokens, lengths = rollouts.tokens, rollouts.lengths
@@ -184,10 +176,7 @@ def normal_bonus(scored, coefficients):
 
 def ratios(rollouts, logp, eps=0.2):
     """exp(log-prob under the training mode - log-prob under the mode that drew the token), on
-    shared responses.
-
-    What a correction for who sampled would multiply by, at the first update: without one the ratio
-    is 1. A row a term.
+    shared responses: what a correction for who sampled would multiply by at the first update.
     """
     rows = {}
     for trained, drawn in permutations(logp, 2):
@@ -281,11 +270,9 @@ RESPONSES = (  # right answer: 5
 
 
 def graders(responses=RESPONSES, answer="5"):
-    """Responses graded by the rule of the released grader, as far as it can be told here, and by
-    `rewards.grade`.
-
-    The rule: `</think>` and `\\boxed{` must be there, and the last match of a greedy pattern within
-    a line is the answer.
+    """Responses graded by the rule of the released grader, as far as it can be told here
+    (`</think>` and `\\boxed{` must be there; the last match of a greedy pattern within a line), and
+    by `rewards.grade`.
     """
     rows = []
     for text in responses:

@@ -1,8 +1,5 @@
 """Explore: one question put to both modes of a model, and their responses side by side, token by
-token.
-
-A response's tokens are whatever the model drew, and its question whatever was typed: all text is
-escaped before it becomes HTML, and what cannot be seen is spelled out.
+token. All text is escaped before it becomes HTML, and what cannot be seen is spelled out.
 """
 
 import html
@@ -87,9 +84,8 @@ def ask(
     """Draw `samples` responses to a question in each of two modes (normal, high-entropy) and score
     every token in both; -> Asked.
 
-    Without an answer the responses to a sum are still graded, and others are not. At temperature 0
-    all responses of a mode are the same, so one is drawn. ValueError in one sentence for what
-    cannot be asked.
+    Without an answer only responses to a sum are graded. At temperature 0 one response is drawn.
+    ValueError in one sentence for what cannot be asked.
     """
     question, context = question.strip(), model.config.max_position_embeddings
     if not question:
@@ -117,11 +113,8 @@ def ask(
 
 @torch.no_grad()
 def kl_by_token(model, first, second, tokens, lengths):
-    """How far one prompt's distribution is from another's at each token of given responses:
-    KL(p || q) = sum_v p(v) (log p(v) - log q(v)), p under the prompt `first`, q under `second`.
-
-    first, second: lists of ids; tokens (N, T), lengths (N,) -> (N, T) in nats, 0 beyond each
-    length. Its mean over tokens that `first` drew estimates the inter-mode KL.
+    """KL(p || q) = sum_v p(v) (log p(v) - log q(v)) in nats at each token of given responses (N,
+    T), p under the prompt `first`, q under `second` (lists of ids); 0 beyond each length (N,).
     """
     out = torch.zeros(tokens.shape)
     for row, (response, length) in enumerate(zip(tokens.tolist(), lengths.tolist(), strict=True)):
@@ -140,10 +133,7 @@ def _log_probs(model, ids, count):
 
 
 def pieces(tokenizer, ids):
-    """The text of each token: all of them together are the decoded response.
-
-    A character that takes several tokens stands at the last of them, and the others are "".
-    """
+    """The text of each token; a character that takes several tokens stands at the last of them."""
 
     def text(part):
         return tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -211,11 +201,8 @@ PAGE = PAGE.from_string(Path(__file__).with_name("explore.html").read_text(encod
 
 # --- controls -------------------------------------------------------------------------------------
 def controls(model, tokenizer, asked, colour="entropy", base=None):
-    """Widgets that start from what was asked and ask anew: model, question, answer, the
-    high-entropy mode's system prompt, temperature, samples, seed and colour.
-
-    Each press of the button draws with the next seed. base: the (model, tokenizer) before training,
-    to switch to.
+    """Widgets that start from what was asked and ask anew; each press of the button draws with the
+    next seed. base: the (model, tokenizer) before training, to switch to.
     """
     models = {"trained": (model, tokenizer), **({"base model": base} if base else {})}
     wide = {"layout": w.Layout(width="auto"), "style": {"description_width": "9em"}}

@@ -40,10 +40,8 @@ def source(*things):
 
 
 def check(answer, expected, tolerance=1e-3):
-    """Say whether a reader's answer, a number or a list of numbers, is the library's;
-    AssertionError if it is not.
-
-    An answer that is still `...` is no answer, and is not checked.
+    """Say whether a reader's answer, a number or list, is the library's; AssertionError if it is
+    not. An answer that is still `...` is not checked.
     """
     if answer is ...:
         print("Not answered yet: put your answer in place of the dots and run this cell again.")
@@ -57,10 +55,8 @@ def check(answer, expected, tolerance=1e-3):
 
 
 def draw(model, tokenizer, modes, questions, group_size, decoding, seed):
-    """Sample half of each group in each mode, grade, share and score, as a training step of Policy
-    Split does.
-
-    modes: the normal and the high-entropy one -> ({mode name: prompts}, Rollouts, Scored).
+    """Sample half of each group in each mode, grade, share and score, as a step of Policy Split
+    does -> ({mode name: prompts}, Rollouts, Scored).
     """
     generator = torch.Generator().manual_seed(seed)
     answers = draw_and_score(model, tokenizer, modes, questions, group_size, decoding, generator)
@@ -143,10 +139,8 @@ def _placed(rows, values, width):
 @plt.rc_context(STYLE)
 def heat_map(rows, values, unit, labels, diverging=False, limit=None, width=116):
     """Texts with a colour behind every token: rows of tokens' texts, values (N, T), a label a row;
-    -> Figure.
-
-    A diverging map has white at 0. Values beyond `limit` have its colour (default: the largest
-    value). A row of more than `width` characters goes on in the next line.
+    -> Figure. A diverging map has white at 0, and values beyond `limit` have its colour. A row of
+    more than `width` characters goes on in the next line.
     """
     placed, starts = _placed(rows, values, width)
     top = limit or max((abs(value) for *_, value in placed), default=0) or 1.0
@@ -206,11 +200,9 @@ def next_token_marks(table, count=8):
 
 @plt.rc_context(STYLE)
 def clip_curves(size, mean, std, eta, kappa, span=(-2.6, 3.2), marks=()):
-    """A~ against the signal b of a token, by variant, for A = size and A = -size; -> Figure.
-
-    The group's b have `mean` and `std` (nats); the upper axis is their z-score B, from span[0] to
-    span[1]. marks: values of B, by sign of A, to be marked on the curves of the paper and of the
-    released code.
+    """A~ against the signal b of a token, by variant, for A = size and A = -size; -> Figure. The
+    group's b have `mean` and `std` (nats); the upper axis is B, over `span`. marks: values of B, by
+    sign of A, on the paper's and the released code's curves.
     """
     grid = torch.linspace(*span, 400, dtype=torch.float64)
     both_ways = (lambda b: (b - mean) / std, lambda z: mean + std * z)
@@ -237,8 +229,8 @@ def clip_curves(size, mean, std, eta, kappa, span=(-2.6, 3.2), marks=()):
 
 
 def sliders(draw, eta, kappa):
-    """Sliders for eta and kappa below which `draw(eta, kappa)` shows its Figure; where nothing can
-    be moved, as on a page, the figure at their start.
+    """Sliders for eta and kappa above the Figure of `draw(eta, kappa)`; on a page, that at their
+    start.
     """
 
     def redraw(eta, kappa):
@@ -282,8 +274,8 @@ def surrogate_curves(eps=0.2, marks=()):
 
 @plt.rc_context(STYLE)
 def moved(before, after, rollouts, labels):
-    """How an update moved each response's log-prob, summed over its tokens, under both modes,
-    before and after {mode: (R, T) nats}; -> Figure.
+    """How an update moved each response's log-prob under both modes, {mode: (R, T) nats}; ->
+    Figure.
     """
     figure, axis = plt.subplots(figsize=(6.4, 0.3 * len(labels) + 0.8))
     colours = [BLUE if reward else ORANGE for reward in rollouts.rewards.tolist()]

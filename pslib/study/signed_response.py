@@ -24,10 +24,8 @@ def search(folder=None):
 
 
 def by_prompt(found):
-    """Means over base models: a row for each strength and prompt, the normal mode's first.
-
-    Columns: accuracy (%), entropy (bits a token), more than normal (bits a token), raised (on how
-    many base models entropy is above the normal mode's) and kl (nats a token).
+    """Means over base models, a row a strength and prompt: accuracy (%), entropy and its change
+    (bits a token), on how many base models it rises, KL (nats a token).
     """
     units = ["strength", "base"]
     normal = found[found.prompt == "none"].set_index(units).entropy_bits.rename("normal")
@@ -44,10 +42,8 @@ def by_prompt(found):
 
 @plt.rc_context(STYLE)
 def figure(found):
-    """Left: entropy under each prompt minus the normal mode's. Right: entropy over x.
-
-    A dot or a thin line is a base model; a bar or a thick line is their mean. Shown are the control
-    and the strength that `worlds.WORLDS` has, or the largest measured where that one is missing.
+    """Left: entropy under each prompt minus the normal mode's. Right: entropy over x. A dot or thin
+    line is a base model, a bar or thick line their mean, in the control and the world's strength.
     """
     measured = sorted(set(found.strength))
     chosen = worlds.WORLDS[strength.WORLD].strength

@@ -146,14 +146,14 @@ def dynamics(profile, folder=None, grid=None):
     return found.dropna(subset=["entropy_bits_normal"]).reset_index(drop=True)
 
 
-def start_and_end(profile, folder=None, window=5):
-    """Each run's entropies and KL at the first step and at the end (the mean of the last `window`
-    measurements), and the KL's peak (the largest mean of so many in a row).
+def start_and_end(profile, folder=None):
+    """Each run's entropies and KL at the first step and at the end (the mean of the last five
+    measurements), and the KL's peak (the largest mean of five in a row).
     """
     by_run = dynamics(profile, folder).groupby(KEYS, sort=False)
     start = by_run[APART].first().add_suffix("_start")
-    end = by_run[APART].agg(lambda values: values.tail(window).mean()).add_suffix("_end")
-    peak = by_run.kl_he_from_normal.agg(lambda values: values.rolling(window).mean().max())
+    end = by_run[APART].agg(lambda values: values.tail(5).mean()).add_suffix("_end")
+    peak = by_run.kl_he_from_normal.agg(lambda values: values.rolling(5).mean().max())
     return pd.concat([start, end, peak.rename("kl_he_from_normal_peak")], axis=1).reset_index()
 
 

@@ -85,8 +85,7 @@ def judge(stories, settings=None):
         rows = [{"story": k, **blank} for k in range(len(stories))]
     else:
         key = {"Authorization": f"Bearer {settings.key}"} if settings.key else {}
-        given = {"base_url": settings.url, "timeout": settings.seconds, "headers": key}
-        with httpx.Client(**given) as client:
+        with httpx.Client(timeout=settings.seconds, headers=key) as client:
             rows = [
                 {"judge": model, "story": k, **_asked(client, model, story, settings)}
                 for model, (k, story) in product(settings.models, enumerate(stories))
@@ -116,8 +115,8 @@ def _asked(client, model, story, settings):
     """The scores that one judge gives one story, asked again after a failure that may pass."""
     for attempt in range(1, settings.attempts + 1):
         try:
-            return scores(_answer(client, model, story, settings.key))
-        except (_Refused, httpx.HTTPError, ValueError) as error:
+            return scores(_answer(client, model, story, settings))
+        except (_Refused, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             failure = error
         if attempt == settings.attempts or isinstance(failure, _Refused):
             break
@@ -129,12 +128,13 @@ def _asked(client, model, story, settings):
     )
 
 
-def _answer(client, model, story, key):
+def _answer(client, model, story, settings):
     """The text that the endpoint gives back. No temperature is asked for: some models accept their
     default only.
     """
-    reply = client.post("chat/completions", json={"model": model, "messages": messages(story)})
-    text = reply.text.replace(key or "\0", "(key)")  # some endpoints quote the key
+    url = settings.url.rstrip("/") + "/chat/completions"
+    reply = client.post(url, json={"model": model, "messages": messages(story)})
+    text = reply.text.replace(settings.key or "\0", "(key)")  # some endpoints quote the key
     if reply.status_code != 200:
         passing = reply.status_code in (408, 409, 425, 429) or reply.status_code >= 500
         said = f"it answered status {reply.status_code}, {text[:200]!r}"

@@ -82,12 +82,11 @@ def _band(axis, table, x, y, bounds, **look):
     axis.fill_between(table[x], low, high, color=look["color"], alpha=0.13, lw=0)
 
 
-def _rows(axis, names, zero=True):
+def _rows(axis, names):
     """Names down the vertical axis, the first on top, and a line at no difference."""
     axis.set_yticks([-k for k in range(len(names))], names)
     axis.set_ylim(0.4 - max(1, len(names)), 0.6)
-    if zero:
-        axis.axvline(0, color="black", lw=0.8, zorder=0)
+    axis.axvline(0, color="black", lw=0.8, zorder=0)
 
 
 def _legend(figure, said="", ncols=3):

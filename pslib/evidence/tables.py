@@ -92,13 +92,11 @@ def with_half(mean, half, sign=""):
 
 def _heads(table):
     """{column: its head}; suites have the heads of the paper's benchmarks, or of their roles."""
-    heads = {"average_acc": "average acc %", "average_ent": "average bits"}
+    heads = {name: head for name, (head, _) in analyses.written("artefacts")["heads"].items()}
     for suite, role in ROLES.items():
         head = role.upper().replace("_", "-") + table.attrs.get("role", "")
         heads |= {f"{suite}_acc": f"{head} acc %", f"{suite}_ent": f"{head} bits"}
-    return heads | {
-        name: head for name, (head, _) in analyses.written("artefacts")["heads"].items()
-    }
+    return heads
 
 
 def halved(table, name, sign=""):
@@ -265,11 +263,11 @@ def _peaks_apart(profile, peaks, other, other_peaks):
     shared = ("base", "sizes", "seeds")
     if all(getattr(profile, part) == getattr(other, part) for part in shared):
         differences = (peaks - other_peaks).dropna()
-        least, test = 2 / 2 ** len(differences), "sign flip, paired by base model"
-        p = stats.sign_flip(differences)
+        p, test = stats.sign_flip(differences), "sign flip, paired by base model"
+        least = 2 / 2 ** len(differences)
     else:
-        least, test = 2 / math.comb(len(peaks) + len(other_peaks), len(peaks)), "Mann-Whitney"
-        p, test = stats.unpaired_p(peaks, other_peaks), f"{test}, other base models"
+        p, test = stats.unpaired_p(peaks, other_peaks), "Mann-Whitney, other base models"
+        least = 2 / math.comb(len(peaks) + len(other_peaks), len(peaks))
     return p, f"{test} (least p {least:.2g})"
 
 

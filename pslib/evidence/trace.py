@@ -69,19 +69,14 @@ def report(profile, method, baseline, measure, folder=None):
     found = traces(profile, method, baseline, measure, folder)
     at = folder / "runs"
     at = at.relative_to(ROOT) if at.is_relative_to(ROOT) else at
-    heads = {
-        "seed": "base model" if replicates == BASE_MODELS else "seed",
-        "run": "run",
-        "value": "value",
-        "run_baseline": "baseline",
-        "value_baseline": "its value",
-        "difference": "difference",
-    }
+    unit = "base model" if replicates == BASE_MODELS else "seed"
+    columns = ["seed", "run", "value", "run_baseline", "value_baseline", "difference"]
+    heads = [unit, "run", "value", "baseline", "its value", "difference"]
+    style = {"headers": heads, "index": False, "floatfmt": ".4f", "tablefmt": "simple"}
     lines = [f"{method} - {baseline}, {MEASURES[measure]}", f"runs: {at}"]
     for size, mode, pairs, effect in found:
-        table = pairs[[*heads]].rename(columns=heads)
-        table = table.to_markdown(index=False, floatfmt=".4f", tablefmt="simple")
         said = "high-entropy" if mode == "he" else "normal"
+        table = pairs[columns].to_markdown(**style)
         lines += ["", f"{size}, {said} mode", table, _said(effect, replicates)]
         used = commits(folder, [*pairs.run, *pairs.run_baseline])
         lines += [f"commit {commit} made {count} of these runs" for commit, count in used.items()]

@@ -289,6 +289,13 @@ def test_a_slow_judge_is_not_waited_for(endpoint):
     assert len(asked) == 3 and time.monotonic() - begun < 5
 
 
+def test_an_address_that_is_none_is_a_judges_error(endpoint):
+    settings, _, asked = endpoint
+    with pytest.raises(JudgeError, match="the judge wise at"):
+        judge(["one"], changed(settings, url="http://[v1"))
+    assert not asked
+
+
 def test_a_judge_that_is_not_there_is_named(endpoint):
     settings, _, asked = endpoint
     with pytest.raises(JudgeError, match="the judge wise at 127.0.0.1:1/v1 failed") as error:

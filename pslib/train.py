@@ -89,7 +89,7 @@ class Run:
         """One update on a list of questions (rows with id, question, and what the reward reads) ->
         (metrics, Rollouts).
         """
-        clock = measures.Clock()
+        clock = measures.Clock(self.device)
         with checkpoint.undone_on_error(self.optimiser, self.generators):
             batch = self._sample_and_grade(questions)
             clock("sample")
@@ -159,7 +159,7 @@ class Run:
 
     def _forward(self, part, batch):
         """Log-probs and entropies (rows, T) of a micro-batch, whose large layout is made here."""
-        packed = micro.packed(part, batch)
+        packed = micro.packed(part, batch, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, self.settings.bf16):
             return self.policy(packed, self.settings.temperature)
 

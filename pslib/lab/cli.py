@@ -134,14 +134,22 @@ def export(
 
 @app.command()
 def ask(profile: Profile):
-    """Ask a pretrained model, as it comes, sums, word problems and stories under five prompts.
+    """Ask base models under system prompts before any training.
 
-    Goes on where it stopped. Example: `python -m pslib ask smollm2`
+    A pretrained model as it comes: sums, word problems and stories under five prompts. Models of a
+    world of prompts: sums, under prompts that lean more and more to free answers. Goes on where it
+    stopped. Example: `python -m pslib ask smollm2`
     """
     from pslib.evidence import pretrained
     from pslib.lab import runs
+    from pslib.nano import strength
 
-    pretrained.ask(runs.load_profile(profile))
+    mine = runs.load_profile(profile)
+    if not (mine.origin.made_here and mine.probe.asked):
+        pretrained.ask(mine)
+        return
+    for size in mine.sizes:
+        strength.of_base(mine, size)
 
 
 @app.command()

@@ -127,17 +127,18 @@ def probe_settings(profile, size):
 
 
 def base_record(profile, size):
-    """The record of a nano base model: its training, and the hash of its world."""
-    world = worlds.WORLDS[profile.base.world]
-    return {
-        "size": size,
-        **of_base(profile),
-        "inputs": {"world": digest(json.dumps(asdict(world), sort_keys=True))},
-    }
+    """The record of a base model that is made here: its training, and the hashes of its world and
+    of the model that it was taught from, where that is a folder.
+    """
+    world, start = worlds.WORLDS[profile.base.world], runs.ROOT / profile.model
+    inputs = {"world": digest(json.dumps(asdict(world), sort_keys=True))}
+    if start.is_dir():
+        inputs["start"] = files_digest(start)
+    return {"size": size, "model": profile.model, **of_base(profile), "inputs": inputs}
 
 
 def of_base(profile):
-    """How a profile's base model is trained, as the arguments of base.train."""
+    """How a profile's base models are trained, as arguments of base.train and taught.teach."""
     return {name: value for name, value in asdict(profile.base).items() if name != "shared"}
 
 
@@ -190,6 +191,7 @@ def changes(recorded, wanted):
 
 _WORDS = {
     "weights": "base model's weights",
+    "start": "model that was taught",
     "config": "model's configuration",
     "chat_template": "chat template",
     "stops": "tokens that end a response",

@@ -12,8 +12,8 @@ from pslib.evidence import analyses, stats
 
 
 def measured(profile, folder=None, which="predictions"):
-    """The quantities of the `predictions` or `estimates` in claims.yaml -> (name, what is said of
-    it, its values by base model, its unit), one at a time.
+    """The quantities of a section of claims.yaml (`predictions`, `estimates` or `taught`) -> (name,
+    what is said of it, its values by base model, its unit), one at a time.
     """
     evidence, size = analyses.Evidence(profile, folder), profile.table_sizes[0]
     for name, given in analyses.written()[which].items():
@@ -63,15 +63,15 @@ def _outcome(row, tests):
     return "as predicted" if row.mean > 0 else "opposite"
 
 
-def estimated(profile, folder=None):
-    """The estimates named beside the predictions -> DataFrame: estimate, base_models, positive,
-    mean, mean_ci, unit, and detectable.
+def estimated(profile, folder=None, which="estimates"):
+    """The estimates of a section of claims.yaml, by default those named beside the predictions ->
+    DataFrame: estimate, base_models, positive, mean, mean_ci, unit, and detectable.
 
     detectable: the smallest true difference that so many base models would find with 80% power at
     0.05.
     """
     rows = []
-    for name, _, values, unit in measured(profile, folder, "estimates"):
+    for name, _, values, unit in measured(profile, folder, which):
         rows.append(
             {
                 "estimate": name,

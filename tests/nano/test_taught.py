@@ -73,7 +73,7 @@ def test_a_model_is_taught_once_and_its_hash_is_kept(profile, start, monkeypatch
     folder = runs.base_folder(profile, SIZE)
     made = json.loads((folder / "manifest.json").read_text())
     assert made["inputs"]["model"] == records.files_digest(folder / "model")
-    assert len(losses) == 3 and not (folder / "checkpoints").exists()
+    assert len(losses) == 3
     before = policy.load(start)[0]
     changed = [
         not torch.equal(old, new)
@@ -107,7 +107,9 @@ def test_teaching_that_was_stopped_goes_on_to_the_same_model(profile, tmp_path, 
     monkeypatch.setattr(taught, "teach", stopping)
     with pytest.raises(KeyboardInterrupt):
         chain.make_base(profile, SIZE)
-    assert weights(profile) == whole and steps == [1, 2, 3]
+    folder = runs.base_folder(profile, SIZE) / "checkpoints"
+    assert [path.name for path in folder.glob("*.json")] == ["step-000002.json"]
+    assert weights(profile) == whole and steps == [1, 2, 3] and not folder.exists()
     curves = [
         pd.read_csv(runs.base_folder(own, SIZE) / "losses.csv")
         for own in (profile, replace(profile, name="whole"))
@@ -165,6 +167,9 @@ def test_a_taught_model_is_trained_asked_and_its_signed_response_measured(profil
             "low_entropy",
         }
     chain.check(profile)
+    measured = chain.measure_base(profile, SIZE)
+    assert set(measured.measure) == {"suite", "default", "named", "prompt"}
+    assert (runs.base_folder(profile, SIZE) / "measured.csv").exists()
     assert chain.missing(profile).keys() == {
         *(f"06_train-{method}-{SIZE}-s2" for method in ("grpo", "policy_split")),
         *(f"07_evaluate-{method}-{SIZE}-s2" for method in ("grpo", "policy_split")),

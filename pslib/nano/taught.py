@@ -14,7 +14,7 @@ from pslib.lab import checkpoint
 from pslib.nano import base, worlds
 
 RATE, WARMUP = 2e-4, 0.1  # AdamW's, at its highest, and the share of the steps that it grows over
-ROWS = 8  # of a batch, in memory at once
+ROWS = 4  # of a batch, in memory at once
 SAVE_EVERY = 10
 
 

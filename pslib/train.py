@@ -87,7 +87,7 @@ class Run:
 
     def step(self, questions):
         """One update on questions (id, question, what the reward reads) -> (metrics, Rollouts)."""
-        clock = measures.Clock()
+        clock = measures.Clock(self.device)
         with checkpoint.undone_on_error(self.optimiser, self.generators):
             batch = self._sample_and_grade(questions)
             clock("sample")
@@ -145,7 +145,7 @@ class Run:
 
     def _forward(self, part, batch):
         """Log-probs and entropies (rows, T) of a micro-batch, whose large layout is made here."""
-        packed = micro.packed(part, batch)
+        packed = micro.packed(part, batch, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, self.settings.bf16):
             return self.policy(packed, self.settings.temperature)
 

@@ -10,7 +10,7 @@ WINDOW = 5  # measurements over which accuracy and entropy in training are avera
 
 
 def measured(profile, folder=None, which="predictions"):
-    """Quantities in claims.yaml -> (name, facts, values by base model, unit)."""
+    """Quantities of a section of claims.yaml -> (name, facts, values by base model, unit)."""
     evidence, size = analyses.Evidence(profile, folder), profile.table_sizes[0]
     for name, given in analyses.written()[which].items():
         measure = given.get("measure", "asked_bits")
@@ -56,12 +56,12 @@ def _outcome(row, tests):
     return "opposite" if flipped and row.mean < 0 else "as predicted"
 
 
-def estimated(profile, folder=None):
-    """The estimates named beside the predictions, with the smallest true difference that so many
-    base models would find with 80% power at 0.05 (detectable).
+def estimated(profile, folder=None, which="estimates"):
+    """The estimates of a section of claims.yaml, with the smallest true difference that so many base
+    models would find with 80% power at 0.05 (detectable).
     """
     rows = []
-    for name, _, values, unit in measured(profile, folder, "estimates"):
+    for name, _, values, unit in measured(profile, folder, which):
         row = {"estimate": name, **_summary(values, unit)}
         row["detectable"] = stats.smallest_detectable(values.std(ddof=1), len(values))
         rows.append(row)

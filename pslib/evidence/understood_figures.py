@@ -1,6 +1,6 @@
 """Figures of the worlds in which system prompts mean something and in which they mean nothing, of
-the profile `understood` and those beside it. A small mark is a base model, a large one their mean
-with its 95% interval.
+the profile `understood` and those beside it (`taught_models`: of `smollm2_taught`). A small mark is
+a base model, a large one their mean with its 95% interval.
 """
 
 import matplotlib.pyplot as plt
@@ -99,3 +99,27 @@ def what_carries_the_gap(profile, folder=None):
         _rows(axis, list(methods.values()))
         axis.set(title=look["label"], xlabel="part of the gap, bits a token")
     return _legend(figure, ncols=5)
+
+
+@plt.rc_context(STYLE)
+def taught_models(profile, folder=None):
+    """A pretrained model that was taught either world: the normal mode's entropy, and the gap
+    between the modes, before training and after each method; a small dot a taught model.
+
+    It takes the profile `smollm2_taught` and the folder of its results.
+    """
+    measured = _reader(profile, folder)
+    names = ("grpo", "policy_split", "policy_split_released")
+    methods = {"original": "before training"} | {name: FORMS[name] for name in names}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.0))
+    for shift, (world, look) in zip((0.2, -0.2), WORLDS.items(), strict=True):
+        taught = world.replace("understood", profile.name)
+        for row, method in enumerate(methods):
+            _dots(left, measured(f"{taught}/{method}@none"), shift - row, **look)
+            _dots(right, measured(_gap(taught, method)), shift - row, **look)
+    titles = "normal mode's entropy", "gap between the modes"
+    for axis, title in zip((left, right), titles, strict=True):
+        _rows(axis, list(methods.values()))
+        axis.set(xlabel="bits a token", title=title)
+    right.axvline(0, color="black", lw=0.6)
+    return _legend(figure)

@@ -19,7 +19,7 @@ from datasets import Dataset
 from pslib import modes, rollouts, tasks, train
 from pslib.evidence import evaluate, probe
 from pslib.lab import checkpoint, checks, engines, origins, records, runs
-from pslib.nano import base, worlds
+from pslib.nano import worlds
 
 
 def use_one_thread():
@@ -109,16 +109,20 @@ def make_base(profile, size):
 
 
 def _train_base(profile, size, folder, wanted):
-    """Train a base model from nothing, into a folder that is owned."""
+    """Train a base model into a folder that is owned."""
     use_one_thread()
     records.begin(folder / "params.yaml", wanted)
     begun, progress = time.time(), Progress(f"base {size}")
-    model, tokenizer, losses = base.train(
-        size, **records.of_base(profile), report=lambda step, steps, loss: progress(step, steps)
+    model, tokenizer, losses = profile.origin.make(
+        size,
+        records.of_base(profile),
+        folder / "checkpoints",
+        lambda step, steps, loss: progress(step, steps, f", loss {loss:.2f}"),
     )
     save_model(folder / "model", model, tokenizer)
     _write_table(folder / "losses.csv", pd.DataFrame({"loss": losses}).round(4))
     _manifest(folder, profile.base.seed, begun, {})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _base_is_made(folder, wanted):

@@ -127,13 +127,20 @@ def export(profile: Profile, method: Method, size: Size, seed: Seed, out: NewFol
 
 @app.command()
 def ask(profile: Profile):
-    """Ask a pretrained model, as it comes, sums, word problems and stories under five prompts.
+    """Ask base models under system prompts before any training.
 
-    Goes on where it stopped. Example: `python -m pslib ask smollm2`
+    A pretrained model as it comes: sums, word problems and stories under five prompts. Models of a
+    world of prompts: sums, under prompts that lean more and more to free answers. Goes on where it
+    stopped. Example: `python -m pslib ask smollm2`
     """
     from pslib.evidence import pretrained
+    from pslib.nano import strength
 
-    pretrained.ask(profile)
+    if not (profile.origin.made_here and profile.probe.asked):
+        pretrained.ask(profile)
+        return
+    for size in profile.sizes:
+        strength.of_base(profile, size)
 
 
 @app.command()

@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pslib.nano import decode
 from pslib.policy import Policy, fork_rng, stop_ids, unwrapped
@@ -26,16 +26,15 @@ from pslib.policy import Policy, fork_rng, stop_ids, unwrapped
 NEUTRAL = yaml.safe_load(Path(__file__).with_name("neutral.yaml").read_text(encoding="utf-8"))
 
 
-def _drawing(model, tokenizer, decoding):
-    """A generation config that draws from the policy itself, and ends at every stop id."""
-    drawing = {"do_sample": False}
-    if decoding.temperature:
-        shape = {name: getattr(decoding, name) for name in ("temperature", "top_k", "top_p")}
-        drawing = {"do_sample": True, **shape}
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    ends = {"eos_token_id": stop_ids(model, tokenizer), "pad_token_id": pad}
-    drawing |= {"max_new_tokens": decoding.max_new_tokens, **ends}
-    return GenerationConfig(**NEUTRAL["transformers"], **drawing)
+def _undistorted(stops, pad, max_new_tokens, **drawing):
+    """A generation config that draws from the policy itself and ends at each of some ids."""
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=stops,
+        pad_token_id=pad,
+        **NEUTRAL["transformers"],
+        **drawing,
+    )
 
 
 @contextmanager
@@ -52,34 +51,6 @@ def _configured(model, wanted):
         yield
     finally:
         model.generation_config = own
-
-
-class GenerateEngine:
-    """Sampling by `transformers.generate`, for any causal language model."""
-
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model, tokenizer
-
-    @torch.no_grad()
-    def generate(self, prompts, copies, decoding, seeds):
-        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,).
-
-        All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the
-        batch.
-        """
-        rows = [torch.tensor(prompt) for prompt in prompts for _ in range(copies)]
-        ids = pad_sequence(rows, True, self.tokenizer.pad_token_id, "left")
-        seen = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
-        device, wanted = self.model.device, _drawing(self.model, self.tokenizer, decoding)
-        # generate draws from the global generator: seed it, then restore
-        with fork_rng(device), _configured(self.model, wanted):
-            torch.manual_seed(int(seeds[0]))
-            given = {"attention_mask": seen.to(device), "generation_config": wanted}
-            out = self.model.generate(ids.to(device), **given)
-        tokens = out[:, ids.shape[1] :].cpu()
-        stops = torch.isin(tokens, torch.tensor(stop_ids(self.model, self.tokenizer)))
-        lengths = torch.where(stops.any(1), stops.int().argmax(1) + 1, tokens.shape[1])
-        return tokens, lengths
 
 
 def _padded(responses):
@@ -210,6 +181,56 @@ class DecoderEngine:
             for k, own in enumerate(found):
                 own += rows[k * part.shape[1] : (k + 1) * part.shape[1]]
         return found
+
+
+class _Drawn(LogitsProcessor):
+    """Leaves each row the token that its own draw falls on, so that `generate` takes that one.
+
+    width: of the prompts; settings: temperature, top_k and top_p; draws: see `decode.Rows`.
+    """
+
+    def __init__(self, width, settings, draws):
+        self.width, self.settings, self.draws = width, settings, draws
+
+    def __call__(self, ids, logits):
+        """Logits (N, V) after ids (N, width + t): 0 at the token drawn, else minus infinity."""
+        tokens = decode.sample_from(
+            logits, *self.settings, self.draws[:, ids.shape[1] - self.width]
+        )
+        return torch.full_like(logits, -torch.inf).scatter(1, tokens[:, None], 0.0)
+
+
+class GenerateModel:
+    """A model that `transformers.generate` reads, with the draws of `decode.Rows`."""
+
+    def __init__(self, model):
+        self.model = model
+
+    @torch.no_grad()
+    def generate(self, prompts, copies, stops, max_new_tokens, temperature, top_k, top_p, draws):
+        """See `decode.Rows.generate`."""
+        rows = [torch.tensor(prompt) for prompt in prompts for _ in range(copies)]
+        pad, device = 0, self.model.device  # which is never attended to, nor part of a response
+        ids = pad_sequence(rows, True, pad, "left")
+        seen = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
+        wanted = _undistorted(stops.tolist(), pad, max_new_tokens, do_sample=False)
+        drawn = _Drawn(ids.shape[1], (temperature, top_k, top_p), draws.to(device))
+        with _configured(self.model, wanted):
+            out = self.model.generate(
+                ids.to(device),
+                attention_mask=seen.to(device),
+                generation_config=wanted,
+                logits_processor=LogitsProcessorList([drawn]),
+            )
+        tokens = out[:, ids.shape[1] :].cpu()
+        ends = torch.isin(tokens, stops)
+        return tokens, torch.where(ends.any(1), ends.int().argmax(1) + 1, tokens.shape[1])
+
+
+class GenerateEngine(DecoderEngine):
+    """Sampling by `transformers.generate`, for any causal language model."""
+
+    decoder = GenerateModel
 
 
 class CachedModel(decode.Rows):

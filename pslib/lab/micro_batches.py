@@ -85,16 +85,14 @@ def cut(batch, method, wanted, micro_tokens):
     return parts, total
 
 
-def packed(part, batch):
-    """A micro-batch as the policy reads it."""
-    responses = torch.tensor([r for piece in part.pieces for _, r in piece.rows])
+def packed(part, batch, device):
+    """A micro-batch as the policy reads it, laid out on the device."""
+    rows = torch.tensor([r for piece in part.pieces for _, r in piece.rows])
+    responses, lengths = batch.rollouts.tokens[rows], batch.rollouts.lengths[rows]
     owner = [place for place, piece in enumerate(part.pieces) for _ in piece.rows]
-    return pack(
-        [batch.prompts[piece.mode][piece.question] for piece in part.pieces],
-        torch.tensor(owner),
-        batch.rollouts.tokens[responses],
-        batch.rollouts.lengths[responses],
-    )
+    prompts = [batch.prompts[piece.mode][piece.question] for piece in part.pieces]
+    with device:  # what `pack` makes is made there
+        return pack(prompts, torch.tensor(owner), responses.to(device), lengths.to(device))
 
 
 def gather(parts, outputs, shape, dtype):

@@ -121,13 +121,18 @@ def probe_settings(profile, size):
 
 
 def base_record(profile, size):
-    """The record of a nano base model: its training, and the hash of its world."""
-    world = json.dumps(asdict(worlds.WORLDS[profile.base.world]), sort_keys=True)
-    return {"size": size, **of_base(profile), "inputs": {"world": digest(world)}}
+    """The record of a base model made here: its training, and the hashes of its world and, where that
+    is a folder, of the model that it was taught from.
+    """
+    world, start = worlds.WORLDS[profile.base.world], runs.ROOT / profile.model
+    inputs = {"world": digest(json.dumps(asdict(world), sort_keys=True))}
+    if start.is_dir():
+        inputs["start"] = files_digest(start)
+    return {"size": size, "model": profile.model, **of_base(profile), "inputs": inputs}
 
 
 def of_base(profile):
-    """How a profile's base model is trained, as the arguments of base.train."""
+    """How a profile's base models are trained, as arguments of base.train and taught.teach."""
     return {name: value for name, value in asdict(profile.base).items() if name != "shared"}
 
 
@@ -172,6 +177,7 @@ def changes(recorded, wanted):
 
 _WORDS = {
     "weights": "base model's weights",
+    "start": "model that was taught",
     "config": "model's configuration",
     "chat_template": "chat template",
     "stops": "tokens that end a response",

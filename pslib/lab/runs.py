@@ -33,7 +33,7 @@ TOUR = ROOT / "results" / "tour" / "model"
 
 @dataclass(frozen=True)
 class BaseSettings(ranges.Checked):
-    """How the nano base model is made; a profile's `base` section."""
+    """How base models are made in a nano world; a profile's `base` section."""
 
     world: str
     steps: ranges.Count
@@ -55,7 +55,7 @@ class Profile:
 
     name: str
     # "nano", or a folder or hub id of a causal language model, in which {size} stands for one of
-    # sizes
+    # sizes; with a `base` section it is first taught
     model: str
     sizes: list[str]  # nano sizes; for another model, what stands for {size}, or one name for it
     methods: list[str]
@@ -63,7 +63,7 @@ class Profile:
     he_prompt: str  # which prompt of prompts.yaml makes the high-entropy mode
     train: Training
     evaluate: evaluate.Settings
-    base: BaseSettings = None  # the nano model's
+    base: BaseSettings = None  # of models that are made here
     # suite -> {data set: where it is}, see benchmarks; empty: the nano world's
     data: dict = field(default_factory=dict)
     # how the nano world's sums are put to a model that reads words, see tasks.load
@@ -98,7 +98,9 @@ class Profile:
     @property
     def origin(self):
         """Where the profile's base models come from, and what they can do."""
-        return (origins.Nano if self.model == origins.NANO else origins.Pretrained)(self)
+        if self.model == origins.NANO:
+            return origins.Nano(self)
+        return origins.Taught(self) if self.base else origins.Pretrained(self)
 
     @property
     def grid(self):

@@ -128,7 +128,7 @@ def encode(tokenizer, examples):
     return list(zip(tokenizer(texts)["input_ids"], responses, strict=True))
 
 
-def _batches(pairs, size, seed):
+def batches(pairs, size, seed):
     """Batches of like lengths in random order: (tokens, labels), -100 off responses."""
     rng, batches = random.Random(seed), []
     for first in range(0, len(pairs), 16 * size):
@@ -140,6 +140,22 @@ def _batches(pairs, size, seed):
         tokens = [torch.tensor(prompt + response) for prompt, response in batch]
         labels = [torch.tensor([-100] * (len(p) - 1) + r + [-100]) for p, r in batch]
         yield pad_sequence(tokens, batch_first=True), pad_sequence(labels, True, -100)
+
+
+def usual_tokens(pairs, batch_size):
+    """How many response tokens a batch has on average.
+
+    Batches hold responses of like length: dividing by each batch's own tokens would teach short
+    ones too well.
+    """
+    return batch_size * sum(len(response) for _, response in pairs) / len(pairs)
+
+
+def total_loss(model, tokens, labels):
+    """Minus the log-prob of a batch's responses, summed over their tokens, in nats."""
+    keep = labels >= 0
+    hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[keep]
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden), labels[keep], reduction="sum")
 
 
 def optimisers(model, steps, lr, matrix_lr):
@@ -176,20 +192,15 @@ def train(name, world, steps, batch_size=64, lr=5e-3, matrix_lr=6e-3, seed=0, re
     model = build_model(size, tokenizer, seed).train()
     pair, schedules = optimisers(model, steps, lr, matrix_lr)
     pairs, losses = encode(tokenizer, examples), []
-    # Batches hold responses of like length: dividing by each batch's own tokens would teach short
-    # ones too well.
-    usual = batch_size * sum(len(response) for _, response in pairs) / len(pairs)
-    for step, (tokens, labels) in enumerate(_batches(pairs, batch_size, seed)):
-        keep = labels >= 0
-        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[keep]
-        logits = model.lm_head(hidden)
-        total = torch.nn.functional.cross_entropy(logits, labels[keep], reduction="sum")
+    usual = usual_tokens(pairs, batch_size)
+    for step, (tokens, labels) in enumerate(batches(pairs, batch_size, seed)):
+        total = total_loss(model, tokens, labels)
         (total / usual).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for part in (*pair, *schedules):
             part.step()
         model.zero_grad(set_to_none=True)
-        losses.append(total.item() / int(keep.sum()))
+        losses.append(total.item() / int((labels >= 0).sum()))
         if report:
             report(step + 1, steps, losses[-1])
     return model.eval(), tokenizer, losses

@@ -28,7 +28,7 @@ import yaml
 
 from pslib import modes, tasks
 from pslib.evidence import evaluate
-from pslib.lab import checkpoint, runs
+from pslib.lab import chain, checkpoint, records, runs
 from pslib.nano import base, worlds
 
 WORLD, SIZE, STEPS, BATCH_SIZE = "understood", "0.2m", 1000, 64
@@ -66,11 +66,36 @@ def measure(strength, seed):
     torch.set_num_threads(1)
     world = replace(worlds.WORLDS[WORLD], strength=strength)
     model, tokenizer, _ = base.train(f"{SIZE}.b{seed}", world, STEPS, BATCH_SIZE)
-    questions, rows = list(tasks.load("train", SETTINGS.questions, "tuning")), []
-    for name, texts in prompts_for(tokenizer, seed).items():
+    return _asked(model, tokenizer, strength, seed, SETTINGS)
+
+
+def of_base(profile, size):
+    """Ask one of a profile's base models under every prompt -> DataFrame as `measure` gives.
+
+    Also written to response.csv beside the model, where it is not asked again. As many questions
+    and samples as the profile's probes ask.
+    """
+    model, tokenizer, _ = chain.make_base(profile, size)
+    folder, wanted = runs.measured_folder(profile, size), profile.probe
+    many = {"questions": wanted.asked, "samples": wanted.asked_samples}
+    settings = replace(profile.evaluate, **many, temperature=1.0, top_k=0, top_p=1.0)
+    record = {"evaluate": asdict(settings), "inputs": {"weights": records.of_weights(model)}}
+    records.begin(folder / "response.yaml", record)
+    path, world = folder / "response.csv", worlds.WORLDS[profile.base.world]
+    if not path.exists():
+        seed, report = profile.origin.parse(size)[1], chain.Progress(f"ask {size}")
+        found = _asked(model, tokenizer, world.strength, seed, settings, report)
+        checkpoint.write(path, found.to_csv(index=False))
+    return pd.read_csv(path)
+
+
+def _asked(model, tokenizer, strength, seed, settings, report=None):
+    questions, rows = list(tasks.load("train", settings.questions, "tuning")), []
+    prompts = prompts_for(tokenizer, seed)
+    for name, texts in prompts.items():
         parts = []
         for k, text in enumerate(texts):
-            given = modes.Mode("he", text), modes.NORMAL, questions[k :: len(texts)], SETTINGS
+            given = modes.Mode("he", text), modes.NORMAL, questions[k :: len(texts)], settings
             generator = torch.Generator().manual_seed(seed)  # the same for each prompt
             parts.append(evaluate.inter_mode_kl(model, tokenizer, *given, generator)[1])
         answers = pd.concat(parts)
@@ -87,6 +112,8 @@ def measure(strength, seed):
                 "tokens": answers.tokens.mean(),
             }
         )
+        if report:
+            report(len(rows), len(prompts))
     return pd.DataFrame(rows).round(5)
 
 

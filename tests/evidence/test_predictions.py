@@ -1,10 +1,11 @@
 """Predictions: signed sums over base models, tested in one family, from files written by hand."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from pslib.evidence import analyses, predictions, probe
+from pslib.evidence import analyses, predictions, probe, understood_figures
 from pslib.lab import runs
 from pslib.nano import worlds
 
@@ -154,10 +155,7 @@ def test_how_differently_a_model_works_is_the_total_variation_of_its_shares(root
 
 
 def test_every_figure_can_be_drawn_of_all_and_of_nothing(root, tmp_path_factory):
-    import matplotlib.pyplot as plt
-
-    from pslib.evidence import understood_figures as drawn
-
+    drawn = understood_figures
     for draw in (
         drawn.form_and_meaning,
         drawn.gap_after_against_before,
@@ -165,6 +163,45 @@ def test_every_figure_can_be_drawn_of_all_and_of_nothing(root, tmp_path_factory)
     ):
         assert sum(len(axis.lines) for axis in draw(*of(root)).axes) >= 15
         draw(*of(tmp_path_factory.mktemp("empty")))
+    plt.close("all")
+
+
+@pytest.fixture
+def taught(tmp_path):
+    """Two of three taught models, whose released form is 0.1 bits above GRPO in the normal mode
+    and, in the world of meaning alone, another 0.02 under the high-entropy prompt.
+    """
+    for name in ("smollm2_taught", "smollm2_taught_control"):
+        for method, size, seed in runs.load_profile(name).grid:
+            if seed == 3:
+                continue
+            bits = 0.2 + 0.01 * seed + (0.1 if method == "policy_split_released" else 0)
+            more = 0.02 if (name, method) == ("smollm2_taught", "policy_split_released") else 0
+            write(tmp_path, name, method, size, seed, {"none": bits, "high_entropy": bits + more})
+    return runs.load_profile("smollm2_taught"), tmp_path / "smollm2_taught"
+
+
+def test_what_was_predicted_of_taught_models_is_estimated_from_the_runs_there_are(taught):
+    table = predictions.estimated(*taught, "taught").set_index("estimate")
+    assert (table.base_models == 2).all() and len(table) == 6
+    gap = "gap between the modes, released form against GRPO"
+    mean = table["mean"]
+    assert mean["normal mode, released form against GRPO"] == pytest.approx(0.1)
+    assert mean[gap] == pytest.approx(0.02) and mean[f"control, {gap}"] == pytest.approx(0)
+    assert all(given["says"] for given in analyses.written()["taught"].values())
+    for which in ("predictions", "estimates"):  # the family that is tested, and its estimates
+        assert "smollm2" not in str(analyses.written()[which])
+
+
+def test_the_figure_of_taught_models_has_a_dot_for_each_that_there_is(taught, tmp_path):
+    left, right = understood_figures.taught_models(*taught).axes
+    dots = [line for line in left.lines if line.get_markersize() == 3]
+    assert [len(dot.get_xdata()) for dot in dots] == [2] * 8  # two worlds, before and three methods
+    assert dots[0].get_xdata() == pytest.approx([0.21, 0.22])
+    gaps = [line.get_xdata() for line in right.lines if line.get_markersize() == 3]
+    assert gaps[3] == pytest.approx([0.02, 0.02]) and gaps[7] == pytest.approx([0, 0])
+    empty = understood_figures.taught_models(taught[0], tmp_path / "none" / "smollm2_taught")
+    assert not [line for line in empty.axes[0].lines if line.get_markersize() == 3]
     plt.close("all")
 
 

@@ -38,14 +38,15 @@ def mixed_prompts(tokenizer, questions, he):
     return prompts
 
 
+@pytest.mark.parametrize("decoding", [GREEDY, Decoding(1.0, 0, 1.0, 12)], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("engine", [DecoderEngine, CachedEngine])
-def test_engines_say_the_same_greedily(engine, model64, tokenizer, questions, he):
+def test_engines_say_the_same(engine, decoding, model64, tokenizer, questions, he):
     prompts = mixed_prompts(tokenizer, questions, he)
     # a stop token that some of the responses reach, so that lengths are compared too
-    free = as_lists(engine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5)))
+    free = as_lists(engine(model64, tokenizer).generate(prompts, 1, decoding, range(5)))
     model64.generation_config.eos_token_id = [tokenizer.eos_token_id, free[1][4]]
-    ours = engine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5))
-    theirs = GenerateEngine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5))
+    ours = engine(model64, tokenizer).generate(prompts, 1, decoding, range(5))
+    theirs = GenerateEngine(model64, tokenizer).generate(prompts, 1, decoding, range(5))
     assert as_lists(ours) == as_lists(theirs)
     assert len(set(ours[1].tolist())) > 1 and max(ours[1].tolist()) == 12
     assert ours[0].tolist() == theirs[0].tolist()
@@ -69,7 +70,7 @@ def test_an_engine_repeats_itself_under_one_seed_and_keeps_copies_together(
     assert likeliest[0::2] == likeliest[1::2] and likeliest[0] != likeliest[2]
 
 
-@pytest.mark.parametrize("engine", [DecoderEngine, CachedEngine])
+@pytest.mark.parametrize("engine", EVERY)
 def test_a_prompts_responses_are_the_same_whatever_stands_beside_it(
     engine, model64, tokenizer, questions, he
 ):
@@ -84,7 +85,7 @@ def test_a_prompts_responses_are_the_same_whatever_stands_beside_it(
     assert together[0] != together[1]
 
 
-@pytest.mark.parametrize("engine", [DecoderEngine, CachedEngine])
+@pytest.mark.parametrize("engine", EVERY)
 def test_the_draws_are_the_same_whatever_fits_at_once(
     engine, model64, tokenizer, questions, he, monkeypatch
 ):
@@ -142,7 +143,9 @@ def test_no_field_of_the_checkpoints_generation_config_changes_what_generate_dra
 ):
     def draw(decoding):
         return as_lists(
-            GenerateEngine(model, tokenizer).generate([[8, 9, 10, 11], [9, 8]], 20, decoding, [0])
+            GenerateEngine(model, tokenizer).generate(
+                [[8, 9, 10, 11], [9, 8]], 20, decoding, [0, 1]
+            )
         )
 
     plain = [draw(decoding) for decoding in (SAMPLED, GREEDY)]
@@ -155,7 +158,9 @@ def test_no_field_of_the_checkpoints_generation_config_changes_what_generate_dra
 def test_a_wrapped_models_own_generation_config_changes_nothing_either(model, tokenizer):
     def draw():
         return as_lists(
-            GenerateEngine(wrapped, tokenizer).generate([[8, 9, 10, 11], [9, 8]], 20, SAMPLED, [0])
+            GenerateEngine(wrapped, tokenizer).generate(
+                [[8, 9, 10, 11], [9, 8]], 20, SAMPLED, [0, 1]
+            )
         )
 
     wrapped = Wrapped(model)

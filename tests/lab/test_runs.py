@@ -67,6 +67,11 @@ def _with(tmp_path, monkeypatch, old="", new=""):
         (
             'model: nano\nsizes: ["0.2m"]',
             "model: some/model\nsizes: [a, b]",
+            "a taught model is called like 135m.t1, kind and seed; got 'a'",
+        ),
+        (
+            "device: cpu\nbase: {world: rare, steps: 20, batch_size: 16}",
+            "model: some/model\nsizes: [a, b]",
             "its model must say where the size goes",
         ),
         (

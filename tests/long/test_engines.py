@@ -83,8 +83,9 @@ def test_greedy_responses_are_those_of_generate_under_the_weights_of_the_moment(
     model, engine = chosen
     seen, before = [], copy.deepcopy(model.state_dict())
     for update in range(1 if isinstance(engine, engines.VllmEngine) else 3):
-        seen.append(responses(GenerateEngine(model, tokenizer).generate(prompts, 1, GREEDY, [0])))
-        assert responses(engine.generate(prompts, 1, GREEDY, range(len(prompts)))) == seen[-1]
+        seeds = range(len(prompts))
+        seen.append(responses(GenerateEngine(model, tokenizer).generate(prompts, 1, GREEDY, seeds)))
+        assert responses(engine.generate(prompts, 1, GREEDY, seeds)) == seen[-1]
         moved(model, update)
     model.load_state_dict(before)
     assert len(set(map(tuple, seen[0]))) > 1

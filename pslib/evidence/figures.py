@@ -221,7 +221,7 @@ def bonus_size(profile, folder=None):
         look = {"histtype": "step", "lw": 1.6, "ls": line, "color": COLOURS[name]}
         left.hist(share, bins=bins, label=label, **look)
     left.set(xscale="log", xlabel="|addition| / |A|", ylabel="tokens", xlim=(1e-4, 3))
-    left.legend(loc="upper right")
+    left.legend(loc="upper left")
     kinds = bonus.groupby("kind").bonus.mean().sort_values()
     names = [f"{kind} ({(bonus.kind == kind).mean():.0%})" for kind in kinds.index]
     right.barh(names, kinds, color=PLAIN)
@@ -387,7 +387,8 @@ def part_ablation(profile, folder=None):
     for axis, (measure, name) in zip(axes[0], panels.items(), strict=True):
         for mode, own in table.groupby("mode", sort=False):
             place = (0.14 if mode == "normal" else -0.14) - own.name.map(names.index)
-            look = _look("policy_split", mode, label=f"{mode} mode")
+            said = "normal mode" if mode == "normal" else "HE mode"
+            look = _look("policy_split", mode, label=said)
             _intervals(axis, own, f"{measure}_change", place, **look)
         _rows(axis, names)
         axis.set_title(f"change of {name}")
@@ -555,7 +556,7 @@ def strip(checks):
     figure, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.24 * len(checks) + 0.6))
     names = []
     for k, row in enumerate(checks.itertuples()):
-        form = row.claim.partition(" ")[2].removeprefix("bases").strip()
+        form = row.claim.partition(" ")[2].removeprefix(row.profile).strip()  # said by the profile
         form = f" ({form})".replace("released", "released bonus") if form else ""
         names.append(f"{row.profile} {checks['size'].iloc[k]}{form}")
         look = _look("policy_split_released" if "released" in form else "policy_split")

@@ -221,6 +221,7 @@ def bonus_size(profile, folder=None):
         look = {"histtype": "step", "lw": 1.6, "ls": line, "color": COLOURS[name]}
         left.hist(share, bins=bins, label=label, **look)
     left.set(xscale="log", xlabel="|addition| / |A|", ylabel="tokens", xlim=(1e-4, 3))
+    left.set_ylim(top=1.3 * left.get_ylim()[1])  # room for the legend
     left.legend(loc="upper left")
     kinds = bonus.groupby("kind").bonus.mean().sort_values()
     names = [f"{kind} ({(bonus.kind == kind).mean():.0%})" for kind in kinds.index]

@@ -15,10 +15,17 @@ from pslib.lab import checkpoint, records, runs
 
 
 class Shown(pd.DataFrame):
-    """A table that a notebook shows without its index, and with its texts on the left."""
+    """A table that a notebook shows without its index, with its texts on the left, and with no line
+    that breaks at ±; a part of its columns or rows is shown so too.
+    """
+
+    @property
+    def _constructor(self):
+        return Shown
 
     def _repr_html_(self):
         text = self.to_html(index=False, justify="left", border=0)
+        text = text.replace(" ± ", "\u00a0±\u00a0")
         return text.replace("<td>", '<td style="text-align: left">')
 
 

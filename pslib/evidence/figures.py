@@ -166,7 +166,8 @@ def bonus_size(profile, folder=None):
         look = {"histtype": "step", "lw": 1.6, "ls": line, "color": COLOURS[name]}
         left.hist(share, bins=np.logspace(-4, 0.25, 35), label=label, **look)
     left.set(xscale="log", xlabel="|addition| / |A|", ylabel="tokens", xlim=(1e-4, 3))
-    left.legend(loc="upper right")
+    left.set_ylim(top=1.3 * left.get_ylim()[1])  # room for the legend
+    left.legend(loc="upper left")
     kinds = bonus.groupby("kind").bonus.mean().sort_values()
     names = [f"{kind} ({(bonus.kind == kind).mean():.0%})" for kind in kinds.index]
     right.barh(names, kinds, color=PLAIN)
@@ -316,7 +317,8 @@ def part_ablation(profile, folder=None):
     for axis, (measure, name) in zip(axes, panels.items(), strict=True):
         for mode, own in table.groupby("mode", sort=False):
             place = (0.14 if mode == "normal" else -0.14) - own.name.map(names.index)
-            look = _look("policy_split", mode, label=f"{mode} mode")
+            said = "normal mode" if mode == "normal" else "HE mode"
+            look = _look("policy_split", mode, label=said)
             _intervals(axis, own, f"{measure}_change", place, **look)
         _rows(axis, names)
         axis.set_title(f"change of {name}")
@@ -435,7 +437,8 @@ def strip(checks):
     figure, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.24 * len(checks) + 0.6))
     names = []
     for k, row in enumerate(checks.to_dict("records")):
-        form = row["claim"].partition(" ")[2].removeprefix("bases").strip()
+        # what is said by the profile's name is not said again
+        form = row["claim"].partition(" ")[2].removeprefix(row["profile"]).strip()
         form = f" ({form})".replace("released", "released bonus") if form else ""
         names.append(f"{row['profile']} {row['size']}{form}")
         look = _look("policy_split_released" if "released" in form else "policy_split")

@@ -57,8 +57,8 @@ def _outcome(row, tests):
 
 
 def estimated(profile, folder=None, which="estimates"):
-    """The estimates of a section of claims.yaml, with the smallest true difference that so many base
-    models would find with 80% power at 0.05 (detectable).
+    """The estimates of a section of claims.yaml, with the smallest true difference that so many
+    base models would find with 80% power at 0.05 (detectable).
     """
     rows = []
     for name, _, values, unit in measured(profile, folder, which):

@@ -206,9 +206,9 @@ def checks_shown(table):
 
 
 def _links(text):
-    """Links to the notebooks that a text names, as in "(notebooks 05 and 24)"."""
+    """Links to the notebooks that a text of 40 names, as in "(notebooks 05 and 24)"."""
     named = re.findall(r"notebooks? (\d\d)(?: and (\d\d))?", text)
-    numbers = sorted({number for pair in named for number in pair if number})
+    numbers = sorted({number for pair in named for number in pair} - {"", "40"})
     paths = [path for n in numbers for path in (runs.ROOT / "notebooks").glob(f"{n}_*.ipynb")]
     return ", ".join(f"[{path.stem}]({path.name})" for path in paths)
 

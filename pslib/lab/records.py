@@ -121,8 +121,8 @@ def probe_settings(profile, size):
 
 
 def base_record(profile, size):
-    """The record of a base model made here: its training, and the hashes of its world and, where that
-    is a folder, of the model that it was taught from.
+    """The record of a base model made here: its training, and the hashes of its world and, where
+    that is a folder, of the model that it was taught from.
     """
     world, start = worlds.WORLDS[profile.base.world], runs.ROOT / profile.model
     inputs = {"world": digest(json.dumps(asdict(world), sort_keys=True))}

@@ -23,8 +23,8 @@ BLUE, ORANGE = "#0072b2", "#d55e00"  # told apart by every kind of colour vision
 LINES = {
     "unclipped": ("#999999", "-", 5.5),
     "clip_order": ("#56b4e9", "-", 4.0),
-    "doubled": ("#009e73", "-", 2.6),
-    "paper": (COLOURS["policy_split"], "-", 1.2),
+    "doubled": ("#009e73", ":", 2.6),
+    "paper": (COLOURS["policy_split"], "-", 2.6),  # seen between the dashes of the next
     "released": (COLOURS["policy_split_released"], "--", 1.5),
 }
 DOT = {"marker": "o", "ls": "", "ms": 5, "mec": "black", "mew": 0.6}

@@ -225,6 +225,12 @@ def test_without_a_judge_the_notebook_shows_a_sentence(found, monkeypatch):
 
 
 # --- artefacts ------------------------------------------------------------------------------------
+def test_a_part_of_a_shown_table_has_no_index_and_breaks_no_line_at_a_plus_minus():
+    table = artefacts.Shown({"method": ["GRPO"], "bits": ["0.4 ± 0.1"], "seeds": [5]})
+    page = table[["method", "bits"]]._repr_html_()
+    assert "0.4\u00a0±\u00a00.1" in page and "<th>0</th>" not in page and "seeds" not in page
+
+
 def test_a_profile_without_results_has_empty_artefacts_and_no_error(tmp_path):
     for name in ("smoke", "nano"):
         profile = runs.load_profile(name)

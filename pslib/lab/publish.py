@@ -27,7 +27,7 @@ def publish(profile):
         publish_base(
             runs.base_folder(profile, size), committed / "base" / profile.base.world / size
         )
-    few = len(profile.grid) <= 30 and profile.sizes == profile.table_sizes
+    few = len(profile.grid) <= 30 and len(profile.sizes) <= 3
     for path in (path for kind in KINDS for path in sorted(profile.folder.glob(kind))):
         if path.name.startswith(".") or (path.match("notebooks/0[567]_*.ipynb") and not few):
             continue

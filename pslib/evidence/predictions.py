@@ -9,6 +9,7 @@ model's responses; the base model is the unit.
 import pandas as pd
 
 from pslib.evidence import analyses, stats
+from pslib.lab import runs
 
 
 def measured(profile, folder=None, which="predictions"):
@@ -140,3 +141,35 @@ def _when_level(found, method, against):
     level = min(curve.accuracy_normal.iloc[-1] for curve in curves)
     reached = [curve[curve.accuracy_normal >= level].iloc[0] for curve in curves]
     return reached[0].entropy_bits_normal - reached[1].entropy_bits_normal
+
+
+def at_quick_length(profile, folder=None):
+    """How many base models show the pattern after as many steps as the profile quick trains ->
+    DataFrame: comparison, base_models, positive, mean, mean_ci, unit, and a column for each base
+    model with its value.
+
+    A mode's entropy, in bits a token of its own responses, is the mean of the measurements in the
+    last ten of these steps.
+    """
+    steps, rows = runs.load_profile("quick").train.steps, []
+    found = analyses.dynamics(profile, folder)
+    found = found[found.step.between(steps - 9, steps)]
+    entropies = found.groupby(["method", "seed"])[["entropy_bits_normal", "entropy_bits_he"]].mean()
+
+    def entropy_of(term):
+        own = entropies[entropies.index.get_level_values("method") == term.method]
+        return own[f"entropy_bits_{term.at}"].droplevel("method")
+
+    for given in analyses.written()["at_quick_length"]:
+        values = analyses.added_up(given["quantity"], entropy_of)
+        rows.append(
+            {
+                "comparison": given["says"],
+                "base_models": len(values),
+                "positive": int((values > 0).sum()),
+                **analyses.interval("mean", values),
+                "unit": "bits",
+                **{f"b{seed}": value for seed, value in values.items()},
+            }
+        )
+    return pd.DataFrame(rows)

@@ -95,7 +95,7 @@ def notebook(
 def train(profile: Profile, method: Method, size: Size, seed: Seed):
     """Train one run; a size that the profile launches, on TRL's trainer in all processes.
 
-    Examples: `python -m pslib train quick grpo 0.2m 1`,
+    Examples: `python -m pslib train quick grpo 0.2m.b11 11`,
     `torchrun --nproc_per_node 2 -m pslib train paper grpo 8B 1`
     """
     from pslib.lab import chain, runs
@@ -124,7 +124,7 @@ def export(
 ):
     """Write a finished run's model to a new folder, with its prompts and a card.
 
-    Example: `python -m pslib export quick policy_split 0.2m 1 --out mine`
+    Example: `python -m pslib export quick policy_split 0.2m.b11 11 --out mine`
     """
     from pslib.lab import export, runs
 

@@ -155,6 +155,24 @@ def test_a_misspelt_command_is_refused_with_exit_code_2(capsys):
     assert "No such command 'reprodcue'" in capsys.readouterr().err
 
 
+def test_the_notebooks_of_runs_are_published_where_runs_and_base_models_are_few(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path / "mine"))
+    published = {}
+    for name in ("quick", "understood_low", "understood"):
+        profile = runs.load_profile(name)
+        book = nbformat.v4.new_notebook()
+        book.metadata["papermill"] = {"input_path": f"{place.ROOT}/notebooks/06_train.ipynb"}
+        (profile.folder / "notebooks").mkdir(parents=True)
+        nbformat.write(book, profile.folder / "notebooks" / "06_train-grpo.ipynb")
+        (tmp_path / "results" / name).mkdir(parents=True)
+        publish.publish(profile)
+        published[name] = (tmp_path / "results" / name / "notebooks").exists()
+    assert published == {"quick": True, "understood_low": False, "understood": False}
+
+
 def test_publishing_copies_small_results_and_condenses_evaluations(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path / "mine"))

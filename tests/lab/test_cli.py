@@ -183,7 +183,10 @@ def test_publishing_copies_small_results_and_condenses_evaluations(tmp_path, mon
     row = {"suite": "like", "mode": "normal", "question_id": "a", "correct": 1, "tokens": 4}
     row |= {"entropy_bits": 0.5, "derivation": "steps"}
     pd.DataFrame([row, {**row, "correct": 0}]).to_csv(run / "evaluation.csv")
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    links = nbformat.v4.new_markdown_cell(
+        "[a](../docs/world.md) [b](25_understood.ipynb) [c](https://d)"
+    )
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1"), links])
     book.metadata["papermill"] = {"input_path": f"{place.ROOT}/notebooks/06_train.ipynb"}
     book.cells[0].outputs = [
         nbformat.v4.new_output("stream", name="stderr", text="step 1/3"),
@@ -197,7 +200,13 @@ def test_publishing_copies_small_results_and_condenses_evaluations(tmp_path, mon
     assert table.samples.tolist() == [2] and table.correct.tolist() == [0.5]
     assert pd.read_csv(to / "runs" / run.name / "derivations.csv").steps.tolist() == [1.0]
     assert not (to / "runs" / run.name / "model").exists()
-    (shown,) = nbformat.read(to / "notebooks" / "06_train-grpo.ipynb", 4).cells[0].outputs
+    code, links = nbformat.read(to / "notebooks" / "06_train-grpo.ipynb", 4).cells
+    (shown,) = code.outputs
+    up = "../../.."
+    assert (
+        links.source
+        == f"[a]({up}/docs/world.md) [b]({up}/notebooks/25_understood.ipynb) [c](https://d)"
+    )
     assert shown.text == "in ."
     sums = (to / "SHA256SUMS").read_text().splitlines()
     assert [line.partition("  ")[2] for line in sums] == [

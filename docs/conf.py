@@ -10,9 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]  # the source folder, so links are th
 # These notebooks stand in the checkout with their smallest profile. The site shows copies that were
 # executed with the profile `quick`.
 EXECUTED = {
-    "05_base_model.ipynb": "05_base_model-0.2m.ipynb",
-    "06_train.ipynb": "06_train-policy_split-0.2m-s1.ipynb",
-    "07_evaluate.ipynb": "07_evaluate-policy_split-0.2m.ipynb",
+    "05_base_model.ipynb": "05_base_model-0.2m.b11.ipynb",
+    "06_train.ipynb": "06_train-policy_split_released-0.2m.b11-s11.ipynb",
+    "07_evaluate.ipynb": "07_evaluate-policy_split_released-0.2m.b11.ipynb",
 }
 
 project = "Policy Split, on a laptop"

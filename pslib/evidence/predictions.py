@@ -5,6 +5,7 @@ model's responses (see analyses.asked); the base model is the unit.
 import pandas as pd
 
 from pslib.evidence import analyses, stats
+from pslib.lab import runs
 
 WINDOW = 5  # measurements over which accuracy and entropy in training are averaged
 
@@ -106,3 +107,25 @@ def _when_level(found, method, against):
     level = min(curve.accuracy_normal.iloc[-1] for curve in curves)
     first, second = (curve[curve.accuracy_normal >= level].iloc[0] for curve in curves)
     return first.entropy_bits_normal - second.entropy_bits_normal
+
+
+def at_quick_length(profile, folder=None):
+    """How many base models show the pattern after as many steps as the profile quick trains; and a
+    column for each base model with its value.
+
+    A mode's entropy, in bits a token of its own responses, is the mean of the measurements in the
+    last ten of these steps.
+    """
+    steps, rows = runs.load_profile("quick").train.steps, []
+    found = analyses.dynamics(profile, folder)
+    found = found[found.step.between(steps - 9, steps)]
+    entropies = found.groupby(["method", "seed"])[["entropy_bits_normal", "entropy_bits_he"]].mean()
+
+    def entropy_of(term):
+        return entropies.xs(term.method)[f"entropy_bits_{term.at}"]
+
+    for given in analyses.written()["at_quick_length"]:
+        values = analyses.added_up(given["quantity"], entropy_of)
+        by_base = {f"b{seed}": value for seed, value in values.items()}
+        rows.append({"comparison": given["says"], **_summary(values, "bits"), **by_base})
+    return pd.DataFrame(rows)

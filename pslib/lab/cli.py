@@ -98,7 +98,7 @@ def notebook(name: Notebook, out: Executed = "", parameter: Annotated[list[str],
 def train(profile: Profile, method: Method, size: Size, seed: Seed):
     """Train one run; a size that the profile launches, on TRL's trainer in all processes.
 
-    Examples: `python -m pslib train quick grpo 0.2m 1`,
+    Examples: `python -m pslib train quick grpo 0.2m.b11 11`,
     `torchrun --nproc_per_node 2 -m pslib train paper grpo 8B 1`
     """
     if size not in profile.launch and int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -117,7 +117,7 @@ def train(profile: Profile, method: Method, size: Size, seed: Seed):
 def export(profile: Profile, method: Method, size: Size, seed: Seed, out: NewFolder):
     """Write a finished run's model to a new folder, with its prompts and a card.
 
-    Example: `python -m pslib export quick policy_split 0.2m 1 --out mine`
+    Example: `python -m pslib export quick policy_split 0.2m.b11 11 --out mine`
     """
     from pslib.lab import export
 

@@ -1,6 +1,7 @@
 """A profile's small results, copied from results/local/<profile> to where they are committed."""
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def publish(profile):
     for size in profile.sizes if profile.base and profile.base.shared else ():
         to = committed / "base" / profile.base.world / size
         publish_base(runs.base_folder(profile, size), to)
-    few = len(profile.grid) <= 30 and profile.sizes == profile.table_sizes
+    few = len(profile.grid) <= 30 and len(profile.sizes) <= 3
     for path in (path for kind in KINDS for path in sorted(profile.folder.glob(kind))):
         if path.name.startswith(".") or (path.match("notebooks/0[567]_*.ipynb") and not few):
             continue
@@ -67,8 +68,14 @@ def publish_base(folder, target):
 
 
 def _relative(book):
-    """An executed notebook as text, without progress lines and with the checkout as "."."""
+    """An executed notebook as text, without progress lines and with the checkout as ".".
+
+    Its links lead from its new place, three folders down, where those of the notebook led.
+    """
     for cell in book.cells:
+        if cell.cell_type == "markdown":
+            linked = re.sub(r"\]\((?=\d\d_\w+\.ipynb)", "](../notebooks/", cell.source)
+            cell.source = linked.replace("](../", "](../../../")
         if "outputs" in cell:
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     checkout = str(Path(book.metadata.papermill.input_path).parents[1])

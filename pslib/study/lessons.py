@@ -12,6 +12,7 @@ from IPython.core.pylabtools import print_figure
 from IPython.display import Markdown, display
 from ipywidgets import FloatSlider, interactive
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator
 
 from pslib import advantages, losses
 from pslib.evidence.figures import COLOURS, STYLE
@@ -194,6 +195,9 @@ def next_token_marks(table, count=8):
     axis.set_yticks(places, shown.index, family="monospace", parse_math=False)
     axis.invert_yaxis()
     axis.set(xlabel="probability of the next token (log scale)", xscale="log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
     axis.legend(fontsize=8, loc="lower right")
     return figure
 

@@ -233,3 +233,31 @@ def test_entropies_are_compared_where_both_methods_are_equally_accurate(tmp_path
     assert table.base_models["eq. 3 against eta 0"] == 0
     end = 0.5 - 0.3 * 0.5 + 0.1 - (0.5 - 0.3 * 0.9)  # what the ends alone would have said
     assert end > 0.2
+
+
+def test_the_pattern_at_quicks_length_is_that_of_the_last_ten_of_its_steps(tmp_path):
+    """The released form has 0.1 bits more in steps 51 to 60 alone, and a gap of 0.02 between its
+    modes there.
+    """
+    steps = np.arange(1, 151)
+    inside = (steps > 50) & (steps <= 60)
+    for method, more, gap in (("policy_split_released", 0.1, 0.02), ("eta_0", 0.0, -0.01)):
+        for seed in (11, 12):
+            run = runs.run_id(method, f"0.2m.b{seed}", seed)
+            (folder := tmp_path / "understood" / "runs" / run).mkdir(parents=True)
+            normal = 0.3 + np.where(inside, more, 9.0 * seed)
+            measured = pd.DataFrame({"step": steps, "entropy_bits_normal": normal})
+            measured = measured.assign(entropy_bits_he=normal + np.where(inside, gap, 5.0))
+            measured = measured.assign(kl_he_from_normal=0.0, accuracy_normal=0.5, accuracy_he=0.5)
+            apart = ["entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal"]
+            measured.loc[steps % 5 != 1, apart] = np.nan
+            measured.to_csv(folder / "metrics.csv", index=False)
+    table = predictions.at_quick_length(*of(tmp_path)).set_index("comparison")
+    form = table.loc["released form against eta 0, normal mode"]
+    assert form["mean"] == pytest.approx(0.1) and form.base_models == form.positive == 2
+    assert form[["b11", "b12"]].tolist() == pytest.approx([0.1, 0.1])
+    gaps = table["mean"].filter(like="gap between")
+    assert gaps.tolist() == pytest.approx([0.03, 0.02])
+    assert table.base_models["released form against GRPO, normal mode"] == 0
+    empty = predictions.at_quick_length(*of(tmp_path / "nothing"))
+    assert (empty.base_models == 0).all() and empty["mean"].isna().all()

@@ -121,11 +121,12 @@ def at_quick_length(profile, folder=None):
     found = found[found.step.between(steps - 9, steps)]
     entropies = found.groupby(["method", "seed"])[["entropy_bits_normal", "entropy_bits_he"]].mean()
 
-    def entropy_of(term):
-        return entropies.xs(term.method)[f"entropy_bits_{term.at}"]
-
     for given in analyses.written()["at_quick_length"]:
-        values = analyses.added_up(given["quantity"], entropy_of)
+        parts = (
+            term.sign * entropies.xs(term.method)[f"entropy_bits_{term.at}"]
+            for term in analyses.terms(given["quantity"])
+        )
+        values = sum(parts).dropna()
         by_base = {f"b{seed}": value for seed, value in values.items()}
         rows.append({"comparison": given["says"], **_summary(values, "bits"), **by_base})
     return pd.DataFrame(rows)

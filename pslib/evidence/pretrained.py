@@ -13,7 +13,7 @@ from pslib.evidence.stats import parts_of_ratio
 from pslib.lab import chain, checkpoint, records, runs
 
 SEEDS = (1, 2, 3, 4)  # of the draws, one response to a question each
-QUESTIONS = 24  # sums; there are as many word problems
+QUESTIONS = 24  # sums at most: the test split has 18 of two numbers; there are 24 word problems
 MAX_NEW_TOKENS = 96
 GRADED = ("sums", "words")  # tasks whose questions have answers
 KEYS = ["task", "seed", "prompt", "question_id"]

@@ -123,10 +123,10 @@ def at_quick_length(profile, folder=None):
 
     for given in analyses.written()["at_quick_length"]:
         parts = (
-            term.sign * entropies.xs(term.method)[f"entropy_bits_{term.at}"]
+            term.sign * entropies[f"entropy_bits_{term.at}"].unstack("seed").reindex([term.method])
             for term in analyses.terms(given["quantity"])
         )
-        values = sum(parts).dropna()
+        values = sum(part.iloc[0] for part in parts).dropna()
         by_base = {f"b{seed}": value for seed, value in values.items()}
         rows.append({"comparison": given["says"], **_summary(values, "bits"), **by_base})
     return pd.DataFrame(rows)

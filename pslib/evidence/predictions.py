@@ -80,6 +80,21 @@ def by_base_model(profile, folder=None):
     return table.add_prefix("b").reset_index()
 
 
+def what_decides(profile, folder=None):
+    """Spearman's rank correlation, over base models, of D(high-entropy prompt) with what may go
+    with it; chosen after the runs had been seen.
+    """
+    evidence, size, rows = analyses.Evidence(profile, folder), profile.table_sizes[0], []
+    gap = analyses.written()["predictions"]["heeding"]["quantity"]
+    gap = evidence.quantity(gap, size, "asked_bits")
+    for name, given in analyses.written()["what_decides"].items():
+        other = evidence.quantity(given["quantity"], size, given.get("measure", "asked_bits"))
+        both = pd.concat([gap, other], axis=1, join="inner")
+        rank = both.corr("spearman").iloc[0, 1]
+        rows.append({"quantity": name, "base_models": len(both), "spearman": rank})
+    return pd.DataFrame(rows)
+
+
 def at_equal_accuracy(profile, folder=None):
     """The difference of two methods' normal modes' entropies in training, in bits a token, each
     where it first reaches the lower of the two final accuracies; of means of five measurements.

@@ -120,6 +120,19 @@ def test_every_number_is_shown_base_model_by_base_model(root):
     assert "estimates: D(neutral prompt)" in table.index
 
 
+def test_what_goes_with_the_gap_is_a_correlation_of_ranks(tmp_path):
+    # D(high-entropy prompt) grows as the cube of k, the gap before training falls with k
+    for k, seed in enumerate((11, 12, 13, 14)):
+        size = f"0.2m.b{seed}"
+        for method, gap in (("policy_split_released", k**3), ("eta_0", 0.0), ("original", -k)):
+            bits = {"none": 0.3, "high_entropy": 0.3 + gap / 100}
+            write(tmp_path, "understood", method, size, seed, bits)
+    table = predictions.what_decides(*of(tmp_path)).set_index("quantity")
+    before = table.loc["before training: gap under the high-entropy prompt"]
+    assert before.base_models == 4 and np.isclose(before.spearman, -1)
+    assert table.loc["D(neutral prompt)"].base_models == 0
+
+
 def test_seven_base_models_are_too_few_for_six_tests(root):
     for path in root.glob("*/runs/*.b18-s18/asked.csv"):
         path.unlink()

@@ -21,7 +21,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --prefer-binar
 	$(INSTALL) .
 	touch $@
 
-reproduce: .venv/ready $(if $(filter smollm2,$(PROFILE)),smollm2)
+reproduce: .venv/ready $(if $(filter smollm2%,$(PROFILE)),smollm2)
 	$(BIN)/python -m pslib reproduce $(PROFILE)
 
 figures: .venv/ready

@@ -125,10 +125,7 @@ def high_entropy(
 
 @checked
 def entropy_advantage(
-    adv: Float[Tensor, "N T"],
-    entropy: Float[Tensor, "N T"],
-    alpha=0.4,
-    kappa=2.0,
+    adv: Float[Tensor, "N T"], entropy: Float[Tensor, "N T"], alpha=0.4, kappa=2.0
 ) -> Float[Tensor, "N T"]:
     """Every token's advantage raised by its entropy, up to a share (Cheng et al. 2025, 2506.14758).
 

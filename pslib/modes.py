@@ -4,6 +4,7 @@ pi_HE(. | q) = pi(. | s, q) (eq. 1): the normal mode has no system prompt, the h
 s.
 """
 
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -34,16 +35,12 @@ DATE = datetime(2024, 7, 26)
 
 @cache
 def prompts():
-    """The paper's prompts (appendix C), as data: {"modes": {name: text}, "questions": ...,
-    "stories": ...}.
-    """
+    """The paper's prompts (appendix C): {"modes": {name: text}, "questions": ..., ...}."""
     return yaml.safe_load((Path(__file__).parent / "prompts.yaml").read_text(encoding="utf-8"))
 
 
 def he_mode(prompt="high_entropy"):
-    """The high-entropy mode under one of the prompts in prompts.yaml; ValueError names those there
-    are.
-    """
+    """The high-entropy mode under a prompt of prompts.yaml; ValueError names those there are."""
     texts = {**prompts()["modes"], **prompts()["first_sentences"]}
     if prompt not in texts:
         raise ValueError(f"no mode prompt is called {prompt!r}; there are {', '.join(texts)}")
@@ -103,20 +100,18 @@ def rendered(tokenizer, both, question="{question}"):
         if text in [written(replace(mode, system=system)) for system in other]:
             raise ValueError(
                 "the tokenizer's chat template drops the system turn, or a part of it, so the "
-                f"{mode.name} mode would "
-                "not have its prompt; use a model whose template writes it, like Qwen3's"
+                f"{mode.name} mode would not have its prompt; use a model whose template writes "
+                "it, like Qwen3's"
             )
         if text == written(question=f"{question} {question}"):
             raise ValueError(
                 "the tokenizer's chat template drops the question, or a part of it; use an "
-                "instruction-tuned model "
-                "for text"
+                "instruction-tuned model for text"
             )
     if len(set(texts.values())) < len(texts):
         raise ValueError(
             f"the modes {' and '.join(texts)} have the same prompt, so they would be one policy; "
-            "give each a system "
-            "prompt of its own"
+            "give each a system prompt of its own"
         )
     return texts
 
@@ -129,24 +124,18 @@ def pinned_date(tokenizer):
 
 
 def pinned(template):
-    """A chat template that, where it asks for the time by `strftime_now`, is told DATE; any other
-    as it is.
+    """A chat template in which the answers of `strftime_now`, which reads the clock, are DATE's.
 
-    The library gives templates a function of that name, which reads the clock. A macro of the same
-    name hides it.
+    ValueError where it asks for a format that does not stand in the call itself.
     """
-    if "strftime_now" not in template:
-        return template
-    known = [
-        f"%{letter}"
-        for letter in ("-d", "-m", "-H", "-I", "-M", "-S", "-j", *"aAbBcdDeFfHIjmMpRSTuUVwWxXyYZz%")
-    ]
-    filled = "".join(
-        f"|replace({directive!r}, {DATE.strftime(directive)!r})" for directive in known
-    )
-    return (
-        f"{{%- macro strftime_now(format) -%}}{{{{ format{filled} }}}}{{%- endmacro -%}}{template}"
-    )
+    asked = r"""strftime_now\(\s*(["'])(.*?)\1\s*\)"""
+    told = re.sub(asked, lambda found: repr(DATE.strftime(found[2])), template)
+    if "strftime_now" in told:
+        raise ValueError(
+            "the chat template asks for today's date in a format that it makes itself; write the "
+            "format into its call of strftime_now"
+        )
+    return told
 
 
 def _written(tokenizer, mode, question, tokenize):
@@ -158,9 +147,8 @@ def _written(tokenizer, mode, question, tokenize):
         )
     asked = turns(mode, [{"role": "user", "content": question}])
     if mode.one_turn:
-        asked = [
-            {"role": "user", "content": f"system\n{mode.system}\nuser\n{question}\nassistant\n"}
-        ]
+        text = f"system\n{mode.system}\nuser\n{question}\nassistant\n"
+        asked = [{"role": "user", "content": text}]
 
     def written(messages, **flags):
         if pinned_date(tokenizer):
@@ -172,28 +160,23 @@ def _written(tokenizer, mode, question, tokenize):
     try:
         if mode.thinking is None:
             return written(asked)
-        prompt, other = (
-            written(asked, enable_thinking=mode.thinking),
-            written(asked, enable_thinking=not mode.thinking),
-        )
+        prompt = written(asked, enable_thinking=mode.thinking)
+        other = written(asked, enable_thinking=not mode.thinking)
     except Exception as error:  # a template is a program in a sandbox, and can end in any way
         said = " ".join(str(error).split())
         if asked[0]["role"] == "system" and _works(written, asked[1:]):
             raise ValueError(
                 f"the tokenizer's chat template refuses a system turn ({said}), so there is no "
-                f"{mode.name} mode; use a "
-                "model whose template takes one, like Qwen3's"
+                f"{mode.name} mode; use a model whose template takes one, like Qwen3's"
             ) from error
         raise ValueError(
             f"the tokenizer's chat template cannot be used: {said}; use an instruction-tuned model "
-            "that you "
-            "trust"
+            "that you trust"
         ) from error
     if prompt == other:
         raise ValueError(
             "the profile sets enable_thinking, and the tokenizer's chat template ignores it; take "
-            "the setting out, "
-            "or use a model whose template knows it, like Qwen3's"
+            "the setting out, or use a model whose template knows it, like Qwen3's"
         )
     return prompt
 

@@ -72,26 +72,20 @@ class _HeadLogprobEntropy(torch.autograd.Function):
     def backward(ctx, grad_logp, grad_entropy):
         hidden, weight, tokens, entropy, *kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(
-            weight, dtype=torch.promote_types(weight.dtype, torch.float32)
-        )  # all chunks add up in it
+        wide = torch.promote_types(weight.dtype, torch.float32)  # all chunks add up in it
+        grad_weight = torch.zeros_like(weight, dtype=wide)
         of_entropy = bool(grad_entropy.any())  # asked once: a GPU is waited for at every answer
         for first in range(0, len(hidden), ctx.size):
             part = slice(first, first + ctx.size)
-            logp_all = (
-                kept[0]
-                if kept
-                else _HeadLogprobEntropy._logp_all(hidden[part], weight, ctx.temperature)
-            )
+            if kept:
+                logp_all = kept[0].clone() if of_entropy else kept[0]
+            else:
+                logp_all = _HeadLogprobEntropy._logp_all(hidden[part], weight, ctx.temperature)
             # d logp / dz = onehot - p;  dH / dz = -p (log p + H); in place, since a chunk may be
             # all the memory there is
             grad, scale = logp_all.exp(), grad_logp[part, None]
             if of_entropy:
-                scale = (
-                    (logp_all.clone() if kept else logp_all)
-                    .add_(entropy[part, None])
-                    .mul_(grad_entropy[part, None])
-                )
+                scale = logp_all.add_(entropy[part, None]).mul_(grad_entropy[part, None])
                 scale.add_(grad_logp[part, None])
             grad.mul_(scale).neg_().scatter_add_(-1, tokens[part, None], grad_logp[part, None])
             grad = (grad if ctx.temperature == 1.0 else grad.div_(ctx.temperature)).to(weight.dtype)
@@ -134,10 +128,8 @@ class Packed:
 
     def to(self, device):
         """The same on a device."""
-        return replace(
-            self,
-            **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "shape"},
-        )
+        names = [field.name for field in fields(self) if field.name != "shape"]
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def attend(self, module, query, key, value, scaling):
         """A layer's attention: each response sees its own prompt, which is there once.
@@ -150,34 +142,21 @@ class Packed:
         # With a mask no fast kernel of a GPU knows grouped heads: there each query has its own key.
         repeats = 1 if key.device.type in GROUPED_WITH_MASK else grouped
 
-        def at(part, places):
+        def at(part, places, repeats=1):
             # (A, B) places -> (A, H, B, D); an embedding, because its gradient is the fast one
-            return embedding(places, part).unflatten(-1, (-1, dim)).transpose(1, 2)
-
-        def source(part, places):
-            found = at(part, places)
+            found = embedding(places, part).unflatten(-1, (-1, dim)).transpose(1, 2)
             return found.repeat_interleave(repeats, 1) if repeats > 1 else found
 
         def attend(places, sources, **mask):
-            out = scaled_dot_product_attention(
-                at(query, places),
-                source(key, sources),
-                source(value, sources),
-                scale=scaling,
-                enable_gqa=grouped > repeats,
-                **mask,
-            )
+            found = at(query, places), at(key, sources, repeats), at(value, sources, repeats)
+            mask |= {"scale": scaling, "enable_gqa": grouped > repeats}
+            out = scaled_dot_product_attention(*found, **mask)
             return out.transpose(1, 2).reshape(-1, query.shape[1])
 
         out = [attend(self.prompt_at, self.prompt_at, is_causal=True)]
         if self.response_at.numel():
-            out.append(
-                attend(
-                    self.response_at,
-                    torch.cat((self.prompt_at[self.owner], self.response_at), 1),
-                    attn_mask=self.visible,
-                )
-            )
+            before = torch.cat((self.prompt_at[self.owner], self.response_at), 1)
+            out.append(attend(self.response_at, before, attn_mask=self.visible))
         return embedding(self.flat, torch.cat(out)).view(1, len(self.flat), -1, dim)
 
 
@@ -194,28 +173,20 @@ def pack(prompts, owner, responses, lengths):
     sizes = torch.tensor([len(prompt) for prompt in prompts])
     at, step = torch.arange(width), torch.arange(longest - 1)
     in_prompt, in_response = at < sizes[:, None], step < lengths[:, None] - 1
-    prompt_at, response_at = (
-        torch.zeros(in_prompt.shape, dtype=torch.long),
-        torch.zeros(in_response.shape, dtype=torch.long),
-    )
+    prompt_at = torch.zeros(in_prompt.shape, dtype=torch.long)
+    response_at = torch.zeros(in_response.shape, dtype=torch.long)
     prompt_at[in_prompt] = torch.arange(int(sizes.sum()))
     response_at[in_response] = torch.arange(int((lengths - 1).sum())) + int(sizes.sum())
     own = step <= step[:, None]  # a response token sees those before it, and itself
-    visible = torch.cat(
-        (in_prompt[owner][:, None].expand(-1, len(step), -1), own.expand(len(owner), -1, -1)), -1
-    )
+    prompt_seen = in_prompt[owner][:, None].expand(-1, len(step), -1)
+    visible = torch.cat((prompt_seen, own.expand(len(owner), -1, -1)), -1)
     rows, cols = (torch.arange(longest) < lengths[:, None]).nonzero(as_tuple=True)
     before = torch.cat((prompt_at.gather(1, sizes[:, None] - 1)[owner], response_at), 1)
+    ids = torch.tensor([token for prompt in prompts for token in prompt])
+    places = at.expand_as(in_prompt)[in_prompt], (sizes[owner][:, None] + step)[in_response]
     return Packed(
-        tokens=torch.cat(
-            (
-                torch.tensor([token for prompt in prompts for token in prompt]),
-                responses[:, : longest - 1][in_response],
-            )
-        ),
-        positions=torch.cat(
-            (at.expand_as(in_prompt)[in_prompt], (sizes[owner][:, None] + step)[in_response])
-        ),
+        tokens=torch.cat((ids, responses[:, : longest - 1][in_response])),
+        positions=torch.cat(places),
         prompt_at=prompt_at,
         response_at=response_at,
         visible=visible[:, None],
@@ -253,15 +224,12 @@ AttentionMaskInterface.register("shared_prefixes", ALL_MASK_ATTENTION_FUNCTIONS[
 
 
 def unwrapped(model):
-    """The transformers model inside a wrapper like PEFT's, with its adapters in place; any other
-    model as it is.
-    """
+    """The model inside a wrapper like PEFT's, its adapters in place; any other as it is."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 class Policy(nn.Module):
-    """A causal language model that scores responses; `forward` is what is trained, and what
-    accelerate wraps.
+    """A causal language model that scores responses.
 
     ValueError for a model whose output embedding is more than a product with one weight.
     """
@@ -269,15 +237,13 @@ class Policy(nn.Module):
     def __init__(self, model):
         super().__init__()
         head = unwrapped(model).get_output_embeddings()
-        if (
-            type(head) is not nn.Linear or head.bias is not None
-        ):  # an adapter on it is a class of its own
+        # an adapter on it is a class of its own
+        if type(head) is not nn.Linear or head.bias is not None:
             kind = f"{type(head).__module__}.{type(head).__qualname__}"
             raise ValueError(
                 f"the model's output embedding is a {kind} and not a torch.nn.Linear without a "
-                "bias, so responses "
-                "cannot be scored; leave adapters (in PEFT: target_modules, modules_to_save) and "
-                "quantization off it"
+                "bias, so responses cannot be scored; leave adapters (in PEFT: target_modules, "
+                "modules_to_save) and quantization off it"
             )
         unwrapped(model).set_attn_implementation("shared_prefixes")
         self.model = model
@@ -299,26 +265,21 @@ class Policy(nn.Module):
             position_ids=packed.positions[None],
             packed=packed,
             use_cache=False,
-            attention_mask=packed.visible[
-                :1, :, :1, :1
-            ],  # four dimensions: transformers makes no mask of its own
+            # four dimensions: transformers makes no mask of its own
+            attention_mask=packed.visible[:1, :, :1, :1],
         ).last_hidden_state[0]
-        device = (
-            hidden.device.type
-        )  # autocast does not reach the gradient written out, so the products' dtype is set here
-        dtype = (
-            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        )
+        # autocast does not reach the gradient written out, so the products' dtype is set here
+        device, dtype = hidden.device.type, hidden.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
         logp, entropy = _HeadLogprobEntropy.apply(
             embedding(packed.predictor, hidden).to(dtype),
             model.get_output_embeddings().weight.to(dtype),
             packed.target,
             temperature,
         )
-        padded = logp.new_zeros(packed.shape)
-        return padded.index_put((packed.rows, packed.cols), logp), padded.index_put(
-            (packed.rows, packed.cols), entropy
-        )
+        padded, at = logp.new_zeros(packed.shape), (packed.rows, packed.cols)
+        return padded.index_put(at, logp), padded.index_put(at, entropy)
 
 
 DEVICES = ("cpu", "cuda", "auto")
@@ -338,9 +299,7 @@ def device_of(name):
 
 
 def fork_rng(device):
-    """A context that leaves torch's global generators alone: the processor's, and those of a GPU
-    where `device` is one.
-    """
+    """A context that leaves torch's global generators alone, also those of a GPU `device`."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
@@ -370,8 +329,7 @@ def load(source, dtype=torch.float32, device="cpu"):
     if not tokenizer.chat_template:
         raise ValueError(
             f"the tokenizer of {str(source)!r} has no chat template, so it has no system turn to "
-            "tell the "
-            "modes apart; use an instruction-tuned model"
+            "tell the modes apart; use an instruction-tuned model"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -383,20 +341,14 @@ def load(source, dtype=torch.float32, device="cpu"):
 
 
 def check(model, tokenizer):
-    """Check that a model and a tokenizer fit each other, and that `Policy` scores as the model
-    itself does.
-
-    ValueError in one sentence where they do not.
-    """
-    vocabulary, highest = (
-        len(unwrapped(model).get_input_embeddings().weight),
-        max(tokenizer.get_vocab().values()),
-    )
+    """ValueError unless model and tokenizer fit, and `Policy` scores as the model itself does."""
+    vocabulary = len(unwrapped(model).get_input_embeddings().weight)
+    highest = max(tokenizer.get_vocab().values())
     if highest >= vocabulary:
         raise ValueError(
             f"the tokenizer has the token id {highest}, and the model embeds {vocabulary} ids "
-            "only; use the tokenizer "
-            "that was made for the model, or call model.resize_token_embeddings first"
+            "only; use the tokenizer that was made for the model, or call "
+            "model.resize_token_embeddings first"
         )
     if tokenizer.pad_token_id is None:
         raise ValueError(
@@ -405,8 +357,7 @@ def check(model, tokenizer):
     if not stop_ids(model, tokenizer):
         raise ValueError(
             "neither the model's generation_config nor the tokenizer names a token that ends a "
-            "response; set "
-            "tokenizer.eos_token"
+            "response; set tokenizer.eos_token"
         )
     training = model.training
     model.eval()
@@ -417,18 +368,14 @@ def check(model, tokenizer):
     if not same:
         raise ValueError(
             "the model changes its logits after the output embedding (soft-capping or scaling), "
-            "adds to its prompts (as "
-            "PEFT's prompt and prefix tuning do) or attends in a way of its own, which this "
-            "project's scoring does "
-            "not do; use a Qwen3, Qwen2 or Llama model"
+            "adds to its prompts (as PEFT's prompt and prefix tuning do) or attends in a way of "
+            "its own, which this project's scoring does not do; use a Qwen3, Qwen2 or Llama model"
         )
 
 
 @torch.no_grad()
 def _scored_alike(model):
-    """Whether two responses to one prompt get the log-probs and entropies that the model gives each
-    of them alone.
-    """
+    """Whether two responses to one prompt get the scores that the model gives each alone."""
     prompt, responses = [0, 1], torch.tensor([[2, 3, 4], [3, 5, 2]])
     try:
         whole = torch.cat((torch.tensor([prompt, prompt]), responses), 1).to(model.device)
@@ -437,11 +384,7 @@ def _scored_alike(model):
         ours = Policy(model)._scores(packed, 1.0)
     except torch.OutOfMemoryError:
         raise
-    except (
-        TypeError,
-        AttributeError,
-        RuntimeError,
-    ):  # what a model raises that does not know what `Policy` asks of it
+    except (TypeError, AttributeError, RuntimeError):  # it does not know what `Policy` asks of it
         return False
     if logits.shape[1] != whole.shape[1]:
         return False

@@ -56,17 +56,13 @@ class Rollouts:
 
 
 def unfinished(rollouts, stops):
-    """bool (R,): the responses that ran into their length limit, their last token being none of the
-    ids that end one.
-    """
+    """bool (R,): the responses cut off by their length limit, ending in none of the ids `stops`."""
     last = rollouts.tokens.gather(1, rollouts.lengths[:, None] - 1).squeeze(1)
     return ~torch.isin(last, torch.tensor(stops))
 
 
 def render_all(tokenizer, mode, questions, decoding, context):
-    """Every question's prompt under a mode; ValueError if one leaves no room for its response in
-    the context.
-    """
+    """Every question's prompt under a mode; ValueError if one leaves its response no room."""
     prompts = [modes.render(tokenizer, mode, q["question"]) for q in questions]
     for question, prompt in zip(questions, prompts, strict=True):
         if len(prompt) + decoding.max_new_tokens > context:
@@ -79,9 +75,7 @@ def render_all(tokenizer, mode, questions, decoding, context):
 
 
 def check_room(model, tokenizer, both, questions, max_new_tokens):
-    """Check that every question leaves room for its response in the model's context, in each mode;
-    ValueError if one does not.
-    """
+    """ValueError unless every question leaves its response room in the context, in each mode."""
     decoding, context = Decoding(1.0, 0, 1.0, max_new_tokens), model.config.max_position_embeddings
     for mode in both:
         (empty,) = render_all(tokenizer, mode, [{"id": "''", "question": ""}], decoding, context)
@@ -93,22 +87,18 @@ def check_room(model, tokenizer, both, questions, max_new_tokens):
 
 
 def exact(text, row, thinking=False):
-    """The reward unless another is given: 1.0 if the response ends in the answer of its question,
-    else 0.0.
+    """The reward unless another is given: 1.0 if a response ends in its question's answer, else 0.
 
     A question whose column worked_out is true also takes what comes to its answer. thinking: see
     rewards.grade.
     """
     asked = {"worked_out": bool(row.get("worked_out")), "thinking": thinking}
-    return rewards.grade(
-        text, row["answer"], **{name: True for name, wanted in asked.items() if wanted}
-    )
+    wanted = {name: True for name, value in asked.items() if value}
+    return rewards.grade(text, row["answer"], **wanted)
 
 
 def must_finish(modes):
-    """The names of the modes whose thinking is on: a response there is right only if its thinking
-    has an end, as in the paper.
-    """
+    """The modes whose thinking is on: there only a response whose thinking ends can be right."""
     return [mode.name for mode in modes if mode.thinking]
 
 

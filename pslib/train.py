@@ -57,7 +57,7 @@ class Batch:
 
 
 class Run:
-    """A policy, its optimiser and its generators on the way through training; `step` is one update.
+    """A policy, its optimiser and its generators in training; `step` is one update.
 
     reward: (text, row) -> float, what a response to a question (a row of the data set) is worth; by
     default whether its answer is right. ValueError for what `checks.check_training` refuses.
@@ -86,10 +86,8 @@ class Run:
         self.done = self.beyond = 0  # steps taken; steps in a row beyond the bounds
 
     def step(self, questions):
-        """One update on a list of questions (rows with id, question, and what the reward reads) ->
-        (metrics, Rollouts).
-        """
-        clock = measures.Clock()
+        """One update on questions (id, question, what the reward reads) -> (metrics, Rollouts)."""
+        clock = measures.Clock(self.device)
         with checkpoint.undone_on_error(self.optimiser, self.generators):
             batch = self._sample_and_grade(questions)
             clock("sample")
@@ -107,31 +105,22 @@ class Run:
         tokenizer, method, decoding = self.tokenizer, self.method, self.decoding
         context = self.model.config.max_position_embeddings
         prompts = micro.render(tokenizer, method, self.modes, questions, decoding, context)
-        drawn = rollouts.sample(
-            engines.engine_for(self.sampler(), tokenizer),
-            tokenizer,
-            questions,
-            {name: prompts[name] for name in method.sampling},
-            self.settings.group_size,
-            decoding,
-            self.generators["sampling"],
-            self.reward,
-            rollouts.must_finish(self.modes.values()),
-        )
+        asked = {name: prompts[name] for name in method.sampling}
+        engine = engines.engine_for(self.sampler(), tokenizer)
+        drawing = self.settings.group_size, decoding, self.generators["sampling"]
+        grading = self.reward, rollouts.must_finish(self.modes.values())
+        drawn = rollouts.sample(engine, tokenizer, questions, asked, *drawing, *grading)
         batch = Batch(prompts, drawn, self.done % self.settings.measure_every == 0)
         self._require_finite("rewards", drawn.rewards, batch)
         return batch
 
     def _share(self, batch):
         """Every response becomes a row under every training mode (eq. 10)."""
-        batch.group_ids, batch.learned = rollouts.share(
-            batch.rollouts, self.method, stop_ids(self.model, self.tokenizer)
-        )
+        stops = stop_ids(self.model, self.tokenizer)
+        batch.group_ids, batch.learned = rollouts.share(batch.rollouts, self.method, stops)
 
     def _score(self, batch):
-        """Log-probs and entropies of the rows that have a gradient; where the batch is measured as
-        a whole, of all rows.
-        """
+        """Log-probs and entropies of the rows that have a gradient, or if measured of all."""
         self.model.train()
         # Every method's A is 0 where eq. 2's is.
         live = advantages.group_relative(batch.rollouts.rewards, batch.group_ids) != 0
@@ -147,33 +136,24 @@ class Run:
             outputs = [self._forward(part, batch) for part in batch.parts]
         with torch.no_grad():
             unlearned = [self._forward(part, batch) for part in others]
-        batch.logp, batch.entropy = micro.gather(
-            batch.parts + others,
-            outputs + unlearned,
-            batch.learned.shape,
-            torch.promote_types(self.model.dtype, torch.float32),
-        )
+        dtype = torch.promote_types(self.model.dtype, torch.float32)
+        scored = batch.parts + others, outputs + unlearned
+        batch.logp, batch.entropy = micro.gather(*scored, batch.learned.shape, dtype)
         batch.outputs = outputs if keep_graph else None
         self._require_finite("log-probs", batch.logp, batch)
         self._require_finite("entropies", batch.entropy, batch)
 
     def _forward(self, part, batch):
         """Log-probs and entropies (rows, T) of a micro-batch, whose large layout is made here."""
-        packed = micro.packed(part, batch)
+        packed = micro.packed(part, batch, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, self.settings.bf16):
             return self.policy(packed, self.settings.temperature)
 
     def _take_advantages(self, batch):
         """Each training mode's kind of advantage (eq. 2 and 3), and the tokens of the loss."""
-        batch.weighed = self.method.weigh(
-            batch.rollouts.rewards,
-            batch.group_ids,
-            batch.rollouts.mask,
-            batch.learned,
-            batch.logp,
-            batch.entropy,
-            self.generators["tokens"],
-        )
+        rewards, mask = batch.rollouts.rewards, batch.rollouts.mask
+        given = rewards, batch.group_ids, mask, batch.learned, batch.logp, batch.entropy
+        batch.weighed = self.method.weigh(*given, self.generators["tokens"])
         self._require_finite("advantages", batch.weighed.advantage, batch)
 
     def _take_gradient(self, batch):
@@ -215,9 +195,8 @@ class Run:
     def _report(self, batch, loss, norm):
         """The step's metrics, but for its seconds; counts steps in a row beyond the bounds."""
         metrics = {"step": self.done, "loss": loss, "grad_norm": norm}
-        metrics |= measures.of_step(
-            batch.rollouts, batch.weighed, batch.measured, self.reward is not rollouts.exact
-        )
+        own_reward = self.reward is not rollouts.exact
+        metrics |= measures.of_step(batch.rollouts, batch.weighed, batch.measured, own_reward)
         stops = stop_ids(self.model, self.tokenizer)
         metrics["unfinished"] = float(rollouts.unfinished(batch.rollouts, stops).float().mean())
         self.beyond = measures.count_beyond(self.beyond, metrics, self.settings)
@@ -259,7 +238,5 @@ def run(state, dataset, folder=None, record=None):
             if folder and (stop or due or measures.is_runaway(state)):
                 checkpoint.save_run(folder, state)
             if stop:
-                raise KeyboardInterrupt(
-                    f"stopped after step {state.done} of {settings.steps}; run the same again to "
-                    "continue"
-                )
+                where = f"step {state.done} of {settings.steps}"
+                raise KeyboardInterrupt(f"stopped after {where}; run the same again to continue")

@@ -199,10 +199,8 @@ class PolicySplitTrainer(trl.GRPOTrainer):
         weighed = self.method.weigh(rewards, groups, own_mask, mask, logp, entropy, generator)
         self._log_modes(weighed)
         every, own = (parts, self.accelerator.num_processes, -1), self.accelerator.process_index
-        adv, keep = (
-            t.unflatten(0, every)[:, own, :, :width].flatten(0, 1)
-            for t in (weighed.advantage, weighed.keep)
-        )
+        both = weighed.advantage, weighed.keep
+        adv, keep = (t.unflatten(0, every)[:, own, :, :width].flatten(0, 1) for t in both)
         return adv, keep, weighed.total
 
     def _gather(self, values):

@@ -6,6 +6,7 @@ nothing.
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pslib import methods, modes, policy, rewards, train
 from pslib.evidence import evaluate, probe
-from pslib.lab import chain, engines, measures, runs
+from pslib.lab import chain, engines, measures, micro_batches, runs
 from pslib.lab.settings import Training
 from pslib.rollouts import Decoding
 
@@ -134,6 +135,36 @@ def test_a_run_is_resumed_there_to_the_bit(
     train.run(resumed, questions[:2], tmp_path / "kept")
     for name, weight in through.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name])
+
+
+# --- what only a GPU shows, with a stand-in for one -----------------------------------------------
+def test_a_step_is_timed_when_the_device_is_done_with_it(
+    loaded, tokenizer, questions, he, monkeypatch
+):
+    waited, state = [], run_of(loaded, tokenizer, he)
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    state.step(questions[:2])
+    assert not waited  # a CPU is done when a call returns
+    gpu = SimpleNamespace(type="cuda")
+    clock = measures.Clock(gpu)
+    clock("update")
+    assert waited == [gpu, gpu] and clock.seconds["seconds_update"] > 0
+    given, clock = [], measures.Clock
+    monkeypatch.setattr(measures, "Clock", lambda device: given.append(device) or clock(device))
+    state.step(questions[:2])
+    assert given == [loaded.device]
+
+
+def test_a_micro_batch_is_laid_out_on_the_device(monkeypatch):
+    def pack(prompts, owner, responses, lengths):
+        assert (prompts, responses.shape) == ([[3, 4]], (2, 3))
+        return {part.device.type for part in (owner, responses, lengths, torch.arange(2))}
+
+    monkeypatch.setattr(micro_batches, "pack", pack)
+    drawn = SimpleNamespace(tokens=torch.ones(4, 3, dtype=torch.long), lengths=torch.ones(4))
+    batch = SimpleNamespace(prompts={"normal": [[3, 4]]}, rollouts=drawn)
+    part = micro_batches.Part([0, 2], [micro_batches.Piece("normal", 0, [(0, 0), (0, 2)])])
+    assert micro_batches.packed(part, batch, torch.device("meta")) == {"meta"}
 
 
 # --- what a setting means -------------------------------------------------------------------------

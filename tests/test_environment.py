@@ -80,7 +80,7 @@ def test_commands_work_in_an_odd_folder_without_home_and_tmpdir_in_ascii(checkou
     assert done.returncode == 0, done.stderr
     printed = nbformat.read(out, 4).cells[0].outputs[0].text
     assert printed.strip() == str(checkout / "pslib" / "__init__.py")
-    assert "mean +- 95% interval" in done.stdout and "Policy Split" in done.stdout
+    assert "mean ? 95% interval" in done.stdout and "Policy Split" in done.stdout
 
 
 def test_a_notebook_whose_process_is_killed_says_what_to_do(checkout, monkeypatch, capsys):

@@ -226,8 +226,12 @@ def test_get_sets_coefficients_in_a_copy():
             {"beta": 1.0},
             "Policy Split has no coefficient 'beta'; it has eta, kappa, alpha, variant, eta_normal",
         ),
-        ("policy_split", {"eta": "0.03"}, "coefficient eta of Policy Split is '0.03'"),
-        ("policy_split", {"variant": 1}, "coefficient variant of Policy Split is 1"),
+        (
+            "policy_split",
+            {"eta": "0.03"},
+            "Policy Split: eta must be a finite number at least 0; got '0.03'",
+        ),
+        ("policy_split", {"variant": 1}, "Policy Split: variant must be one of paper, .*; got 1"),
     ],
 )
 def test_get_names_what_is_wrong(name, coefficients, message):

@@ -301,6 +301,12 @@ def test_every_part_of_a_date_that_a_template_may_ask_for_is_that_of_the_pinned_
     )
 
 
+def test_a_date_in_a_format_that_a_template_makes_itself_is_refused(with_template):
+    words = with_template("{% set format = '%Y' %}{{ strftime_now(format) }}" + TURNS)
+    with pytest.raises(ValueError, match="in a format that it makes itself; write the format"):
+        modes.rendered(words, (modes.NORMAL,), "7")
+
+
 def test_the_papers_prompts_all_tell_the_modes_apart(tokenizer):
     for name in modes.prompts()["modes"]:
         texts = modes.rendered(tokenizer, (modes.NORMAL, modes.he_mode(name)))

@@ -95,6 +95,15 @@ def test_the_picture_of_a_step_names_what_pslib_has():
         pkgutil.resolve_name(f"pslib.{module}:{name}")
 
 
+def test_the_picture_of_a_step_has_the_rewards_of_the_tour():
+    picture = (runs.ROOT / "notebooks" / "step.svg").read_text(encoding="utf-8")
+    tour = nbformat.read(runs.ROOT / "notebooks" / "00_tour.ipynb", 4)
+    printed = "".join(out.get("text", "") for cell in tour.cells for out in cell.get("outputs", ()))
+    rewards = re.findall(r"^(?:normal|he) +reward ([01])", printed, re.M)
+    # of the responses, and of their rows under each prompt
+    assert re.findall(r">([01])</text>", picture) == 3 * rewards and len(rewards) == 8
+
+
 def nbval(path, source, output):
     """What nbval makes of a notebook of one checked cell with this committed output: its exit
     code.

@@ -87,6 +87,16 @@ def test_its_first_finding_is_what_its_runs_say():
     assert np.allclose(shown["mean"], tested["mean"], atol=6e-5)
 
 
+def test_how_many_base_models_show_the_pattern_at_quicks_length_is_what_runs_say():
+    profile = runs.load_profile("understood")
+    table = predictions.at_quick_length(profile, profile.results("committed"))
+    counted, said = {5: "five", 8: "eight"}, []
+    for row in table.itertuples():
+        said.append(f"{counted[row.positive]} of {counted[row.base_models]}")
+        assert f"| {said[-1]} | {row.mean:+.3f} ± {row.mean_ci:.3f} |" in TEXT["results"]
+    assert f"than GRPO's on {said[1]} base models" in " ".join(TEXT["README"].split())
+
+
 def speed():
     """The benchmark table as docs/speed.md shows it."""
     (path,) = (path for path in (runs.ROOT / "results" / "benchmarks").glob("*cores.csv"))
@@ -170,7 +180,7 @@ def test_the_picture_of_a_sum_shows_the_world_and_what_was_measured():
     picture = (runs.ROOT / "docs" / "four_ways.svg").read_text(encoding="utf-8")
     written = re.findall(r"<text[^>]*>([^<]+)</text>", picture)
     numbers = tuple(map(int, written[0].split("+")))
-    measured = pd.read_csv(QUICK / "base" / "0.2m" / "measured.csv")
+    measured = pd.read_csv(NANO / "base" / "0.2m" / "measured.csv")
     expected = [written[0]]
     for derivation in worlds.DERIVATIONS:
         rows = measured[measured.derivation == derivation].set_index("measure")

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pslib import rewards, tasks
-from pslib.lab import runs
+from pslib.lab import grading_process, runs
 from pslib.nano import worlds
 from tests.support import answers
 
@@ -288,7 +288,7 @@ def test_where_math_verify_says_wrong_and_this_grader_does_not():
 
 def test_hostile_answers_are_graded_zero_or_one_in_time_and_run_no_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rewards._stop()  # so that the next one starts in this folder
+    grading_process._stop()  # so that the next one starts in this folder
     rewards.grade("\\boxed{1+x}", "x+1")
     before, begun = dict(os.environ), time.perf_counter()
     assert rewards.grade("\\boxed{9^{9^{9}}+x}", "x+\\sqrt{2}") == 0.0  # would never end
@@ -341,7 +341,8 @@ def test_a_process_that_compares_answers_can_do_nothing_else(code, tmp_path):
     # Whatever an answer might make sympy do, this is where it ends.
     (tmp_path / "keep").mkdir()
     program = (
-        "import subprocess, socket, ctypes, shutil; from pslib import rewards; rewards._confine()\n"
+        "import subprocess, socket, ctypes, shutil\n"
+        "from pslib.lab import grading_process as p; p._confine()\n"
         f"{code}\nimport os; os._exit(99)"
     )
     ended = subprocess.run(
@@ -356,9 +357,9 @@ def test_a_process_that_compares_answers_can_do_nothing_else(code, tmp_path):
 
 def test_figures_may_still_be_compiled_and_files_read_in_a_confined_process():
     program = (
-        "from pslib import rewards; rewards._confine()\nInteger = int\nassert eval('Integer (12 "
-        ")') == 12\n"
-        "open(rewards.__file__).close()\nimport os; os._exit(99)"
+        "from pslib.lab import grading_process as p; p._confine()\n"
+        "Integer = int\nassert eval('Integer (12 )') == 12\n"
+        "open(p.__file__).close()\nimport os; os._exit(99)"
     )
     assert subprocess.run([sys.executable, "-B", "-c", program]).returncode == 99
 
@@ -372,8 +373,8 @@ def test_figures_may_still_be_compiled_and_files_read_in_a_confined_process():
 )
 def test_a_confined_process_ends_when_its_time_is_up(work, limit, number):
     program = (
-        "from pslib import rewards; rewards.CPU_SECONDS = rewards.SECONDS = 30\n"
-        f"rewards.{limit} = 0.3; rewards._confine()\n{work}"
+        "from pslib.lab import grading_process as p; p.CPU_SECONDS = p.SECONDS = 30\n"
+        f"p.{limit} = 0.3; p._confine()\n{work}"
     )
     begun = time.perf_counter()
     assert subprocess.run([sys.executable, "-c", program]).returncode == -number
@@ -382,7 +383,7 @@ def test_a_confined_process_ends_when_its_time_is_up(work, limit, number):
 
 def test_a_confined_process_gets_no_more_memory_than_its_share():
     program = (
-        "from pslib import rewards; rewards._confine()\n"
+        "from pslib.lab import grading_process as p; p._confine()\n"
         "try:\n bytearray(2**29)\nexcept MemoryError:\n import os; os._exit(99)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 99
@@ -392,7 +393,7 @@ def test_nano_answers_start_no_process(monkeypatch):
     def equal(*sides):
         raise AssertionError(f"asked about {sides}")
 
-    monkeypatch.setattr(rewards, "_equal", equal)
+    monkeypatch.setattr(grading_process, "equal", equal)
     for text in (
         "42",
         "41",
@@ -412,7 +413,7 @@ def test_nano_answers_start_no_process(monkeypatch):
 
 
 def test_what_is_not_ascii_too_long_or_left_to_be_worked_out_is_not_handed_on(monkeypatch):
-    monkeypatch.setattr(rewards, "_equal", lambda *sides: True)
+    monkeypatch.setattr(grading_process, "equal", lambda *sides: True)
     assert rewards.grade("\\boxed{1+x}", "x+1") == 1.0
     for text in (
         "x=\u0663",
@@ -432,39 +433,52 @@ def test_what_is_not_ascii_too_long_or_left_to_be_worked_out_is_not_handed_on(mo
 
 
 def test_the_process_is_kept_is_replaced_when_it_dies_and_answers_are_remembered():
-    rewards._equal.cache_clear()
+    grading_process.equal.cache_clear()
     assert rewards.grade("\\boxed{\\sqrt{12}}", "2\\sqrt{3}") == 1.0
-    first = rewards._process
-    assert rewards.grade("\\boxed{\\sqrt{27}}", "3\\sqrt{3}") == 1.0 and rewards._process is first
+    first = grading_process._process
+    assert (
+        rewards.grade("\\boxed{\\sqrt{27}}", "3\\sqrt{3}") == 1.0
+        and grading_process._process is first
+    )
     first.kill()
     first.wait()
     assert (
-        rewards.grade("\\boxed{\\sqrt{12}}", "2\\sqrt{3}") == 1.0 and rewards._process is first
+        rewards.grade("\\boxed{\\sqrt{12}}", "2\\sqrt{3}") == 1.0
+        and grading_process._process is first
     )  # remembered
     assert (
-        rewards.grade("\\boxed{\\sqrt{48}}", "4\\sqrt{3}") == 1.0 and rewards._process is not first
+        rewards.grade("\\boxed{\\sqrt{48}}", "4\\sqrt{3}") == 1.0
+        and grading_process._process is not first
     )
 
 
 def test_a_forked_child_leaves_the_process_to_its_parent():
-    rewards._equal.cache_clear()
+    grading_process.equal.cache_clear()
     assert rewards.grade("\\boxed{1+x}", "x+1") == 1.0
-    process, files = rewards._process, (rewards._process.stdin, rewards._process.stdout)
+    process, files = (
+        grading_process._process,
+        (grading_process._process.stdin, grading_process._process.stdout),
+    )
     if not (child := os.fork()):
-        os._exit(0 if rewards._process is None and all(file.closed for file in files) else 1)
+        os._exit(
+            0 if grading_process._process is None and all(file.closed for file in files) else 1
+        )
     assert os.waitpid(child, 0)[1] == 0
-    assert rewards.grade("\\boxed{\\sqrt{27}}", "3\\sqrt{3}") == 1.0 and rewards._process is process
+    assert (
+        rewards.grade("\\boxed{\\sqrt{27}}", "3\\sqrt{3}") == 1.0
+        and grading_process._process is process
+    )
 
 
 def test_an_interrupted_comparison_leaves_no_late_reply(monkeypatch):
-    rewards._equal.cache_clear()
+    grading_process.equal.cache_clear()
     rewards.grade("\\boxed{1+x}", "x+1")
 
     def interrupted(seconds):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(rewards, "_reply", interrupted)
+        patch.setattr(grading_process, "_reply", interrupted)
         with pytest.raises(KeyboardInterrupt):
             rewards.grade(
                 "\\boxed{\\sqrt{12}}", "2\\sqrt{3}"
@@ -473,8 +487,8 @@ def test_an_interrupted_comparison_leaves_no_late_reply(monkeypatch):
 
 
 def test_a_process_that_cannot_start_is_said(monkeypatch):
-    rewards._stop()
-    rewards._equal.cache_clear()
+    grading_process._stop()
+    grading_process.equal.cache_clear()
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="does not stay alive; check that"):
         rewards.grade("\\boxed{\\sqrt{12}}", "2\\sqrt{3}")
@@ -496,11 +510,12 @@ def _state(pid):
 @pytest.mark.parametrize("request_", ["", '["9^{9^{9}}", "x"]\\n'], ids=["idle", "at work"])
 def test_math_verify_is_in_another_process_which_ends_when_its_parent_is_killed(request_):
     program = (
-        "import sys; from pslib import rewards; assert rewards.grade('\\\\boxed{1+x}', 'x+1') == "
+        "import sys; from pslib import rewards\nfrom pslib.lab import grading_process as p\n"
+        "assert rewards.grade('\\\\boxed{1+x}', 'x+1') == "
         "1.0\n"
         "assert not {'sympy', 'math_verify'} & sys.modules.keys()\n"
-        f"rewards._process.stdin.write(b'{request_}')\n"
-        "print(rewards._process.pid, flush=True); input()"
+        f"p._process.stdin.write(b'{request_}')\n"
+        "print(p._process.pid, flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -635,7 +650,7 @@ def test_where_the_model_thinks_first_an_answer_without_the_end_of_it_is_not_pai
 ])  # fmt: skip
 def test_no_pattern_goes_astray_in_a_text_that_repeats_itself(piece, monkeypatch):
     # One that tried all ways to cut such a text would not end.
-    monkeypatch.setattr(rewards, "_equal", lambda *sides: False)
+    monkeypatch.setattr(grading_process, "equal", lambda *sides: False)
     for start in ("", "1", "A", "x"):
         text = (start + piece * 200)[:199]
         for reference in ("42", "D", "x+2", "Yes", "x=3"):

@@ -2,6 +2,7 @@
 comes from a network.
 """
 
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -95,6 +96,28 @@ def test_formulas_search_and_the_first_page_are_there(site, pages):
     assert (site / "_static" / "tex-svg.js").stat().st_size > 1e6
     assert (site / "search.html").exists() and (site / "searchindex.js").exists()
     assert "README.html" in pages[site / "index.html"].links
+
+
+def of_notebooks(site):
+    return {path.stem: path.read_text(encoding="utf-8") for path in site.glob("notebooks/*.html")}
+
+
+def test_tables_that_cells_print_in_markdown_are_tables(site):
+    assert not [name for name, text in of_notebooks(site).items() if "<p>| " in text]
+
+
+def test_the_solutions_of_exercises_are_folded(site):
+    solved = [text for text in of_notebooks(site).values() if "# Solution<" in text]
+    assert len(solved) == 4
+    for text in solved:
+        before = text[: text.index("# Solution<")]
+        assert before.rfind("<details") > before.rfind("</details>")
+
+
+def test_the_name_of_a_notebook_leads_to_it(site):
+    name = r"<code[^>]*><span class=\"pre\">\d\d_[a-z]\w+</span></code>"
+    for page, text in of_notebooks(site).items():
+        assert not re.findall(rf"(?<!\">){name}", text), page
 
 
 def test_pages_stand_in_reading_order(site):

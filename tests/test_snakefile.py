@@ -65,7 +65,7 @@ def test_the_chain_of_a_file_is_that_of_the_file_and_its_results_are_under_its_n
     assert "seed 4" in jobs["train", "grpo", "0.2m"][1]
 
 
-@pytest.mark.parametrize("name", ["understood_400", "smoke"])
+@pytest.mark.parametrize("name", ["understood_400", "smoke", "smollm2_taught"])
 def test_the_seeds_of_each_size_are_those_of_the_profile(name, tmp_path):
     jobs, profile = jobs_of(name, tmp_path), runs.load_profile(name)
     for size in profile.sizes:

@@ -1,13 +1,13 @@
 """Analyses: what runs did, as tidy tables that other tables, figures and verdicts are made of.
 
-`collect` is the one reader of results. Every other function takes a profile and optionally the
-folder of its results (by default this machine's) and returns a DataFrame with columns KEYS before
-its own, variants too (see runs.Profile.unit for what counts as a seed); what was not run is left
-out. `Evidence` gives single quantities of them, by seed.
+`collect` is the one reader of results. Every other function takes a profile and the folder of its
+results (by default this machine's) and returns a DataFrame with columns KEYS before its own; what
+was not run is left out.
 """
 
 import re
 from functools import cache, lru_cache
+from itertools import product
 from math import comb
 from pathlib import Path
 from typing import NamedTuple
@@ -34,21 +34,20 @@ APART = ["entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal"]
 QUARTERS = [f"quarter_{k}" for k in (1, 2, 3, 4)]
 SHARES = [f"share_{derivation}" for derivation in (*worlds.DERIVATIONS, "other")]
 SUITES = [f"{suite}_{what}" for suite in (*tasks.TEST_SUITES, "average") for what in ("acc", "ent")]
-UNITS = {
-    **{"average_acc": "points", "average_ent": "bits", "entropy_change": "bits"},
-    **{"asked_bits": "bits", "asked_accuracy": "points"},
-    **{"asked_kl": "nats", "asked_distance": "share"},
-    **{f"passed_{criterion}": "points" for criterion in CRITERIA},
-    **{"kl_from_normal": "nats", "kl_he_from_normal": "nats", "kl": "nats", "distance": "share"},
-    **{"div_2gram": "points of 100", "div_bleu4": "points of 100", "solved": "points"},
-    "times": "times",
-}
+STORIES = ["div_2gram", "div_bleu4", "told", "entropy_bits", "tokens"]
+ASKED = ["asked_bits", "asked_accuracy", "asked_kl", "asked_distance"]
 
 
 @cache
-def written():
-    """What claims.yaml says: the paper's claims with their checks, predictions, comparisons."""
-    return yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))
+def written(name="claims"):
+    """What claims.yaml or artefacts.yaml says."""
+    return yaml.safe_load((Path(__file__).parent / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def unit_of(measure):
+    """The unit of a measure."""
+    units = written("artefacts")["units"]
+    return next(unit for unit, measures in units.items() if measure in measures)
 
 
 @lru_cache(maxsize=8192)
@@ -61,10 +60,9 @@ def read(path):
     return _read(path, path.stat().st_mtime_ns)
 
 
-def collect(profile, name, folder=None, grid=None):
-    """Every run's <name>.csv as one table, with columns KEYS and run; empty where there is none.
-
-    grid: the runs as (method, size, seed), by default all that the profile holds.
+def collect(profile, name, folder=None, columns=None, grid=None):
+    """Every run's <name>.csv as one table: KEYS, run and its columns, or KEYS and the columns asked
+    for. grid: the runs as (method, size, seed), by default all that the profile holds.
     """
     root, parts, keys = Path(folder or profile.folder) / "runs", {}, [*KEYS, "run"]
     records.check(profile, folder)
@@ -74,10 +72,10 @@ def collect(profile, name, folder=None, grid=None):
         if path.exists():
             shown, unit = profile.unit(size, seed)
             parts[shown, method, profile.method(method).label, unit, run] = read(path)
-    if not parts:
-        return pd.DataFrame(columns=keys)
-    # Named by concat at once: columns assigned run by run take twenty times as long.
-    return pd.concat(parts, names=keys).reset_index(keys).reset_index(drop=True)
+    found = pd.DataFrame(columns=keys)
+    if parts:  # named by concat at once: columns assigned run by run take twenty times as long
+        found = pd.concat(parts, names=keys).reset_index(keys).reset_index(drop=True)
+    return found if columns is None else found.reindex(columns=[*KEYS, *columns])
 
 
 def beside(profile, folder, name):
@@ -90,134 +88,114 @@ def label_of(profile, method, mode):
     return profile.method(method).label + _MODE_SAID[mode]
 
 
-def interval(name, values):
-    """{name: mean, <name>_ci: half-width of the 95% interval} of values, one a replicate."""
-    mean, half = mean_interval(values)
-    return {name: mean, f"{name}_ci": half}
+def intervals(values):
+    """{name: mean, <name>_ci: half-width of the 95% interval} of {name: values by replicate}."""
+    out = {}
+    for name, own in values.items():
+        out[name], out[f"{name}_ci"] = mean_interval(own)
+    return out
 
 
 def over_seeds(table, keys, measures):
-    """Mean and 95% interval's half-width (`<measure>_ci`) of measures over seeds, a row for each of
-    `keys`, in their order; columns keys, seeds (how many) and two for each measure.
-    """
+    """Means and half-widths (`<measure>_ci`) of measures over seeds, a row for each of `keys`."""
     rows = []
     for values, own in table.groupby(keys, sort=False):
         row = dict(zip(keys, values, strict=True), seeds=own.seed.nunique())
-        for measure in measures:
-            row |= interval(measure, own[measure])
-        rows.append(row)
-    both = [column for measure in measures for column in interval(measure, [])]
+        rows.append(row | intervals({measure: own[measure] for measure in measures}))
+    both = [column for measure in measures for column in (measure, f"{measure}_ci")]
     return pd.DataFrame(rows, columns=[*keys, "seeds", *both])
 
 
 # --- the suites of table 1 ------------------------------------------------------------------------
 def suites(profile, folder=None):
-    """Accuracy (percent) and entropy (bits) of every run in each mode, suite by suite and their
-    plain average.
-
-    Columns KEYS, run, mode and SUITES; the label names the high-entropy mode.
+    """Accuracy (percent) and entropy (bits) of every run in each mode, suite by suite and on plain
+    average: KEYS, run, mode, SUITES.
     """
-    found = collect(profile, "evaluation", folder)
+    found, keys = collect(profile, "evaluation", folder), [*KEYS, "run", "mode"]
     if found.empty:
-        return pd.DataFrame(columns=[*KEYS, "run", "mode", *SUITES])
-    weighed = found.assign(bits=found.entropy_bits * found.tokens)
-    by = weighed.groupby([*KEYS, "run", "mode", "suite"], sort=False)
-    means = {"acc": 100 * by.correct.mean(), "ent": by.bits.sum() / by.tokens.sum()}
-    columns = {
-        f"{suite}_{what}": means[what].xs(suite, level="suite")
-        for suite in tasks.TEST_SUITES
-        for what in means
-    }
-    table = pd.concat(columns, axis=1).reset_index()
-    for what in means:
-        own = [table[f"{suite}_{what}"] for suite in tasks.TEST_SUITES]
-        table[f"average_{what}"] = sum(own) / len(own)
-    table["label"] += table["mode"].map(_MODE_SAID)
-    return table
+        return pd.DataFrame(columns=[*keys, *SUITES])
+    by = evaluate.averaged(found, [*keys, "suite"], acc=("correct", "mean"))
+    by = by.assign(acc=100 * by.acc, ent=by.entropy_bits).set_index([*keys, "suite"])
+    table = pd.DataFrame(index=by.index.droplevel("suite").unique())
+    for what in ("acc", "ent"):
+        own = {suite: by[what].xs(suite, level="suite") for suite in tasks.TEST_SUITES}
+        own["average"] = sum(own.values()) / len(own)
+        for suite, values in own.items():
+            table[f"{suite}_{what}"] = values
+    table = table[SUITES].reset_index()
+    return table.assign(label=table.label + table["mode"].map(_MODE_SAID))
 
 
 def derivations(profile, folder=None):
-    """Accuracy and the shares of the derivations in table 1's suites, a row a run, mode and suite
-    (see evaluate.derivations).
-    """
+    """Accuracy and the shares of the derivations, a row a run, mode and suite of table 1."""
     found = collect(profile, "evaluation", folder)
-    if "derivation" in found:  # this machine's results; committed ones carry what was made of them
-        parts = {
-            of: evaluate.derivations(own).set_index(["suite", "mode"])
-            for of, own in found.groupby(KEYS, sort=False)
-        }
-        return pd.concat(parts, names=KEYS).reset_index()
-    columns = ["suite", "mode", "accuracy", *worlds.DERIVATIONS, "other"]
-    return collect(profile, "derivations", folder).reindex(columns=[*KEYS, *columns])
+    if "derivation" not in found:  # committed results carry what was made of the responses
+        columns = ["suite", "mode", "accuracy", *worlds.DERIVATIONS, "other"]
+        return collect(profile, "derivations", folder, columns)
+    by_run = found.groupby(KEYS, sort=False)
+    parts = {keys: evaluate.derivations(own) for keys, own in by_run}
+    return pd.concat(parts, names=KEYS).droplevel(-1).reset_index()
 
 
 # --- training -------------------------------------------------------------------------------------
 def dynamics(profile, folder=None, grid=None):
-    """Entropy in bits of each mode on its own responses and inter-mode KL in nats a token, at every
-    measured step, and the accuracy of each mode's responses over the five steps up to there.
+    """At every measured step each mode's entropy in bits, the inter-mode KL in nats a token, and
+    each mode's accuracy over the five steps up to there.
     """
-    found = collect(profile, "metrics", folder, grid)
-    found = found.reindex(columns=[*KEYS, "step", *APART, *ACCURACIES])
+    found = collect(profile, "metrics", folder, ["step", *APART, *ACCURACIES], grid)
     by_run = found.groupby(["size", "method", "seed"])[ACCURACIES]
     found[ACCURACIES] = by_run.rolling(5, 1).mean().reset_index(drop=True, level=[0, 1, 2])
     return found.dropna(subset=["entropy_bits_normal"]).reset_index(drop=True)
 
 
-def start_and_end(profile, folder=None, window=5):
-    """Each run's entropies and KL before training (the first step's rollouts), at the end, and the
-    KL's peak.
-
-    End: the mean of the last `window` measurements; peak: the largest mean of so many in a row.
+def start_and_end(profile, folder=None):
+    """Each run's entropies and KL at the first step and at the end (the mean of the last five
+    measurements), and the KL's peak (the largest mean of five in a row).
     """
     by_run = dynamics(profile, folder).groupby(KEYS, sort=False)
     start = by_run[APART].first().add_suffix("_start")
-    end = by_run[APART].agg(lambda values: values.tail(window).mean()).add_suffix("_end")
-    peak = by_run.kl_he_from_normal.agg(lambda values: values.rolling(window).mean().max())
+    end = by_run[APART].agg(lambda values: values.tail(5).mean()).add_suffix("_end")
+    peak = by_run.kl_he_from_normal.agg(lambda values: values.rolling(5).mean().max())
     return pd.concat([start, end, peak.rename("kl_he_from_normal_peak")], axis=1).reset_index()
 
 
 def learning(profile, folder=None):
-    """How fast each mode learns: its rollouts' accuracy above GRPO's in points, in each quarter of
-    training.
-
-    A row a run and mode; paired with GRPO's run of the same seed, which had the same questions at
-    every step.
-    """
-    found = collect(profile, "metrics", folder).reindex(columns=[*KEYS, "step", *ACCURACIES])
-    found["quarter"] = [
-        f"quarter_{int(4 * (k - 1) // profile.train.steps) + 1}" for k in found.step
-    ]
+    """Each mode's accuracy above GRPO's of the same seed in points, in each quarter of training."""
+    found = collect(profile, "metrics", folder, ["step", *ACCURACIES])
+    found["quarter"] = [QUARTERS[int(4 * (k - 1) // profile.train.steps)] for k in found.step]
     long = found.melt([*KEYS, "quarter"], ACCURACIES, "mode", "accuracy").dropna()
     long["mode"] = long["mode"].str.removeprefix("accuracy_")
     table = 100 * long.pivot_table("accuracy", [*KEYS, "mode"], "quarter", sort=False)
     table = table.reindex(columns=QUARTERS).reset_index()
     table = table.sort_values("mode", ascending=False, kind="stable")  # the normal mode first
-    grpo = table[table.method == "grpo"].set_index(["size", "seed"])[QUARTERS]
-    table = table[table.method != "grpo"].set_index(["size", "seed"])
-    table[QUARTERS] -= grpo.reindex(table.index)
-    return table.reset_index()[[*KEYS, "mode", *QUARTERS]]
+    rest = table[table.method != "grpo"].copy()
+    rest[QUARTERS] -= _grpos(table, QUARTERS, rest)
+    return rest.reset_index(drop=True)
+
+
+def _grpos(table, columns, rows):
+    """GRPO's values in columns of a table, for each of some rows of the same size and seed."""
+    grpo = table[table.method == "grpo"].set_index(["size", "seed"])[columns]
+    return grpo.reindex(pd.MultiIndex.from_frame(rows[["size", "seed"]])).to_numpy()
 
 
 def cost(profile, folder=None):
-    """Seconds a step that each run spent on sampling, scoring and update, in all, and times GRPO's
-    of the same size and seed.
+    """Seconds a step of each run on sampling, scoring, update and all, and times GRPO's of its
+    seed.
     """
     parts = [f"seconds_{part}" for part in ("sample", "score", "update")]
-    found = collect(profile, "metrics", folder).reindex(columns=[*KEYS, *parts])
+    found = collect(profile, "metrics", folder, parts)
     table = found.groupby(KEYS, sort=False)[parts].mean().reset_index()
     table["seconds"] = table[parts].sum(axis=1, min_count=1)
-    grpo = table[table.method == "grpo"].set_index(["size", "seed"]).seconds
-    beside = grpo.reindex(pd.MultiIndex.from_frame(table[["size", "seed"]])).to_numpy()
-    return table.assign(times=table.seconds / beside)
+    return table.assign(times=table.seconds / _grpos(table, "seconds", table))
 
 
 # --- what was asked beside the suites -------------------------------------------------------------
 def best_of(correct, samples, n):
     """The probability that at least one of n responses is right, estimated without bias from
-    `correct` of `samples`.
+    `correct` of `samples`; ValueError for n beyond samples.
 
-    1 - C(samples - correct, n) / C(samples, n) (Chen et al. 2021, arXiv 2107.03374). ValueError for
-    n beyond samples.
+    1 - C(samples - correct, n) / C(samples, n) (Chen et al. 2021, arXiv 2107.03374).
     """
     if not 0 <= correct <= samples or not 0 <= n <= samples:
         raise ValueError(
@@ -228,35 +206,30 @@ def best_of(correct, samples, n):
 
 
 def _solved(profile, folder, probe="best_of_n", right="correct"):
-    """Of each run: its keys, how many samples a question had, and how many were right: a row a
-    question, a column a mode.
+    """Of each run: its keys, its samples, and how many were right: a row a question, a column a
+    mode.
     """
     for keys, own in collect(profile, probe, folder).groupby(KEYS, sort=False):
         counts = own.pivot(index="question_id", columns="mode", values=right)
         yield keys, int(own.samples.iloc[0]), counts
 
 
-def best_of_n(profile, folder=None, tries=TRIES, **of):
-    """Best-of-n accuracy in percent for the normal mode, the high-entropy mode, and half of the n
-    in each ("both").
+def best_of_n(profile, folder=None, most=TRIES[-1], **of):
+    """Best-of-n accuracy in percent in the normal mode, the high-entropy mode, and half of an even
+    n in each, 1 - (1 - p_n/2 normal)(1 - p_n/2 HE) by question ("both"): draws in two modes are
+    independent, so the product of two unbiased estimates is one.
 
-    A row a run, n and way of sampling; for "both", 1 - (1 - p_n/2 normal)(1 - p_n/2 HE) for each
-    question, n even: draws in two modes are independent, so the product of two unbiased estimates
-    is one. of: which probe's counts, and of what, see _solved.
+    n is 1, 2, 4, ... up to `most`. of: which probe's counts, and of what, see _solved.
     """
     rows = []
     for keys, samples, counts in _solved(profile, folder, **of):
-        chance = {
-            (mode, n): np.array([best_of(c, samples, n) for c in counts[mode]])
-            for mode in counts
-            for n in tries
-            if n <= samples
-        }
-        for (mode, n), p in chance.items():
-            rows.append((*keys, mode, n, 100 * p.mean()))
+        tries = [2**k for k in range(min(most, samples).bit_length())]
+        chance = {n: counts.map(best_of, samples=samples, n=n) for n in tries}
+        for mode, n in product(counts, tries):
+            rows.append((*keys, mode, n, 100 * chance[n][mode].mean()))
             if mode == "normal" and n > 1:
-                both = 1 - (1 - chance["normal", n // 2]) * (1 - chance["he", n // 2])
-                rows.append((*keys, "both", n, 100 * both.mean()))
+                none = (1 - chance[n // 2]).prod(axis=1)
+                rows.append((*keys, "both", n, 100 * (1 - none).mean()))
     return pd.DataFrame(rows, columns=[*KEYS, "sampling", "n", "accuracy"])
 
 
@@ -264,18 +237,15 @@ def pass_at_k(profile, folder=None):
     """Best-of-n accuracy of the probe pass_at_k for n of 1 to 256, by each of CRITERIA: the answer
     is right; the answer and every worked step are right.
     """
-    tries = tuple(2**power for power in range(9))
     parts = {
-        criterion: best_of_n(profile, folder, tries, probe="pass_at_k", right=column)
+        criterion: best_of_n(profile, folder, 256, probe="pass_at_k", right=column)
         for criterion, column in CRITERIA.items()
     }
     return pd.concat(parts, names=["criterion"]).reset_index("criterion")
 
 
 def solved_by_one(profile, folder=None):
-    """Questions, of 100, that only one mode ever solved in its samples: columns only_normal,
-    only_he, neither.
-    """
+    """Questions, of 100, that only one mode ever solved in its samples."""
     rows = []
     for keys, _, counts in _solved(profile, folder):
         normal, he = counts.normal > 0, counts.he > 0
@@ -284,19 +254,14 @@ def solved_by_one(profile, folder=None):
 
 
 def total_variation(first, second):
-    """How far two distributions are apart, 0 to 1: half the sum of the absolute differences of
-    their shares, which stand on the last axis.
-    """
+    """How far two distributions are apart, 0 to 1: half the sum of |p - q| over the last axis."""
     return np.abs(first - second).sum(-1) / 2
 
 
 def behaviour(profile, folder=None):
-    """What each mode does: shares of the derivations under no prompt and under the trained one, and
-    how far they are apart.
-
-    A row a run; distance is the total variation, half the sum of the shares' absolute differences,
-    and `chance` what two samples of this size from one distribution would show on average. kl in
-    nats a token.
+    """Shares of the derivations under no prompt and under the trained one, their total variation
+    (distance) beside what two samples of this size from one distribution show on average (chance),
+    and the KL in nats a token.
     """
     responses, rows = profile.probe.prompts * profile.evaluate.samples, []
     for keys, own in collect(profile, "prompts", folder).groupby(KEYS, sort=False):
@@ -304,23 +269,19 @@ def behaviour(profile, folder=None):
         none, trained = (own.loc[name, SHARES].to_numpy(float) for name in ("none", "trained"))
         both = (none + trained) / (none + trained).sum()
         draws = np.random.default_rng(0).multinomial(responses, both, (2, 2000)) / responses
-        chance = total_variation(*draws).mean()
-        distance = total_variation(none, trained)
-        rows.append((*keys, distance, chance, own.kl_from_normal["trained"], *none, *trained))
+        apart = total_variation(none, trained), total_variation(*draws).mean()
+        rows.append((*keys, *apart, own.kl_from_normal["trained"], *none, *trained))
     shares = [f"{share}_{mode}" for mode in ("normal", "he") for share in SHARES]
     return pd.DataFrame(rows, columns=[*KEYS, "distance", "chance", "kl", *shares])
 
 
 def prompt_generalization(profile, folder=None):
-    """How each system prompt moves a model from its normal mode: differences in accuracy (points),
-    entropy (bits), and KL (nats).
-
-    A row a run and prompt.
+    """How each system prompt moves a run from its normal mode: differences in accuracy (points) and
+    entropy (bits), and the KL (nats).
     """
     columns = ["prompt", "accuracy", "entropy_bits", "kl_from_normal"]
-    found = collect(profile, "prompts", folder).reindex(columns=[*KEYS, *columns])
-    none = found[found.prompt == "none"].set_index(KEYS)
-    rest = found[found.prompt != "none"].set_index(KEYS)
+    found = collect(profile, "prompts", folder, columns).set_index(KEYS)
+    none, rest = found[found.prompt == "none"], found[found.prompt != "none"]
     moved = rest[["prompt", "kl_from_normal"]].assign(
         accuracy_change=100 * (rest.accuracy - none.accuracy.reindex(rest.index)),
         entropy_change=rest.entropy_bits - none.entropy_bits.reindex(rest.index),
@@ -328,29 +289,20 @@ def prompt_generalization(profile, folder=None):
     return moved.reset_index()
 
 
-ASKED = ["asked_bits", "asked_accuracy", "asked_kl", "asked_distance"]
-
-
 def asked(profile, folder=None):
-    """What models do under each prompt, all of them asked the same questions with the same draws ->
-    DataFrame, a row a run and prompt.
+    """What models do under each prompt, asked the same questions with the same draws: a row a run
+    and prompt.
 
-    Columns KEYS, prompt, asked_accuracy (percent), asked_bits (entropy, bits a token), asked_kl
-    (nats a token, from the same model without a prompt), share_<derivation>, asked_distance (0 to
-    1: total variation of these shares from the same model's without a prompt), and part_<kind>, the
-    bits on a kind of tokens divided by all tokens: what it contributes to asked_bits.
+    asked_accuracy in percent, asked_bits (entropy) and asked_kl (nats, from no prompt) a token,
+    share_<derivation>, asked_distance (total variation of these from no prompt's), and part_<kind>,
+    the bits on a kind of tokens divided by all tokens.
     """
     found, keys = collect(profile, "asked", folder), [*KEYS, "prompt"]
     if found.empty:
         return pd.DataFrame(columns=[*keys, *ASKED])
     total = found.drop(columns=["question_id", "run"]).groupby(keys, sort=False).sum()
-    out = pd.DataFrame(
-        {
-            "asked_accuracy": 100 * total.correct / total.samples,
-            "asked_bits": total.bits / total.tokens,
-            "asked_kl": total.kl / total.tokens,
-        }
-    )
+    out = pd.DataFrame({"asked_accuracy": 100 * total.correct / total.samples})
+    out["asked_bits"], out["asked_kl"] = total.bits / total.tokens, total.kl / total.tokens
     for share in SHARES:
         out[share] = total[share.removeprefix("share_")] / total.samples
     for kind in probe.KINDS:
@@ -360,51 +312,39 @@ def asked(profile, folder=None):
     return out.reset_index()
 
 
-STORIES = ["div_2gram", "div_bleu4", "told", "entropy_bits", "tokens"]
-
-
 def stories(profile, folder=None):
-    """How diverse a run's stories are in each mode, means over prompts; columns STORIES.
-
-    told: the share of responses that are stories. A method that has one mode was asked under the
-    high-entropy prompt too, to tell what the prompt alone does; the label names that prompt.
+    """How diverse a run's stories are in each mode, means over prompts; told is the share of
+    responses that are stories. A method of one mode was asked under the high-entropy prompt too.
     """
-    found = collect(profile, "stories", folder).reindex(columns=[*KEYS, "mode", *STORIES])
+    found = collect(profile, "stories", folder, ["mode", *STORIES])
     found["label"] += found["mode"].map(_MODE_SAID)
     return found.groupby([*KEYS, "mode"], sort=False)[STORIES].mean().reset_index()
 
 
 # --- the bonus of eq. 3 ---------------------------------------------------------------------------
 def bonus(profile, folder=None):
-    """What eq. 3 adds to the base models' advantages, token by token (see probe.bonus), with their
-    sizes.
-    """
+    """What eq. 3 adds to the base models' advantages, token by token (see probe.bonus)."""
     root = Path(folder or profile.folder) / "base"
     paths = {size: root / size / "bonus.csv" for size in profile.sizes}
     parts = [read(path).assign(size=size) for size, path in paths.items() if path.exists()]
-    columns = ["size", "kind", "mode", "advantage", "bonus", "paper", "released"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    blank = pd.DataFrame(columns=["size", "kind", "advantage", "bonus", "paper", "released"])
+    return pd.concat(parts, ignore_index=True) if parts else blank
 
 
 def bonus_by_kind(profile, folder=None):
-    """By size and kind of token: its share of all tokens, its mean B, and the median addition over
-    |A| in two forms.
-    """
-    found = bonus(profile, folder)
-    for form in ("paper", "released"):
-        found[form] = found[form].abs() / found.advantage.abs()
+    """By size and kind of token: how many, their mean B, and |addition| / |A| in two forms."""
+    found, forms = bonus(profile, folder), ["paper", "released"]
+    found[forms] = found[forms].abs().div(found.advantage.abs(), axis=0)
     by = found.groupby(["size", "kind"], sort=False)
     columns = {"tokens": by.size(), "mean_bonus": by.bonus.mean()}
-    for form in ("paper", "released"):
+    for form in forms:
         columns |= {f"{form}_median": by[form].median(), f"{form}_max": by[form].max()}
     return pd.DataFrame(columns).reset_index()
 
 
 # --- single quantities ----------------------------------------------------------------------------
 class Term(NamedTuple):
-    """A part of a quantity: a number, or what a method of a profile was measured at, with a
-    sign.
-    """
+    """A part of a quantity: a number, or what a method was measured at, with a sign."""
 
     sign: int
     profile: str  # "": the one at hand
@@ -414,8 +354,8 @@ class Term(NamedTuple):
 
 
 def terms(quantity):
-    """A quantity's Terms: "a/b@c - d@e + 0.5" is the sum of b at c in profile a, minus d at e, and
-    a half; ValueError if it is not such a sum.
+    """A quantity's Terms: "a/b@c - d@e + 0.5" is b of profile a at c, minus d at e, and a half;
+    ValueError if it is not such a sum.
     """
     pattern = r"([+-]?)\s*(?:(?:(\w+)/)?([\w.]+)@(\w+)|(\d[\d.]*))(?:\s+|$)"
     found = re.findall(pattern, quantity.strip())
@@ -423,29 +363,14 @@ def terms(quantity):
         raise ValueError(
             f"a quantity is a signed sum of terms like profile/method@prompt; got {quantity!r}"
         )
-    return [
-        Term(-1 if sign == "-" else 1, profile, method, at, float(number or 0))
-        for sign, profile, method, at, number in found
-    ]
-
-
-def added_up(quantity, value_of):
-    """A quantity by seed, for each that has all of its terms.
-
-    value_of: function of a Term that is no number -> Series by seed.
-    """
-    values = (t.sign * (value_of(t) if t.method else t.number) for t in terms(quantity))
-    return sum(values).dropna().sort_index()
+    return [Term(-1 if s == "-" else 1, *named, float(n or 0)) for s, *named, n in found]
 
 
 class Evidence:
-    """A profile's results as single quantities: "policy_split@he - grpo@normal" of a measure, by
-    seed.
+    """A profile's results as single quantities by seed: "policy_split@he - grpo@normal".
 
-    What stands behind @ is a mode; for the measures of prompt_generalization and asked a prompt,
-    for `solved` and passed_<criterion> a way of sampling and n (both_8), for the KL in training
-    start or end. A method may be another profile's whose results lie beside these:
-    "understood_low/eta_0@none".
+    Behind @ stands a mode, a prompt, a way of sampling and n (both_8), or start or end, as MEASURED
+    says. A method may be of another profile whose results lie beside: "understood_low/eta_0@none".
     """
 
     def __init__(self, profile, folder=None):
@@ -465,29 +390,26 @@ class Evidence:
         return found.get_group(key)[measure].astype(float) if key in found.groups else _NONE
 
     def quantity(self, quantity, size, measure):
-        """The values of a quantity, by seed (see added_up)."""
+        """The values of a quantity by seed, of each that has all of its terms."""
+        values = sum(self._part(term, size, measure) for term in terms(quantity))
+        return values.dropna().sort_index()
 
-        def value_of(term):
-            there = self.beside(term.profile) if term.profile else self
-            return there.of(size, term.method, term.at, measure) if there else _NONE
-
-        return added_up(quantity, value_of)
+    def _part(self, term, size, measure):
+        if not term.method:
+            return term.sign * term.number
+        there = self.beside(term.profile or self.profile.name)
+        return term.sign * (there.of(size, term.method, term.at, measure) if there else _NONE)
 
     def intervals(self, quantity, size, measures):
         """A quantity of several {column: measure}: for each column the mean, and `<column>_ci`."""
-        row = {}
-        for column, measure in measures.items():
-            row |= interval(column, self.quantity(quantity, size, measure))
-        return row
+        return intervals({c: self.quantity(quantity, size, m) for c, m in measures.items()})
 
     def labels(self, quantity):
         """What the terms of a quantity are called, method and mode, as in table 1."""
         return [label_of(self.profile, term.method, term.at) for term in terms(quantity)]
 
     def beside(self, name):
-        """The Evidence of another profile, whose results lie beside these; None where it was not
-        run.
-        """
+        """The Evidence of a profile whose results lie beside these; None where it was not run."""
         if name == self.profile.name:
             return self
         other, there = beside(self.profile, self.folder, name)
@@ -525,9 +447,7 @@ MEASURED = {
     **dict.fromkeys(STORIES, (stories, "mode")),
     **dict.fromkeys(("kl_from_normal", "entropy_change"), (prompt_generalization, "prompt")),
     **dict.fromkeys(("distance", "kl"), (behaviour, "he")),
-    **dict.fromkeys(
-        [*ASKED, *SHARES, *(f"part_{kind}" for kind in probe.KINDS)], (asked, "prompt")
-    ),
+    **dict.fromkeys([*ASKED, *SHARES, *map("part_{}".format, probe.KINDS)], (asked, "prompt")),
     "times": (cost, "training"),
     "kl_he_from_normal": (_kl_by_time, "at"),
     "solved": (_by_budget, "at"),

@@ -1,8 +1,7 @@
 """Artefacts: every table and figure of the evidence, made from a folder of results and written
 beside them.
 
-artefacts.yaml lists them, once. Notebooks call `show`; `python -m pslib figures` makes all of them
-again from the committed results, without training.
+artefacts.yaml lists them. Notebooks call `show`; `python -m pslib figures` makes all again.
 """
 
 from dataclasses import asdict
@@ -16,16 +15,23 @@ from pslib.lab import checkpoint, records, runs
 
 
 class Shown(pd.DataFrame):
-    """A table that a notebook shows without its index, and with its texts on the left."""
+    """A table that a notebook shows without its index, with its texts on the left, and with no line
+    that breaks at ±; a part of its columns or rows is shown so too.
+    """
+
+    @property
+    def _constructor(self):
+        return Shown
 
     def _repr_html_(self):
         text = self.to_html(index=False, justify="left", border=0)
+        text = text.replace(" ± ", "\u00a0±\u00a0")
         return text.replace("<td>", '<td style="text-align: left">')
 
 
 def listed():
-    """What artefacts.yaml says: {artefact: its notebook, needs, tables and figures}."""
-    return tables.registry()["artefacts"]
+    """{artefact: its notebook, needs, tables and figures}."""
+    return analyses.written("artefacts")["artefacts"]
 
 
 def has(settings, name):
@@ -42,7 +48,6 @@ def _setting(found, path):
 
 
 def _described(table):
-    """What artefacts.yaml says of a table."""
     return next(each["tables"][table] for each in listed().values() if table in each["tables"])
 
 
@@ -52,11 +57,7 @@ def _function(name):
 
 
 def table(profile, name, folder, made=()):
-    """A table of an artefact, by its own name, from the results in a folder.
-
-    made: {name: table} of its artefact so far, so that a table made from another need not make
-    that again.
-    """
+    """A table of an artefact by its own name; made: {name: table} of its artefact so far."""
     given = _described(name)
     if "made_by" in given:
         more = [made[given["from"]]] if given.get("from") in made else []
@@ -84,29 +85,23 @@ def parts_of(name, made):
 
 
 def as_text(profile, name, made, folder):
-    """A table as a page of Markdown: title, caption, the table or its parts, and a key to its
-    columns.
-    """
+    """A table as a page of Markdown: title, caption, its parts, and a key to its columns."""
     given, parts = _described(name), parts_of(name, made)
     text = [f"# {given['title']} (profile `{profile.name}`)", given["caption"]]
     for heading, part in parts.items():
-        text.append(f"## {heading}" if heading else "")
+        text += [f"## {heading}"] if heading else []
         text.append(part.to_markdown(index=False, disable_numparse=True))
     heads = {head for part in parts.values() for head in part}
-    meanings = tables.registry()["heads"].values()
+    meanings = analyses.written("artefacts")["heads"].values()
     key = [f"- **{head}**: {said}" for head, said in meanings if said and head in heads]
-    if key:
-        text.append("Columns:\n\n" + "\n".join(dict.fromkeys(key)))
+    text += ["Columns:\n\n" + "\n".join(dict.fromkeys(key))] if key else []
     text.append(records.unrecorded(profile, folder))
     return "\n\n".join(filter(None, text)).replace(" ± ", "\u00a0±\u00a0") + "\n"
 
 
 def write(profile, name, folder=None):
-    """Make an artefact's tables (tables/<name>.csv and .md) and figures (figures/<name>.svg and
-    .png); -> {name: table}.
-
-    folder: the profile's results, by default this machine's; ValueError for an artefact that there
-    is not.
+    """Make an artefact's tables (.csv and .md) and figures (.svg and .png) in the folder of the
+    profile's results, by default this machine's -> {name: table}.
     """
     folder = folder or profile.folder
     made = make(profile, name, folder)
@@ -120,8 +115,8 @@ def write(profile, name, folder=None):
 
 
 def show(profile, name, folder):
-    """An artefact's tables as people read them, by name; of one in parts the parts, by heading.
-    Beside this machine's results all of it is written too; committed ones are only read.
+    """An artefact's tables as people read them, by name or heading. Beside this machine's results
+    all of it is written too; committed ones are only read.
     """
     made = (write if folder == profile.folder else make)(profile, name, folder)
     return {
@@ -139,16 +134,13 @@ def show_judged(profile, folder):
 
 
 def show_cards(profile, folder):
-    """A card for each of the paper's claims: what the paper reports, what came out here and why,
-    with a strip of intervals by world.
-    """
+    """A card for each of the paper's claims, with a strip of intervals by world."""
     checks = verdicts.checks(profile, folder)
     for text, own in verdicts.cards(verdicts.verdicts(profile, folder, checks), checks):
         display(Markdown(text))
         if len(own):
-            figure = figures.strip(own)
-            display(figure)
-            figures.plt.close(figure)
+            display(figures.strip(own))
+            figures.plt.close()
 
 
 def write_all(profile, folder):

@@ -1,10 +1,8 @@
 """Creative writing (table 10): what judges think of stories.
 
-A judge is a language model behind an OpenAI-compatible chat endpoint, named by three environment
-variables: PSLIB_JUDGE_URL (up to and with `/v1`), PSLIB_JUDGE_MODELS (one or more, separated by
-commas) and PSLIB_JUDGE_KEY (may be missing). A story is sent between marks that it cannot contain,
-and the judge is told that nothing between them is addressed to it; a model may still be swayed by
-what it reads, so a judge's scores are an opinion, not a measurement.
+A judge is a language model behind an OpenAI-compatible chat endpoint, named by PSLIB_JUDGE_URL (up
+to and with `/v1`), PSLIB_JUDGE_MODELS (separated by commas) and PSLIB_JUDGE_KEY (may be missing). A
+story can still sway a model that reads it: a judge's scores are an opinion.
 """
 
 import hashlib
@@ -12,6 +10,7 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +28,6 @@ RUBRICS = {
     "emotional_impact": "how strongly a reader would feel what happens",
     "imagery": "how vivid and exact what is seen, heard and felt is",
 }
-LONGEST_REPLY = 65536  # bytes of an endpoint's reply that are read at all
 LONGEST_VERDICT = 2000  # characters of a judge's answer; five numbers need a hundred
 
 
@@ -58,20 +56,16 @@ class JudgeSettings(ranges.Checked):
             )
         if self.url and not self.url.startswith(("http://", "https://")):
             raise ValueError(
-                "PSLIB_JUDGE_URL must begin with http:// or https://, for instance "
-                "http://localhost:8000/v1"
+                "PSLIB_JUDGE_URL must begin with http:// or https://, as http://localhost:8000/v1"
             )
         if not (self.key.isascii() and self.key.isprintable()):
             raise ValueError(
-                "PSLIB_JUDGE_KEY holds a line break or a character outside ASCII; copy the key "
-                "again"
+                "PSLIB_JUDGE_KEY holds a line break or a character outside ASCII; copy it again"
             )
 
     @classmethod
     def from_environment(cls):
-        """The judges that the environment names, with the defaults for the rest; none where it
-        names none.
-        """
+        """The judges that the environment names, or none."""
         names = ("URL", "MODELS", "KEY")
         url, models, key = (os.environ.get(f"PSLIB_JUDGE_{name}", "").strip() for name in names)
         models = dict.fromkeys(model.strip() for model in models.split(",") if model.strip())
@@ -79,33 +73,29 @@ class JudgeSettings(ranges.Checked):
 
 
 def judge(stories, settings=None):
-    """Scores of stories by each judge: a row a judge and story, columns judge, story (its position)
-    and RUBRICS, 0 to 100.
+    """Scores of stories by each judge: a row a judge and story (its position), RUBRICS from 0 to
+    100.
 
-    A judge gives 0 to 10 on each rubric, and the tables scale that to 100. settings None: what the
-    environment names.
-    Where that is no judge, one row a story with an empty judge and NaN: a blank, never an invented
-    score. JudgeError where a judge fails, after settings.attempts.
+    Where neither settings nor the environment names a judge, a row a story with NaN: a blank, never
+    an invented score. JudgeError where a judge fails.
     """
     settings, stories = settings or JudgeSettings.from_environment(), as_list(stories)
     if not settings.url:
         blank = {"judge": "", **dict.fromkeys(RUBRICS, float("nan"))}
         rows = [{"story": k, **blank} for k in range(len(stories))]
     else:
-        with httpx.Client(timeout=settings.seconds) as client:
+        key = {"Authorization": f"Bearer {settings.key}"} if settings.key else {}
+        with httpx.Client(timeout=settings.seconds, headers=key) as client:
             rows = [
                 {"judge": model, "story": k, **_asked(client, model, story, settings)}
-                for model in settings.models
-                for k, story in enumerate(stories)
+                for model, (k, story) in product(settings.models, enumerate(stories))
             ]
     return pd.DataFrame(rows, columns=["judge", "story", *RUBRICS])
 
 
 def messages(story):
-    """The chat messages that ask a judge about a story.
-
-    The mark around it is a hash of the story itself, so no story can close it early. The
-    wording, in judge.md, is this project's.
+    """The chat messages that ask a judge about a story, between marks (a hash of the story itself)
+    that no story can close; the wording is in judge.md.
     """
     mark = "story-" + hashlib.sha256(story.encode("utf-8", "replace")).hexdigest()[:16]
     rubrics = "\n".join(f"- {name}: {meaning}" for name, meaning in RUBRICS.items())
@@ -121,77 +111,49 @@ class _Refused(Exception):
     """What asking again would not change."""
 
 
-_FINAL = (_Refused, httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
-
-
 def _asked(client, model, story, settings):
-    """The scores (0 to 100) that one judge gives one story, asked again after a failure that may
-    pass.
-    """
+    """The scores that one judge gives one story, asked again after a failure that may pass."""
     for attempt in range(1, settings.attempts + 1):
         try:
             return scores(_answer(client, model, story, settings))
-        except _FINAL as error:
+        except (_Refused, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             failure = error
+        if attempt == settings.attempts or isinstance(failure, _Refused):
             break
-        except (httpx.HTTPError, ValueError) as error:
-            failure = error
-        if attempt < settings.attempts:
-            time.sleep(settings.wait * 2 ** (attempt - 1))
-    reason = (str(failure) or type(failure).__name__).replace(settings.key or "\0", "(key)")
+        time.sleep(settings.wait * 2 ** (attempt - 1))
     raise JudgeError(
         f"the judge {model} at {settings.url.rpartition('@')[2]} failed, asked {attempt} time(s): "
-        f"{reason}; check PSLIB_JUDGE_URL, PSLIB_JUDGE_MODELS and PSLIB_JUDGE_KEY, or unset them "
+        f"{failure}; check PSLIB_JUDGE_URL, PSLIB_JUDGE_MODELS and PSLIB_JUDGE_KEY, or unset them "
         "to leave the scores blank"
     )
 
 
 def _answer(client, model, story, settings):
-    """The text that the endpoint gives back; ValueError or httpx.HTTPError where it gives none.
-
-    No temperature is asked for: some models accept their default only.
+    """The text that the endpoint gives back. No temperature is asked for: some models accept their
+    default only.
     """
-    # Uncompressed, so that a short reply cannot unfold into a long one.
-    headers = {"Accept-Encoding": "identity"}
-    if settings.key:
-        headers["Authorization"] = f"Bearer {settings.key}"
-    body, due = b"", time.monotonic() + settings.seconds
     url = settings.url.rstrip("/") + "/chat/completions"
-    asked = {"model": model, "messages": messages(story)}
-    with client.stream("POST", url, headers=headers, json=asked) as reply:
-        for piece in reply.iter_raw():
-            body += piece
-            if len(body) > LONGEST_REPLY:
-                raise ValueError(f"its reply is longer than {LONGEST_REPLY} bytes")
-            if time.monotonic() > due:
-                raise ValueError(f"it took longer than {settings.seconds:g} s")
-    # Some endpoints quote the key.
-    text = body.decode("utf-8", "replace").replace(settings.key or "\0", "(key)")
+    reply = client.post(url, json={"model": model, "messages": messages(story)})
+    text = reply.text.replace(settings.key or "\0", "(key)")  # some endpoints quote the key
     if reply.status_code != 200:
-        said = f"it answered status {reply.status_code}, {text[:200]!r}"
         passing = reply.status_code in (408, 409, 425, 429) or reply.status_code >= 500
+        said = f"it answered status {reply.status_code}, {text[:200]!r}"
         raise (ValueError if passing else _Refused)(said)
     try:
-        return json.loads(body)["choices"][0]["message"]["content"]
+        return json.loads(text)["choices"][0]["message"]["content"]
     except (ValueError, RecursionError, TypeError, LookupError):
         raise ValueError(f"its reply is not a chat completion: {text[:200]!r}") from None
 
 
 _Score = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 # Strict, so that a truth value or a number in quotes is no number.
-_Scores = create_model(
-    "_Scores",
-    __config__=ConfigDict(extra="forbid", strict=True),
-    **dict.fromkeys(RUBRICS, _Score),
-)
+_STRICT = ConfigDict(extra="forbid", strict=True)
+_Scores = create_model("_Scores", __config__=_STRICT, **dict.fromkeys(RUBRICS, _Score))
 
 
 def scores(answer):
-    """What a judge's answer says: {rubric: 0 to 100}; ValueError if it is not the JSON object that
-    was asked for.
-
-    One code fence around the object is forgiven. Every rubric and no other key, each a number from
-    0 to 10.
+    """A judge's answer, 0 to 10 on every rubric, as {rubric: 0 to 100}; ValueError if it is not the
+    JSON object that was asked for. One code fence around it is forgiven.
     """
     if not isinstance(answer, str) or len(answer) > LONGEST_VERDICT:
         raise ValueError(f"its answer is not a text of up to {LONGEST_VERDICT} characters")

@@ -5,11 +5,11 @@ from sacrebleu.metrics import BLEU
 
 
 def div_ngram(texts, n=2):
-    """Div-n-gram of the responses to one prompt: mean over responses of 100 · |unique n-grams| /
-    |n-grams|, 0 to 100.
+    """Div-n-gram of the responses to one prompt: mean of 100 · |unique n-grams| / |n-grams|, 0 to
+    100.
 
-    Words are what white space separates, letters and marks as they stand. A response of fewer than
-    n words has no n-gram and is left out of the mean; NaN where none is left.
+    Words are what white space separates. A response without an n-gram is left out; NaN where all
+    are.
     """
     shares = []
     for text in as_list(texts):
@@ -21,11 +21,11 @@ def div_ngram(texts, n=2):
 
 
 def div_bleu(texts):
-    """Div-BLEU-4 of the responses to one prompt: 100 · (1 - meanᵢ BLEU-4(oᵢ; the other responses)),
-    0 to 100.
+    """Div-BLEU-4 of the responses to one prompt: 100 · (1 - meanᵢ BLEU-4(oᵢ; the others)), 0 to
+    100.
 
-    sacrebleu's sentence BLEU with effective order; `bleu_signature` says how it is set. Blank
-    responses are left out, as hypotheses and as references; NaN where fewer than two are left.
+    sacrebleu's sentence BLEU with effective order. Blank responses are left out; NaN for fewer than
+    two.
     """
     texts = [text for text in as_list(texts) if text.strip()]
     if len(texts) < 2:
@@ -37,9 +37,7 @@ def div_bleu(texts):
 
 
 def bleu_signature(responses=8):
-    """sacrebleu's signature of `div_bleu` with so many responses to a prompt, to be printed beside
-    its figures.
-    """
+    """sacrebleu's signature of `div_bleu` with so many responses to a prompt."""
     bleu = BLEU(effective_order=True)
     bleu.sentence_score("a", ["a"] * (responses - 1))  # it has none before it was used
     return str(bleu.get_signature())

@@ -1,6 +1,4 @@
-"""Evaluation: sampled answers to a suite under a mode, graded, with the entropy of the policy that
-gave them.
-"""
+"""Evaluation: sampled answers to a suite under a mode, graded, with the entropy of the policy."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,17 +14,8 @@ from pslib.nano import worlds
 from pslib.policy import stop_ids
 from pslib.rollouts import Decoding, exact, render_all, unfinished
 
-COLUMNS = [
-    "suite",
-    "mode",
-    "question_id",
-    "sample",
-    "correct",
-    "tokens",
-    "entropy_bits",
-    "derivation",
-    "unfinished",
-]
+_RESPONSE = ["suite", "mode", "question_id", "sample"]
+COLUMNS = [*_RESPONSE, "correct", "tokens", "entropy_bits", "derivation", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +40,8 @@ class Settings(ranges.Checked):
 
 @dataclass(frozen=True)
 class Probe(ranges.Checked):
-    """What is asked of a model beside the suites, in both modes; a profile's section `probe` or
-    `probe_later`. 0 leaves a part out.
+    """What is asked beside the suites, in both modes: a profile's `probe` or `probe_later`. 0
+    leaves a part out.
     """
 
     methods: list = field(default_factory=list)  # of which methods; variants are not probed
@@ -71,79 +60,72 @@ class Probe(ranges.Checked):
     least: ranges.Count = 1
 
 
-def answer(model, tokenizer, mode, questions, settings, generator, suite="", reward=exact):
+def answer(
+    model, tokenizer, mode, questions, settings, generator, suite="", reward=exact, under=()
+):
     """Draw `settings.samples` responses to each question in a mode and grade them -> (DataFrame,
     Rollouts, prompts).
 
-    A row a response, columns COLUMNS but for entropy_bits: correct is 0 or 1, derivation is how a
-    nano question was worked, unfinished is 1 where max_new_tokens ended the response. Under another
-    reward, (text, row) -> float, the column reward stands in the place of correct;
-    FloatingPointError names questions for which it is not finite.
+    A row a response, columns COLUMNS but for entropy_bits; derivation is how a nano question was
+    worked, unfinished is 1 where max_new_tokens ended the response. Another reward, (text, row) ->
+    float, gives the column reward; FloatingPointError names questions for which it is not finite.
     """
-    drawn = _drawn(model, tokenizer, mode, questions, settings, generator, reward, ())
+    drawn = _drawn(model, tokenizer, mode, questions, settings, generator, reward, under)
     table = tabled(drawn, suite, reward, stop_ids(model, tokenizer))
     return table, drawn.rollouts, drawn.prompts[mode.name]
 
 
-def _drawn(model, tokenizer, mode, questions, settings, generator, reward, under):
+def _drawn(model, tokenizer, mode, questions, settings, *how):
     samples, decoding = settings.samples, settings.decoding
-    return draw_and_score(
-        model, tokenizer, [mode], questions, samples, decoding, generator, reward, under
-    )
+    return draw_and_score(model, tokenizer, [mode], questions, samples, decoding, *how)
 
 
 def tabled(drawn, suite, reward, stops):
     """Answers in one mode as a table, see `evaluate`; no entropy where they were not scored."""
     rollouts = drawn.rollouts
-    groups, finite = rollouts.group_ids.tolist(), torch.isfinite(rollouts.rewards).tolist()
+    finite = torch.isfinite(rollouts.rewards).tolist()
     if not all(finite):
-        bad = dict.fromkeys(
-            name for name, good in zip(rollouts.question_ids, finite, strict=True) if not good
-        )
+        named = zip(rollouts.question_ids, finite, strict=True)
+        bad = dict.fromkeys(name for name, good in named if not good)
         raise FloatingPointError(
             f"rewards not finite for the questions {', '.join(bad)}; a reward function must give "
             "numbers"
         )
-    columns = {
-        "suite": suite,
-        "mode": rollouts.modes,
-        "question_id": rollouts.question_ids,
-        "sample": [k % (len(groups) // len(drawn.questions)) for k in range(len(groups))],
-        "tokens": rollouts.lengths.tolist(),
-        "derivation": [
-            worlds.derivation_of(drawn.questions[g]["question"], text)
-            for g, text in zip(groups, rollouts.texts, strict=True)
-        ],
-        "unfinished": unfinished(rollouts, stops).int().tolist(),
-    }
     right_or_wrong = reward is exact and rollouts.right_or_wrong
-    graded = "correct" if right_or_wrong else "reward"
-    columns[graded] = (rollouts.rewards.int() if right_or_wrong else rollouts.rewards).tolist()
+    rewards = rollouts.rewards.int() if right_or_wrong else rollouts.rewards
+    groups = rollouts.group_ids.tolist()
+    asked = [drawn.questions[g]["question"] for g in groups]
+    table = pd.DataFrame(
+        {
+            "suite": suite,
+            "mode": rollouts.modes,
+            "question_id": rollouts.question_ids,
+            "sample": [k % (len(groups) // len(drawn.questions)) for k in range(len(groups))],
+            "correct": rewards.tolist(),
+            "tokens": rollouts.lengths.tolist(),
+            "derivation": [*map(worlds.derivation_of, asked, rollouts.texts)],
+            "unfinished": unfinished(rollouts, stops).int().tolist(),
+        }
+    )
     if drawn.entropy:
-        columns["entropy_bits"] = (drawn.own_entropy.sum(1) / rollouts.lengths * BITS).tolist()
-    order = [graded if name == "correct" else name for name in COLUMNS]
-    return pd.DataFrame(columns)[[name for name in order if name in columns]]
+        bits = drawn.own_entropy.sum(1) / rollouts.lengths * BITS
+        table.insert(6, "entropy_bits", bits.tolist())
+    return table if right_or_wrong else table.rename(columns={"correct": "reward"})
 
 
 def evaluate(model, tokenizer, mode, questions, settings, generator, suite="", reward=exact):
-    """`answer`, with the column entropy_bits: -> (DataFrame, Rollouts, prompts).
-
-    It is the full-vocabulary Shannon entropy of the policy at temperature 1, averaged over the
-    response's tokens.
+    """`answer`, with the entropy of the policy at temperature 1 over the full vocabulary, averaged
+    over the response's tokens: -> (DataFrame, Rollouts, prompts).
     """
-    drawn = _drawn(model, tokenizer, mode, questions, settings, generator, reward, [mode])
-    table = tabled(drawn, suite, reward, stop_ids(model, tokenizer))
-    return table, drawn.rollouts, drawn.prompts[mode.name]
+    return answer(model, tokenizer, mode, questions, settings, generator, suite, reward, [mode])
 
 
 def evaluate_in_pieces(
     model, tokenizer, mode, questions, settings, generator, suite, folder, report
 ):
-    """The table of `evaluate`, made in pieces of up to settings.batch_tokens tokens, each of which
-    is kept in a folder until the caller removes it, and not made again.
-
-    The draws are those of `evaluate`, whatever the pieces. report(done, total) is called after each
-    of several pieces.
+    """The table of `evaluate`, drawn alike, in pieces of up to settings.batch_tokens tokens, each
+    kept in a folder until the caller removes it, and not made again. report(done, total) follows
+    each.
     """
     rows = list(questions)
     seeds = torch.randint(2**62, (len(rows),), generator=generator)
@@ -185,48 +167,31 @@ def inter_mode_kl(model, tokenizer, he, normal, questions, settings, generator, 
 
 
 def averaged(table, keys, **scores):
-    """An evaluation's responses averaged in groups: columns keys, the scores (pandas' named
-    aggregations), tokens (their sum), unfinished (share; blank for evaluations from before it was
-    counted) and entropy_bits (mean over those tokens).
+    """Responses averaged in groups: keys, the scores (pandas' named aggregations), tokens (their
+    sum), unfinished (share, or blank) and entropy_bits (mean over those tokens).
     """
-    weighed = table.assign(
-        bits=table.entropy_bits * table.tokens, unfinished=table.get("unfinished", math.nan)
-    )
-    out = (
-        weighed.groupby(keys, sort=False)
-        .agg(
-            **scores,
-            bits=("bits", "sum"),
-            tokens=("tokens", "sum"),
-            unfinished=("unfinished", "mean"),
-        )
-        .reset_index()
-    )
+    weighed = table.assign(bits=table.entropy_bits * table.tokens)
+    weighed["unfinished"] = table.get("unfinished", math.nan)
+    scores |= {"bits": ("bits", "sum"), "tokens": ("tokens", "sum")}
+    scores["unfinished"] = ("unfinished", "mean")
+    out = weighed.groupby(keys, sort=False).agg(**scores).reset_index()
     return out.assign(entropy_bits=out.bits / out.tokens).drop(columns="bits")
 
 
 def summary(table):
-    """Accuracy (share), token-averaged entropy (bits) and share of unfinished responses, a row for
-    each suite and mode.
-
-    Of an evaluation under another reward than ours, the mean reward, and the accuracy too where all
-    of its rewards are 0 or 1.
+    """By suite and mode: accuracy (share) or, of another reward, its mean, and the accuracy too
+    where all rewards are 0 or 1; entropy over all tokens in bits; share of unfinished responses.
     """
-    scores = (
-        {"accuracy": ("correct", "mean")} if "correct" in table else {"reward": ("reward", "mean")}
-    )
-    if "reward" in table and table.reward.isin([0, 1]).all():
+    graded, name = ("correct", "accuracy") if "correct" in table else ("reward", "reward")
+    scores = {name: (graded, "mean")}
+    if graded == "reward" and table.reward.isin([0, 1]).all():
         scores["accuracy"] = ("reward", "mean")
     return averaged(table, ["suite", "mode"], **scores).drop(columns="tokens")
 
 
 def condensed(table):
-    """An evaluation with a row a question: what is committed, since a row a response is ten times
-    as large.
-
-    correct and unfinished become shares of its `samples`, tokens their sum, entropy_bits the mean
-    over those tokens, so that `summary` gives the same as for all rows, where questions have
-    equally many samples. Derivations are left out.
+    """An evaluation with a row a question, which is what is committed: correct and unfinished
+    become shares of its `samples`, tokens their sum, entropy_bits the mean over those tokens.
     """
     counts = {"samples": ("correct", "size"), "correct": ("correct", "mean")}
     out = averaged(table, ["suite", "mode", "question_id"], **counts)
@@ -234,9 +199,7 @@ def condensed(table):
 
 
 def derivations(table):
-    """How an evaluation's nano questions were worked: a row a suite and mode, with accuracy and
-    each derivation's share.
-    """
+    """By suite and mode: accuracy, and each derivation's share of the responses."""
     shares = pd.crosstab([table.suite, table["mode"]], table.derivation, normalize="index")
     shares = shares.reindex(columns=[*worlds.DERIVATIONS, "other"], fill_value=0.0).round(5)
     shares.insert(0, "accuracy", table.groupby(["suite", "mode"]).correct.mean().round(5))

@@ -1,8 +1,7 @@
-"""Figures: one function each, from results to a matplotlib Figure; saving is `save`'s business.
+"""Figures: one function each, from results to a matplotlib Figure.
 
-One style for all: Policy Split's two forms in colours of their own, everything they are compared
-with in greys, each method with its own marker; the normal mode filled or a full line, the
-high-entropy mode hollow or dashed.
+Policy Split is in colour, what it is compared with is grey, each method has its own marker; the
+normal mode is filled or a full line, the high-entropy mode hollow or dashed.
 """
 
 import io
@@ -21,41 +20,13 @@ from pslib.lab import checkpoint
 # later figure would be shown.
 plt.switch_backend(plt.get_backend())
 
-LOOKS = {  # of each method: its colour and marker
-    "original": ("#8a8a8a", "s"),
-    "grpo": ("#3d3d3d", "^"),
-    "forking": ("#a6a6a6", "<"),
-    "clip_cov": ("#a6a6a6", ">"),
-    "entropy_driven": ("#a6a6a6", "P"),
-    "entropy_regularization": ("#a6a6a6", "X"),
-    "entropy_advantage": ("#6e6e6e", "v"),
-    "policy_split": ("#0072b2", "o"),
-    "policy_split_released": ("#d55e00", "D"),
-    "policy_split_unshared": ("#56b4e9", "p"),
-}
+STYLE = analyses.written("artefacts")["style"]
+LOOKS = analyses.written("artefacts")["looks"]
 COLOURS = {method: colour for method, (colour, _) in LOOKS.items()}
 # What stands for parts of a whole, which are no methods; told apart by lightness too.
 PARTS = ("#20386b", "#5b7fb5", "#a9c4e4", "#e3b23c", "#d9d9d9")
 PLAIN, NAMED = "#5b7fb5", "#e3b23c"
 WIDTH = 8.4  # inches, shown 838 pixels wide in a README: a point is then a little over a pixel
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8.5,
-    "legend.title_fontsize": 8.5,
-    "legend.frameon": False,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "figure.dpi": 110,
-    "figure.constrained_layout.use": True,
-    "savefig.bbox": "tight",
-    "svg.hashsalt": "pslib",
-}
 
 
 # --- shapes that figures share --------------------------------------------------------------------
@@ -76,16 +47,13 @@ def _panels(profile, found, height=2.9, **shared):
 
 
 def _look(method, mode="normal", **more):
-    """How a mark of a method's mode is drawn: its colour and marker, hollow in the HE mode. A
-    variant looks like Policy Split.
-    """
+    """How a mark of a method's mode is drawn; a variant looks like Policy Split."""
     colour, marker = LOOKS.get(method, LOOKS["policy_split"])
     face = colour if mode == "normal" else "white"
     return {"color": colour, "marker": marker, "mfc": face, **more}
 
 
 def _line(method, mode="normal"):
-    """How a line of a method's mode is drawn."""
     colour, _ = LOOKS.get(method, LOOKS["policy_split"])
     return {"color": colour, "ls": "-" if mode == "normal" else "--", "lw": 1.5}
 
@@ -95,16 +63,14 @@ def _called(profile, method, mode):
 
 
 def _reach(mean, half, low=-np.inf, high=np.inf):
-    """How far an interval is drawn below and above its mean (2, n): not beyond what the quantity
-    can be.
-    """
-    mean, half = np.atleast_1d(np.asarray(mean, float)), np.atleast_1d(np.asarray(half, float))
+    """How far an interval is drawn below and above its mean (2, n), within what can be."""
+    mean, half = (np.atleast_1d(np.asarray(each, float)) for each in (mean, half))
     return np.stack([np.minimum(half, mean - low), np.minimum(half, high - mean)]).clip(min=0)
 
 
-def _intervals(axis, table, measure, places, bounds=(), **look):
+def _intervals(axis, table, measure, places, **look):
     """Means as marks with their 95% intervals as bars, at these places of the vertical axis."""
-    reach = _reach(table[measure], table[f"{measure}_ci"], *bounds)
+    reach = _reach(table[measure], table[f"{measure}_ci"])
     axis.errorbar(table[measure], places, xerr=reach, **{"ls": "", "ms": 5, "lw": 1, **look})
 
 
@@ -112,37 +78,32 @@ def _band(axis, table, x, y, bounds, **look):
     """A line of means with its 95% band."""
     axis.plot(table[x], table[y], **look)
     below, above = _reach(table[y], table[f"{y}_ci"], *bounds)
-    axis.fill_between(
-        table[x], table[y] - below, table[y] + above, color=look["color"], alpha=0.13, lw=0
-    )
+    low, high = table[y] - below, table[y] + above
+    axis.fill_between(table[x], low, high, color=look["color"], alpha=0.13, lw=0)
 
 
-def _rows(axis, names, zero=True):
+def _rows(axis, names):
     """Names down the vertical axis, the first on top, and a line at no difference."""
     axis.set_yticks([-k for k in range(len(names))], names)
     axis.set_ylim(0.4 - max(1, len(names)), 0.6)
-    if zero:
-        axis.axvline(0, color="black", lw=0.8, zorder=0)
+    axis.axvline(0, color="black", lw=0.8, zorder=0)
 
 
 def _legend(figure, said="", ncols=3):
-    """One legend below all panels, in which a size without results has no lines, under what is said
-    of the marks.
-    """
-    found = {
-        label: handle
-        for axis in figure.axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
+    """The figure with one legend below all panels, under what is said of the marks."""
+    found = {}
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
     if found or said:
-        figure.legend(
-            found.values(), found, title=said or None, loc="outside lower center", ncols=ncols
-        )
+        place = {"loc": "outside lower center", "ncols": ncols}
+        figure.legend(found.values(), found, title=said or None, **place)
+    return figure
 
 
 def _over(profile, *said, untrained="original"):
-    """What is said of a figure, and what the intervals of a profile's runs are over, where the
-    untrained model stands among them; nothing of it where a row has one run, and so no interval.
+    """What is said of a figure, and what its intervals are over: nothing of it where a row has one
+    run, and so no interval.
     """
     trained, untrained = profile.replicates(), profile.replicates(untrained)
     over = trained if trained == untrained else f"{trained}; Original's over {untrained}"
@@ -153,75 +114,60 @@ def _over(profile, *said, untrained="original"):
 # --- table 1 --------------------------------------------------------------------------------------
 @plt.rc_context(STYLE)
 def accuracy_against_entropy(profile, folder=None):
-    """Table 1 as a picture: average accuracy against average entropy, a panel a size, a mark a
-    method and mode.
-
-    Large marks are means over seeds with 95% intervals, small ones single seeds.
+    """Average accuracy against average entropy: large marks are means over seeds with 95%
+    intervals, small ones single seeds.
     """
     found = analyses.suites(profile, folder)
     found = found[found.method.isin(profile.methods)]
     figure, panels = _panels(profile, found, height=3.6)
     for axis, table in panels:
         for (method, mode, label), own in table.groupby(["method", "mode", "label"], sort=False):
-            look, reach, means = _look(method, mode, ls=""), [], []
+            look = _look(method, mode, ls="")
             axis.plot(own.average_ent, own.average_acc, **look, ms=3, alpha=0.4)
-            for measure, high in (("average_ent", np.inf), ("average_acc", 100)):
-                mean, half = mean_interval(own[measure])
-                means.append(mean)
-                reach.append(_reach(mean, half, 0, high))
-            axis.errorbar(*means, reach[1], reach[0], **look, ms=7.5, lw=1, label=label)
+            (x, across), (y, up) = mean_interval(own.average_ent), mean_interval(own.average_acc)
+            reach = {"xerr": _reach(x, across, 0), "yerr": _reach(y, up, 0, 100)}
+            axis.errorbar(x, y, **reach, **look, ms=7.5, lw=1, label=label)
         axis.set_xlabel("entropy, bits a token")
     panels[0][0].set_ylabel("accuracy, %")
-    _legend(figure, _over(profile, "average of four suites; small: single runs"), ncols=2)
-    return figure
+    return _legend(figure, _over(profile, "average of four suites; small: single runs"), ncols=2)
 
 
 # --- the base model -------------------------------------------------------------------------------
 @plt.rc_context(STYLE)
 def base_properties(measured):
-    """What the base model does: share and accuracy of each derivation, without a prompt and under
-    its own.
-
-    measured: the table of `base.measure`.
-    """
+    """Share and accuracy of each derivation without a prompt and under its own (base.measure)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8), sharey=True)
     default = measured[measured.measure == "default"].set_index("derivation")
     named = measured[measured.measure == "named"].set_index("derivation").loc[default.index]
     places = -np.arange(len(default))
     left.barh(places, default.share, color=PLAIN)
     left.set(xlabel="share of responses without a system prompt", xlim=(0, 1))
-    for shift, table, colour, label in (
-        (0.2, default, PLAIN, "no system prompt"),
-        (-0.2, named, NAMED, "system prompt that names it"),
-    ):
-        right.barh(places + shift, table.accuracy, height=0.38, color=colour, label=label)
+    look = {"height": 0.38, "color": PLAIN, "label": "no system prompt"}
+    right.barh(places + 0.2, default.accuracy, **look)
+    look |= {"color": NAMED, "label": "system prompt that names it"}
+    right.barh(places - 0.2, named.accuracy, **look)
     right.set(xlabel="accuracy when it is used", xlim=(0, 1))
     right.set_yticks(places, default.index)
-    _legend(figure)
-    return figure
+    return _legend(figure)
 
 
 @plt.rc_context(STYLE)
 def bonus_size(profile, folder=None):
-    """How large eq. 3's addition is beside |A| at eta 0.03 in two forms, and which tokens get it,
-    of the first size's base.
-    """
+    """How large eq. 3's addition is beside |A| at eta 0.03, and which tokens get it."""
     bonus = analyses.bonus(profile, folder)
     if bonus.empty:
         return plt.figure()
     bonus = bonus[bonus["size"] == bonus["size"].iloc[0]]
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8))
-    bins = np.logspace(-4, 0.25, 35)
-    for form, name, line in (
-        ("paper", "policy_split", "-"),
-        ("released", "policy_split_released", "--"),
-    ):
+    forms = {"paper": ("policy_split", "-"), "released": ("policy_split_released", "--")}
+    for form, (name, line) in forms.items():
         share = (bonus[form] / bonus.advantage).abs().clip(lower=1e-4)
         label = f"{form}, median {share.median():.3f}"
         look = {"histtype": "step", "lw": 1.6, "ls": line, "color": COLOURS[name]}
-        left.hist(share, bins=bins, label=label, **look)
+        left.hist(share, bins=np.logspace(-4, 0.25, 35), label=label, **look)
     left.set(xscale="log", xlabel="|addition| / |A|", ylabel="tokens", xlim=(1e-4, 3))
-    left.legend(loc="upper right")
+    left.set_ylim(top=1.3 * left.get_ylim()[1])  # room for the legend
+    left.legend(loc="upper left")
     kinds = bonus.groupby("kind").bonus.mean().sort_values()
     names = [f"{kind} ({(bonus.kind == kind).mean():.0%})" for kind in kinds.index]
     right.barh(names, kinds, color=PLAIN)
@@ -239,11 +185,9 @@ CURVES = {
 
 @plt.rc_context(STYLE)
 def dynamics(profile, folder=None, methods=None, grid=None):
-    """Figure 1c, ours: accuracy and entropy of both modes, and the inter-mode KL, over training.
-
-    Means over seeds with 95% bands, of the rollouts of every fifth step; accuracy over the five
-    steps up to there. A row a size. methods: by default those of `compared` in claims.yaml; grid:
-    the runs (method, size, seed), by default the profile's.
+    """Figure 1c, ours: accuracy, entropy and inter-mode KL in training, means over seeds with 95%
+    bands, a row a size. methods: by default `compared` of claims.yaml; grid: the runs (method,
+    size, seed).
     """
     found = analyses.dynamics(profile, folder, grid)
     sizes, measures = _sizes(profile, found), [*analyses.ACCURACIES, *analyses.APART]
@@ -265,16 +209,13 @@ def dynamics(profile, folder=None, methods=None, grid=None):
         axis.set_title(said)
     for axis in axes[-1]:
         axis.set_xlabel("training step")
-    _legend(figure, _over(profile, untrained=""))
-    return figure
+    return _legend(figure, _over(profile, untrained=""))
 
 
 @plt.rc_context(STYLE)
 def beside_figure_1c(*given):
-    """The paper's figure 1c beside Policy Split's training in some profiles, of each (profile,
-    folder): both modes' entropy and the inter-mode KL, on the same scales.
-
-    Bands are 95% intervals of the means over runs; the paper's are what its plot could be read to.
+    """The paper's figure 1c beside Policy Split's training in some (profile, folder), on the same
+    scales; the paper's bands are what its plot could be read to.
     """
     reading = {f"{measure}_ci": 0.01 for measure in analyses.APART}
     sources = {"reported: figure 1c\n(read by eye)": tables.reported_figure_1c().assign(**reading)}
@@ -282,9 +223,8 @@ def beside_figure_1c(*given):
         found = analyses.dynamics(profile, folder)
         found = found[(found["size"] == profile.ablation_unit) & (found.method == "policy_split")]
         eta = profile.method("policy_split").coefficients["eta"]
-        name = (
-            f"ours: {profile.name} {profile.ablation_unit}, eta {eta:g}\n({profile.replicates()})"
-        )
+        name = f"ours: {profile.name} {profile.ablation_unit}, eta {eta:g}"
+        name += f"\n({profile.replicates()})"
         sources[name] = over_seeds(found, ["step"], analyses.APART)
     shape = {"figsize": (WIDTH, 4.6), "sharex": "col", "sharey": "row"}
     figure, axes = plt.subplots(2, len(sources), **shape)
@@ -297,17 +237,13 @@ def beside_figure_1c(*given):
             _band(axis, table, "step", measure, (0,), **look)
     axes[0, 0].set_ylabel("entropy, bits a token")
     axes[1, 0].set_ylabel("KL, nats a token")
-    _legend(figure)
-    return figure
+    return _legend(figure)
 
 
 @plt.rc_context(STYLE)
 def parting(profile, folder=None):
-    """Policy Split's inter-mode KL in training, of the runs of `parting` in claims.yaml, made
-    beside this profile's: a line a base model.
-
-    Means of five measurements, on a logarithmic scale from 0.0003 nats; below that the estimate is
-    noise, and can be negative.
+    """Policy Split's inter-mode KL in training in the runs of `parting` in claims.yaml: a line a
+    base model, means of five. Below 0.0003 nats the estimate is noise, and can be negative.
     """
     given = analyses.written()["parting"]
     figure, axes = plt.subplots(1, len(given), figsize=(WIDTH, 2.7), sharey=True)
@@ -326,13 +262,11 @@ def parting(profile, folder=None):
 # --- ablations ------------------------------------------------------------------------------------
 @plt.rc_context(STYLE)
 def eta_ablation(profile, folder=None):
-    """Accuracy, entropy and final inter-mode KL of both modes against eta; GRPO as a line with its
-    95% band.
-    """
+    """Accuracy, entropy and final inter-mode KL of both modes against eta, and GRPO's band."""
     table = tables.ablations(profile, folder)
-    table = table[(table.reference == "grpo") & (table.seeds > 0)]
-    collapsed = table[table.average_acc < 20].sort_values("eta")  # would hide all the rest
-    table = table.drop(collapsed.index).sort_values("eta")
+    table = table[(table.reference == "grpo") & (table.seeds > 0)].sort_values("eta")
+    collapsed = table[table.average_acc < 20]  # would hide all the rest
+    table = table.drop(collapsed.index)
     grpo = tables.table1(profile, folder).set_index(["size", "label"])
     grpo = grpo.loc[(profile.ablation_unit, "GRPO")]
     panels = {
@@ -341,18 +275,18 @@ def eta_ablation(profile, folder=None):
         "kl_end": ("inter-mode KL at the end, nats", (0,)),
     }
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.0))
+    ticks = sorted(set(table.eta))
     for axis, (measure, (name, bounds)) in zip(axes, panels.items(), strict=True):
-        for mode in ("normal", "he") if measure != "kl_end" else ("he",):
+        for mode in ("normal", "he") if measure in grpo else ("he",):
             own = table[table["mode"] == mode]
             reach = _reach(own[measure], own[f"{measure}_ci"], *bounds)
             look = _look("policy_split", mode, ms=4.5) | _line("policy_split", mode)
             label = _called(profile, "policy_split", mode)
             axis.errorbar(own.eta, own[measure], reach, label=label, **look)
-        if measure != "kl_end":
+        if measure in grpo:
             mean, half = grpo[measure], grpo[f"{measure}_ci"]
             axis.axhline(mean, color=COLOURS["grpo"], lw=1.2, label="GRPO")
             axis.axhspan(mean - half, mean + half, color=COLOURS["grpo"], alpha=0.12, lw=0)
-        ticks = sorted(set(table.eta))
         axis.set_xscale("symlog", linthresh=0.03)
         axis.set_xticks(ticks, [f"{eta:g}" for eta in ticks])
         axis.minorticks_off()
@@ -363,15 +297,12 @@ def eta_ablation(profile, folder=None):
         for row in collapsed.itertuples()
     ]
     said = "not drawn, collapsed: " + "; ".join(lines) + "\n" if lines else ""
-    _legend(figure, said + f"95% intervals over {profile.replicates()}")
-    return figure
+    return _legend(figure, said + f"95% intervals over {profile.replicates()}")
 
 
 @plt.rc_context(STYLE)
 def part_ablation(profile, folder=None):
-    """What each part and each departure of the released code changes: differences from Policy Split
-    with the same eta.
-    """
+    """What each part and departure changes against Policy Split with the same eta."""
     table = tables.ablations(profile, folder)
     table = table[(table.reference != "grpo") & (table.seeds > 0)]
     second = analyses.written()["second_reference"]
@@ -381,34 +312,30 @@ def part_ablation(profile, folder=None):
         table.loc[row.Index, "name"] = f"{row.variant}{more}".replace("_", " ")
     names = list(table.get("name", table.variant).unique())
     panels = {"average_acc": "accuracy, points", "average_ent": "entropy, bits a token"}
-    figure, axes = plt.subplots(
-        1, 2, figsize=(WIDTH, 0.3 * len(names) + 1.2), sharey=True, squeeze=False
-    )
-    for axis, (measure, name) in zip(axes[0], panels.items(), strict=True):
+    shape = {"figsize": (WIDTH, 0.3 * len(names) + 1.2), "sharey": True}
+    figure, axes = plt.subplots(1, 2, **shape)
+    for axis, (measure, name) in zip(axes, panels.items(), strict=True):
         for mode, own in table.groupby("mode", sort=False):
             place = (0.14 if mode == "normal" else -0.14) - own.name.map(names.index)
-            look = _look("policy_split", mode, label=f"{mode} mode")
+            said = "normal mode" if mode == "normal" else "HE mode"
+            look = _look("policy_split", mode, label=said)
             _intervals(axis, own, f"{measure}_change", place, **look)
         _rows(axis, names)
         axis.set_title(f"change of {name}")
-    _legend(figure, f"95% intervals over {profile.replicates()}")
-    return figure
+    return _legend(figure, f"95% intervals over {profile.replicates()}")
 
 
 # --- what was asked beside the suites -------------------------------------------------------------
 @plt.rc_context(STYLE)
 def best_of_n(profile, folder=None):
-    """The share of questions that none of n responses solves, for the normal mode, and for Policy
-    Split also for the high-entropy mode and an equal budget split over both.
-
-    On a logarithmic scale; a line ends where all questions are solved.
+    """The share of questions that none of n responses solves, in each mode and half in each; a line
+    ends where all are solved.
     """
     ways = {"normal": "-", "he": "--", "both": ":"}
     figure, panels = _panels(profile, analyses.best_of_n(profile, folder), sharey=True)
     for axis, found in panels:
         for name in analyses.written()["compared"]:
-            own = found[found.method == name]
-            table = over_seeds(own, ["sampling", "n"], ["accuracy"])
+            table = over_seeds(found[found.method == name], ["sampling", "n"], ["accuracy"])
             split = len(profile.method(name).sampling) > 1
             for way in ways if split else ["normal"]:
                 part = table[(table.sampling == way) & (table.accuracy < 100 - 1e-9)]
@@ -421,15 +348,12 @@ def best_of_n(profile, folder=None):
         axis.set_xticks(analyses.TRIES, map(str, analyses.TRIES))
         axis.minorticks_off()
     panels[0][0].set_ylabel("questions not solved by any of n, %")
-    _legend(figure, ncols=2)
-    return figure
+    return _legend(figure, ncols=2)
 
 
 @plt.rc_context(STYLE)
 def behaviour(profile, folder=None):
-    """Share of each derivation in the normal mode and under the high-entropy prompt, and the
-    distance between them.
-    """
+    """Shares of the derivations without and with the high-entropy prompt, and how far apart."""
     figure, panels = _panels(profile, analyses.behaviour(profile, folder), sharey=True)
     for axis, found in panels:
         own = found.drop(columns=["size", "label", "seed"])
@@ -443,22 +367,18 @@ def behaviour(profile, folder=None):
                 label = share.removeprefix("share_")
                 axis.barh(places, width, left=left, color=colour, height=0.8, label=label)
                 left = left + width
-        for k, method in enumerate(methods):
-            said = f"{means.distance[method]:.2f}"
-            axis.text(1.01, -2 * k - 0.5, said, va="center", fontsize=8)
+        for k, distance in enumerate(means.distance[methods]):
+            axis.text(1.01, -2 * k - 0.5, f"{distance:.2f}", va="center", fontsize=8)
         prompts = [f"{profile.method(m).label}{p}" for m in methods for p in ("", ", HE prompt")]
         axis.set_yticks([-k for k in range(len(prompts))], prompts)
         axis.set(xlabel="share; right: distance", xlim=(0, 1))
         axis.grid(False)
-    _legend(figure, ncols=5)
-    return figure
+    return _legend(figure, ncols=5)
 
 
 @plt.rc_context(STYLE)
 def prompt_generalization(profile, folder=None):
-    """Change of entropy from the normal mode under the trained and the unseen system prompts; means
-    with 95% intervals.
-    """
+    """Change of entropy from the normal mode under the trained and the unseen prompts."""
     found = analyses.prompt_generalization(profile, folder)
     prompts = list(found.prompt.unique())
     figure, panels = _panels(profile, found, height=3.4, sharey=True)
@@ -472,43 +392,12 @@ def prompt_generalization(profile, folder=None):
                 _intervals(axis, table, "entropy_change", places, **look)
         _rows(axis, [prompt.replace("_", " ") for prompt in prompts])
         axis.set_xlabel("entropy, bits a token")
-    _legend(figure, _over(profile), ncols=2)
-    return figure
-
-
-@plt.rc_context(STYLE)
-def creative(profile, folder=None):
-    """Diversity of stories in each mode of each method, where most responses are stories; means
-    over seeds with 95% intervals. Empty where that leaves no high-entropy mode, or no interval, to
-    compare.
-    """
-    found = analyses.stories(profile, folder)
-    told = over_seeds(found, ["size", "method", "mode"], analyses.STORIES)
-    told = told[~(told.told < 0.5)]  # blank where it was not counted: all of a pretrained model's
-    if not len(told[told["mode"] == "he"].div_2gram_ci.dropna()):
-        return plt.figure()
-    sizes, methods = _sizes(profile, told), [m for m in profile.methods if m in set(told.method)]
-    panels = {"div_2gram": "Div-2-gram", "div_bleu4": "Div-BLEU-4"}
-    shape = (WIDTH, (0.34 * len(methods) + 0.9) * len(sizes) + 0.7)
-    figure, axes = plt.subplots(len(sizes), 2, figsize=shape, squeeze=False, sharey="row")
-    for row, size in zip(axes, sizes, strict=True):
-        for axis, (measure, name) in zip(row, panels.items(), strict=True):
-            rows = told[told["size"] == size].groupby(["method", "mode"], sort=False)
-            for (method, mode), own in rows:
-                if method in methods:
-                    place = (0.15 if mode == "normal" else -0.15) - methods.index(method)
-                    _intervals(axis, own, measure, [place], (0, 100), **_look(method, mode))
-            _rows(axis, [profile.method(m).label for m in methods], zero=False)
-            axis.set_title(f"{name}, {profile.origin.label(size)}")
-    _legend(figure, _over(profile, "filled: normal mode, hollow: under the HE prompt"))
-    return figure
+    return _legend(figure, _over(profile), ncols=2)
 
 
 @plt.rc_context(STYLE)
 def reached(profile, folder=None):
-    """Where exploration ends: accuracy on longer sums against the share of responses that work in
-    steps there; a mark a run and mode, a panel a size.
-    """
+    """Accuracy on longer sums against the share of responses that work in steps there."""
     table = analyses.derivations(profile, folder)
     table = table[(table.suite == "long") & table.method.isin(profile.methods)]
     figure, panels = _panels(profile, table)
@@ -519,15 +408,12 @@ def reached(profile, folder=None):
             axis.plot(100 * own.steps, 100 * own.accuracy, **look)
         axis.set(xlabel="responses that work in steps, %", xlim=(-4, 104))
     panels[0][0].set_ylabel("accuracy on longer sums, %")
-    _legend(figure, ncols=2)
-    return figure
+    return _legend(figure, ncols=2)
 
 
 @plt.rc_context(STYLE)
 def worlds(profile, folder=None):
-    """What training changes in each world: see tables.worlds. Marks are mean differences, bars
-    their 95% intervals.
-    """
+    """What training changes in each world: mean differences with 95% intervals."""
     table = tables.worlds(profile, folder)
     over = table.replicates.str.removesuffix(" of one base model")
     table["world"] += " " + table["size"] + ", " + table.pairs.astype(str) + " " + over
@@ -536,34 +422,31 @@ def worlds(profile, folder=None):
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.75 * len(names) + 1.5), sharey=True)
     for axis, measure, what in zip(axes, tables.WORLDS, panels, strict=True):
         for k, said in enumerate(table.difference.unique()):
-            own = table[table.difference == said]
-            method = analyses.terms(given[k])[0].method
-            look = _look(method, analyses.terms(given[k])[0].at, label=said)
+            own, (term, _) = table[table.difference == said], analyses.terms(given[k])
+            look = _look(term.method, term.at, label=said)
             places = 0.15 * (2 - k) - own.world.map(names.index)
             _intervals(axis, own, measure, places, **look)
         _rows(axis, names)
         axis.set_title(what)
-    _legend(figure, "95% intervals over what stands beside each world", ncols=2)
-    return figure
+    return _legend(figure, "95% intervals over what stands beside each world", ncols=2)
 
 
 @plt.rc_context(STYLE)
 def strip(checks):
-    """One check in several forms, worlds and sizes, a row each: its mean with its 95% interval; the
-    side on which the claim puts it is shaded.
-    """
+    """One check in several forms and worlds: 95% intervals; the claim's side is shaded."""
     figure, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.24 * len(checks) + 0.6))
     names = []
-    for k, row in enumerate(checks.itertuples()):
-        form = row.claim.partition(" ")[2].removeprefix("bases").strip()
+    for k, row in enumerate(checks.to_dict("records")):
+        # what is said by the profile's name is not said again
+        form = row["claim"].partition(" ")[2].removeprefix(row["profile"]).strip()
         form = f" ({form})".replace("released", "released bonus") if form else ""
-        names.append(f"{row.profile} {checks['size'].iloc[k]}{form}")
+        names.append(f"{row['profile']} {row['size']}{form}")
         look = _look("policy_split_released" if "released" in form else "policy_split")
-        reach = [[row.mean - row.low], [row.high - row.mean]]
-        axis.errorbar(row.mean, -k, xerr=reach, ms=5, lw=1.2, **look)
+        reach = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+        axis.errorbar(row["mean"], -k, xerr=reach, ms=5, lw=1.2, **look)
     _rows(axis, names)
     low, high = axis.get_xlim()
-    side = (0, high) if row.direction == "positive" else (low, 0)
+    side = (0, high) if row["direction"] == "positive" else (low, 0)
     axis.axvspan(*side, color="#8a8a8a", alpha=0.12, lw=0)
     first = checks.iloc[0]
     axis.set(xlim=(low, high), xlabel=f"{first.check}, {first.unit}")
@@ -571,9 +454,7 @@ def strip(checks):
 
 
 def save(figure, folder, name):
-    """Write a figure as <name>.svg and <name>.png, each whole or not at all, and close it; an empty
-    one is not written, and no older one left.
-    """
+    """Write a figure whole as <name>.svg and .png and close it; of an empty one neither is left."""
     for kind in ("svg", "png"):
         if not figure.axes:
             (folder / f"{name}.{kind}").unlink(missing_ok=True)

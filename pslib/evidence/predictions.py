@@ -1,50 +1,45 @@
-"""Predictions: quantities named in claims.yaml before the runs, measured over base models in one
-evaluation.
-
-Every number comes from analyses.asked, for which all models of all profiles answer the same
-questions under the same prompts with the same draws. A term of a quantity is a mean over one base
-model's responses; the base model is the unit.
+"""Predictions: quantities named in claims.yaml before the runs, each a sum of means over one base
+model's responses (see analyses.asked); the base model is the unit.
 """
 
 import pandas as pd
 
 from pslib.evidence import analyses, stats
+from pslib.lab import runs
+
+WINDOW = 5  # measurements over which accuracy and entropy in training are averaged
 
 
 def measured(profile, folder=None, which="predictions"):
-    """The quantities of the `predictions` or `estimates` in claims.yaml -> (name, what is said of
-    it, its values by base model, its unit), one at a time.
-    """
+    """Quantities of a section of claims.yaml -> (name, facts, values by base model, unit)."""
     evidence, size = analyses.Evidence(profile, folder), profile.table_sizes[0]
     for name, given in analyses.written()[which].items():
         measure = given.get("measure", "asked_bits")
         values = evidence.quantity(given["quantity"], size, measure)
-        yield name, given, values, analyses.UNITS[measure]
+        yield name, given, values, analyses.unit_of(measure)
+
+
+def _summary(values, unit):
+    """What tables say of values by base model."""
+    positive = int((values > 0).sum())
+    mean = analyses.intervals({"mean": values})
+    return {"base_models": len(values), "positive": positive, **mean, "unit": unit}
 
 
 def tested(profile, folder=None):
-    """The predictions and what came of them -> DataFrame, one row each, in one Holm family.
-
-    Columns prediction, says, base_models (how many), positive (in how many of them it is above 0),
-    mean and mean_ci (its 95% interval's half-width), unit, test, p, p_holm, outcome.
-    outcome: "as predicted" or "opposite" where p_holm is below 0.05, else "no detectable
-    difference" ("not shown" for equivalence); "too few base models" where so few cannot reach it.
+    """The predictions and what came of them, in one Holm family: "as predicted" or "opposite" where
+    p_holm is below 0.05; "too few base models" where so few cannot reach it.
     """
     rows = []
     for name, given, values, unit in measured(profile, folder):
-        bound = given.get("within")
-        rows.append(
-            {
-                "prediction": name,
-                "says": " ".join(given["says"].split()),
-                "base_models": len(values),
-                "positive": int((values > 0).sum()),
-                **analyses.interval("mean", values),
-                "unit": unit,
-                "test": f"equivalence within {bound}" if bound else "sign flip",
-                "p": stats.equivalence(values, bound=bound) if bound else stats.sign_flip(values),
-            }
-        )
+        row = {"prediction": name, "says": " ".join(given["says"].split())}
+        row |= _summary(values, unit)
+        if bound := given.get("within"):
+            row["test"] = f"equivalence within {bound}"
+            row["p"] = stats.equivalence(values, bound=bound)
+        else:
+            row |= {"test": "sign flip", "p": stats.sign_flip(values)}
+        rows.append(row)
     table = pd.DataFrame(rows)
     table["p_holm"] = stats.holm(table.p)
     table["outcome"] = [_outcome(row, len(table)) for row in table.itertuples()]
@@ -56,58 +51,53 @@ def _outcome(row, tests):
         return ""
     if tests * 2 / 2**row.base_models >= 0.05:  # the least p of the exact test, times their number
         return "too few base models"
-    if row.test != "sign flip":
-        return "as predicted" if row.p_holm < 0.05 else "not shown"
+    flipped = row.test == "sign flip"
     if row.p_holm >= 0.05:
-        return "no detectable difference"
-    return "as predicted" if row.mean > 0 else "opposite"
+        return "no detectable difference" if flipped else "not shown"
+    return "opposite" if flipped and row.mean < 0 else "as predicted"
 
 
-def estimated(profile, folder=None):
-    """The estimates named beside the predictions -> DataFrame: estimate, base_models, positive,
-    mean, mean_ci, unit, and detectable.
-
-    detectable: the smallest true difference that so many base models would find with 80% power at
-    0.05.
+def estimated(profile, folder=None, which="estimates"):
+    """The estimates of a section of claims.yaml, with the smallest true difference that so many
+    base models would find with 80% power at 0.05 (detectable).
     """
     rows = []
-    for name, _, values, unit in measured(profile, folder, "estimates"):
-        rows.append(
-            {
-                "estimate": name,
-                "base_models": len(values),
-                "positive": int((values > 0).sum()),
-                **analyses.interval("mean", values),
-                "unit": unit,
-                "detectable": stats.smallest_detectable(values.std(ddof=1), len(values)),
-            }
-        )
+    for name, _, values, unit in measured(profile, folder, which):
+        row = {"estimate": name, **_summary(values, unit)}
+        row["detectable"] = stats.smallest_detectable(values.std(ddof=1), len(values))
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 def by_base_model(profile, folder=None):
-    """What stands behind each prediction and estimate -> DataFrame: quantity, and a column for each
-    base model with its value.
-    """
+    """What stands behind each prediction and estimate: a column for each base model."""
     rows = {
         f"{which}: {name}": values
         for which in ("predictions", "estimates")
         for name, _, values, _ in measured(profile, folder, which)
     }
     table = pd.DataFrame(rows).T.rename_axis("quantity")
-    return table.set_axis([f"b{seed}" for seed in table.columns], axis=1).reset_index()
+    return table.add_prefix("b").reset_index()
 
 
-WINDOW = 5  # measurements over which accuracy and entropy in training are averaged
+def what_decides(profile, folder=None):
+    """Spearman's rank correlation, over base models, of D(high-entropy prompt) with what may go
+    with it; chosen after the runs had been seen.
+    """
+    evidence, size, rows = analyses.Evidence(profile, folder), profile.table_sizes[0], []
+    gap = analyses.written()["predictions"]["heeding"]["quantity"]
+    gap = evidence.quantity(gap, size, "asked_bits")
+    for name, given in analyses.written()["what_decides"].items():
+        other = evidence.quantity(given["quantity"], size, given.get("measure", "asked_bits"))
+        both = pd.concat([gap, other], axis=1, join="inner")
+        rank = both.corr("spearman").iloc[0, 1]
+        rows.append({"quantity": name, "base_models": len(both), "spearman": rank})
+    return pd.DataFrame(rows)
 
 
 def at_equal_accuracy(profile, folder=None):
-    """The normal mode's entropy in training, of two methods when both are equally accurate ->
-    DataFrame: comparison, base_models, mean, mean_ci, unit.
-
-    Of each base model, accuracy and entropy are means of five measurements in a row. The level is
-    the lower of the two methods' final accuracies. Each method's entropy is taken where it first
-    reaches the level; what is compared is their difference, in bits a token.
+    """The difference of two methods' normal modes' entropies in training, in bits a token, each
+    where it first reaches the lower of the two final accuracies; of means of five measurements.
     """
     evidence, rows = analyses.Evidence(profile, folder), []
     for given in analyses.written()["at_equal_accuracy"]:
@@ -116,21 +106,13 @@ def at_equal_accuracy(profile, folder=None):
         pair = (given["method"], given["against"])
         curves = [] if found is None else found.groupby("seed")
         values = pd.Series([_when_level(own, *pair) for _, own in curves], dtype=float).dropna()
-        rows.append(
-            {
-                "comparison": given["says"],
-                "base_models": len(values),
-                **analyses.interval("mean", values),
-                "unit": "bits",
-            }
-        )
-    return pd.DataFrame(rows)
+        row = {"comparison": given["says"], **_summary(values, "bits")}
+        rows.append(row)
+    return pd.DataFrame(rows).drop(columns="positive")
 
 
 def _when_level(found, method, against):
-    """The difference of two methods' entropies when level, from one base model's curves; NaN where
-    one lacks.
-    """
+    """The entropies' difference of one base model when level; NaN where one method lacks."""
     columns, curves = ["accuracy_normal", "entropy_bits_normal"], []
     for name in (method, against):
         own = found[found.method == name].sort_values("step")
@@ -138,5 +120,28 @@ def _when_level(found, method, against):
     if any(curve.empty for curve in curves):
         return float("nan")
     level = min(curve.accuracy_normal.iloc[-1] for curve in curves)
-    reached = [curve[curve.accuracy_normal >= level].iloc[0] for curve in curves]
-    return reached[0].entropy_bits_normal - reached[1].entropy_bits_normal
+    first, second = (curve[curve.accuracy_normal >= level].iloc[0] for curve in curves)
+    return first.entropy_bits_normal - second.entropy_bits_normal
+
+
+def at_quick_length(profile, folder=None):
+    """How many base models show the pattern after as many steps as the profile quick trains; and a
+    column for each base model with its value.
+
+    A mode's entropy, in bits a token of its own responses, is the mean of the measurements in the
+    last ten of these steps.
+    """
+    steps, rows = runs.load_profile("quick").train.steps, []
+    found = analyses.dynamics(profile, folder)
+    found = found[found.step.between(steps - 9, steps)]
+    entropies = found.groupby(["method", "seed"])[["entropy_bits_normal", "entropy_bits_he"]].mean()
+
+    for given in analyses.written()["at_quick_length"]:
+        parts = (
+            term.sign * entropies[f"entropy_bits_{term.at}"].unstack("seed").reindex([term.method])
+            for term in analyses.terms(given["quantity"])
+        )
+        values = sum(part.iloc[0] for part in parts).dropna()
+        by_base = {f"b{seed}": value for seed, value in values.items()}
+        rows.append({"comparison": given["says"], **_summary(values, "bits"), **by_base})
+    return pd.DataFrame(rows)

@@ -1,8 +1,5 @@
-"""Does a pretrained model understand the high-entropy prompt? It is asked, as it comes, three tasks
-under five system prompts.
-
-What a prompt's words do shows beside a text of the same length that says nothing of the task: any
-system prompt moves a pretrained model.
+"""Does a pretrained model understand the high-entropy prompt? It is asked three tasks under five
+system prompts, one of which is as long and says nothing of the task.
 """
 
 from dataclasses import replace
@@ -16,7 +13,7 @@ from pslib.evidence.stats import parts_of_ratio
 from pslib.lab import chain, checkpoint, records, runs
 
 SEEDS = (1, 2, 3, 4)  # of the draws, one response to a question each
-QUESTIONS = 24  # sums; there are as many word problems
+QUESTIONS = 24  # sums at most: the test split has 18 of two numbers; there are 24 word problems
 MAX_NEW_TOKENS = 96
 GRADED = ("sums", "words")  # tasks whose questions have answers
 KEYS = ["task", "seed", "prompt", "question_id"]
@@ -25,20 +22,11 @@ MEASURES = ["entropy_bits", "entropy_change", "entropy_beyond", "accuracy", "kl"
 
 
 def tasks_of(profile):
-    """{task: questions}: the profile's sums, the word problems, and its stories, whose answer no
-    response can give.
-    """
-    stories = [
-        {"id": f"stories-{place}", "question": text, "answer": ""}
-        for place, text in enumerate(profile.stories)
-    ]
+    """{task: questions}; no response can give a story's answer."""
+    told = enumerate(profile.stories)
+    stories = [{"id": f"stories-{place}", "question": text, "answer": ""} for place, text in told]
     sums = profile.questions("like", QUESTIONS)
     return {"sums": sums, "words": tasks.word_problems(), "stories": stories}
-
-
-def settings_of(profile):
-    """How answers are drawn: an evaluation's settings, with one response of MAX_NEW_TOKENS."""
-    return replace(profile.evaluate, questions=QUESTIONS, samples=1, max_new_tokens=MAX_NEW_TOKENS)
 
 
 def prompts_of(tokenizer):
@@ -48,18 +36,20 @@ def prompts_of(tokenizer):
 
 
 def ask(profile):
-    """Ask a profile's pretrained model every task under every prompt -> DataFrame, and prompts.csv.
+    """Ask a profile's pretrained model every task under every prompt -> DataFrame, and prompts.csv:
+    a row a task, seed, prompt and question.
 
-    A row a task, seed, prompt and question: COUNTS, as in probe.ask. The file is written after each
-    task and seed, and what it holds is not asked again. ValueError for a profile whose models are
-    made here.
+    The file is written after each task and seed, and what it holds is not asked again. ValueError
+    for a profile whose models are made here.
     """
     if not profile.origin.knows_words:
         raise ValueError(
             f"profile {profile.name} makes its models, which read no words; name a profile of a "
             "pretrained model, like smollm2"
         )
-    path, settings = profile.folder / "prompts.csv", settings_of(profile)
+    path = profile.folder / "prompts.csv"
+    limits = {"questions": QUESTIONS, "samples": 1, "max_new_tokens": MAX_NEW_TOKENS}
+    settings = replace(profile.evaluate, **limits)
     with runs.owned(profile.folder):
         model, tokenizer = chain.trained_model(profile, "original", profile.sizes[0], SEEDS[0])
         prompts, asked = prompts_of(tokenizer), tasks_of(profile)
@@ -90,11 +80,9 @@ def _record(profile, settings, model, tokenizer, prompts, asked):
 
 
 def table(profile, folder=None):
-    """What prompts change, from prompts.csv in a folder of results: a row a task and prompt.
-
-    Entropy in bits and KL in nats a token, accuracy in percent (blank for stories), each with the
-    half of its 95% interval over questions (`_ci`). entropy_change is the entropy less that of the
-    normal mode, entropy_beyond less that under the unrelated prompt, both paired by question.
+    """What prompts change, a row a task and prompt: entropy in bits, KL in nats a token, accuracy
+    in percent, over questions; entropy_change less the normal mode's, entropy_beyond less the
+    unrelated prompt's.
     """
     path, rows = Path(folder or profile.folder) / "prompts.csv", []
     found = analyses.read(path) if path.exists() else pd.DataFrame(columns=[*KEYS, *COUNTS])
@@ -112,8 +100,6 @@ def table(profile, folder=None):
                 "accuracy": 100 * by.correct / by.samples if task in GRADED else [],
                 "kl": parts_of_ratio(by.kl, by.tokens),
             }
-            for name in MEASURES:
-                row |= analyses.interval(name, values[name])
-            rows.append(row)
+            rows.append(row | analyses.intervals(values))
     both = [part for name in MEASURES for part in (name, f"{name}_ci")]
     return pd.DataFrame(rows, columns=["task", "prompt", "seeds", "questions", "replicates", *both])

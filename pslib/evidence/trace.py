@@ -1,9 +1,8 @@
-"""What stands behind a number: the runs, paired differences, interval and commits of a difference
-between two methods.
-"""
+"""What stands behind a difference between two methods: runs, pairs, interval and commits."""
 
 import json
-from dataclasses import dataclass
+from collections import Counter
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -18,11 +17,9 @@ MEASURES = {
 }
 
 
-@dataclass(frozen=True)
-class Trace:
-    """A difference, method in a mode - baseline in the normal mode, at one model size.
-
-    pairs: a row a base model or seed, with both runs, their values and the difference, unrounded.
+class Trace(NamedTuple):
+    """A difference, method in a mode - baseline in the normal mode, at one size; pairs: a row a
+    base model or seed, with both runs, their values and the difference.
     """
 
     size: str
@@ -32,12 +29,8 @@ class Trace:
 
 
 def traces(profile, method, baseline, measure, folder=None):
-    """The differences of a method to a baseline, a Trace for each model size and mode of the
-    method.
-
-    folder: the profile's results, by default this machine's. Compared with itself, a method's
-    high-entropy mode is compared with its normal mode. ValueError for an unknown measure, or where
-    no pair of runs is there.
+    """The differences of a method to a baseline, or of its high-entropy to its normal mode: a Trace
+    for each size and mode; ValueError where there are none.
     """
     if measure not in MEASURES:
         raise ValueError(f"no measure is called {measure!r}; choose one of {', '.join(MEASURES)}")
@@ -52,49 +45,39 @@ def traces(profile, method, baseline, measure, folder=None):
     found = found[["size", "method", "mode", "seed", "run", "value"]]
     base = found[(found.method == baseline) & (found["mode"] == "normal")]
     own = found[(found.method == method) & ((method != baseline) | (found["mode"] != "normal"))]
-    made = []
-    for (size, mode), rows in own.groupby(["size", "mode"], sort=False):
-        pairs = rows.merge(base, on=["size", "seed"], suffixes=("", "_baseline"))
-        pairs["difference"] = pairs.value - pairs.value_baseline
-        if len(pairs):
-            effect = stats.paired_effect(pairs.value, pairs.value_baseline)
-            made.append(Trace(size, mode, pairs, effect))
-    if not made:
+    both = own.merge(base, on=["size", "seed"], suffixes=("", "_baseline"))
+    both["difference"] = both.value - both.value_baseline
+    if both.empty:
         raise ValueError(f"{method} and {baseline} share no base model or seed in {profile.name}")
-    return made
+    return [
+        Trace(*of, pairs, stats.paired_effect(pairs.value, pairs.value_baseline))
+        for of, pairs in both.groupby(["size", "mode"], sort=False)
+    ]
 
 
 def commits(folder, names):
-    """Which commit made each of these runs: {commit: number of runs}; a commit that was not
-    clean ends in "+ changes".
-    """
-    counts = {}
-    for name in sorted(set(names)):
-        manifest = json.loads((folder / "runs" / name / "manifest.json").read_text())
-        commit = manifest["commit"] + (" + changes" if manifest["dirty"] else "")
-        counts[commit] = counts.get(commit, 0) + 1
-    return counts
+    """{commit: how many of these runs it made}; one that was not clean ends in "+ changes"."""
+    made = (
+        json.loads((folder / "runs" / n / "manifest.json").read_text()) for n in sorted({*names})
+    )
+    return Counter(each["commit"] + (" + changes" if each["dirty"] else "") for each in made)
 
 
 def report(profile, method, baseline, measure, folder=None):
-    """The traces of a difference as text: for each size and mode the pairs, the interval and the
-    commits.
-    """
+    """The traces of a difference as text: for each size and mode pairs, interval and commits."""
     folder, replicates = folder or profile.folder, profile.replicates()
     found = traces(profile, method, baseline, measure, folder)
-    runs_folder = folder / "runs"
-    if runs_folder.is_relative_to(ROOT):
-        runs_folder = runs_folder.relative_to(ROOT)
+    at = folder / "runs"
+    at = at.relative_to(ROOT) if at.is_relative_to(ROOT) else at
     unit = "base model" if replicates == BASE_MODELS else "seed"
+    columns = ["seed", "run", "value", "run_baseline", "value_baseline", "difference"]
     heads = [unit, "run", "value", "baseline", "its value", "difference"]
-    lines = [f"{method} - {baseline}, {MEASURES[measure]}", f"runs: {runs_folder}"]
-    for trace in found:
-        pairs = trace.pairs[
-            ["seed", "run", "value", "run_baseline", "value_baseline", "difference"]
-        ]
-        table = pairs.to_markdown(headers=heads, index=False, floatfmt=".4f", tablefmt="simple")
-        mode = "high-entropy" if trace.mode == "he" else "normal"
-        lines += ["", f"{trace.size}, {mode} mode", table, _said(trace.effect, replicates)]
+    style = {"headers": heads, "index": False, "floatfmt": ".4f", "tablefmt": "simple"}
+    lines = [f"{method} - {baseline}, {MEASURES[measure]}", f"runs: {at}"]
+    for size, mode, pairs, effect in found:
+        said = "high-entropy" if mode == "he" else "normal"
+        table = pairs[columns].to_markdown(**style)
+        lines += ["", f"{size}, {said} mode", table, _said(effect, replicates)]
         used = commits(folder, [*pairs.run, *pairs.run_baseline])
         lines += [f"commit {commit} made {count} of these runs" for commit, count in used.items()]
     return "\n".join(lines)
@@ -105,7 +88,5 @@ def _said(effect, replicates):
     mean = f"mean difference {effect.difference:+.4f}"
     if effect.seeds < 2:
         return f"{mean}; one pair has no interval"
-    return (
-        f"{mean}, 95% interval {effect.low:+.4f} to {effect.high:+.4f} (Student t, "
-        f"{effect.seeds} {replicates})"
-    )
+    interval = f"{effect.low:+.4f} to {effect.high:+.4f}"
+    return f"{mean}, 95% interval {interval} (Student t, {effect.seeds} {replicates})"

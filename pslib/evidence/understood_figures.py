@@ -1,44 +1,25 @@
-"""Figures of the worlds in which system prompts mean something and in which they mean nothing.
-
-Each takes the profile `understood` and the folder of its results, beside which the others' lie. A
-small mark is a base model everywhere, a large one their mean with its 95% interval.
+"""Figures of the worlds in which system prompts mean something and in which they mean nothing, of
+the profile `understood` and those beside it (`taught_models`: of `smollm2_taught`). A small mark is
+a base model, a large one their mean with its 95% interval.
 """
 
 import matplotlib.pyplot as plt
 
 from pslib.evidence import analyses, probe, stats, tables
-from pslib.evidence.analyses import Evidence
 from pslib.evidence.figures import PARTS, STYLE, WIDTH, _band, _legend, _look, _rows
 
-WORLDS = {
-    "understood": {"label": "prompts mean something", "color": "#0072b2", "marker": "o"},
-    "understood_control": {"label": "prompts mean nothing", "color": "#8a8a8a", "marker": "s"},
-}
-FORMS = {
-    "grpo": "GRPO",
-    "eta_0": "no bonus (eta 0)",
-    "policy_split": "eq. 3, eta 0.03",
-    "eta_matched": "eq. 3, matched eta",
-    "eta_2": "eq. 3, eta 2",
-    "policy_split_released": "released form",
-}
-GAPS = {
-    "HE prompt": ("understood", "high_entropy"),
-    "neutral prompt": ("understood_neutral", "neutral"),
-    "low-entropy prompt": ("understood_low", "low_entropy"),
-    "HE prompt, control world": ("understood_control", "high_entropy"),
-}
-KINDS = {"plan": "derivation", "wording": "wording", "sum": "sums", "box": "answer", "end": "end"}
+# What is drawn: worlds and how they look, methods, trained prompts, kinds of tokens.
+WORLDS, FORMS, GAPS, KINDS = analyses.written("artefacts")["understood"].values()
 
 
 def _gap(world, method, prompt="high_entropy"):
-    """The quantity that is the gap between the entropies under a prompt and under none."""
+    """The gap between the entropies under a prompt and under none, as a quantity."""
     return f"{world}/{method}@{prompt} - {world}/{method}@none"
 
 
 def _reader(profile, folder):
     """A function of a quantity and measure -> its values by base model."""
-    evidence, size = Evidence(profile, folder), profile.table_sizes[0]
+    evidence, size = analyses.Evidence(profile, folder), profile.table_sizes[0]
     return lambda quantity, measure="asked_bits": evidence.quantity(quantity, size, measure)
 
 
@@ -54,11 +35,8 @@ def _dots(axis, values, place, single=True, **look):
 
 @plt.rc_context(STYLE)
 def form_and_meaning(profile, folder=None):
-    """Left: the normal mode's entropy after training minus before, by method and world. Right: D(p)
-    of each trained prompt.
-
-    D(p) is the gap between the entropies under p and under no prompt after the released form, minus
-    the same after eta 0.
+    """Left: the normal mode's entropy after training minus before. Right: D(p), the gap under p
+    after the released form minus the same after eta 0.
     """
     measured = _reader(profile, folder)
     shape = {"figsize": (WIDTH, 3.6), "gridspec_kw": {"width_ratios": [1.25, 1]}}
@@ -73,22 +51,18 @@ def form_and_meaning(profile, folder=None):
         look = WORLDS.get(world, WORLDS["understood"])
         _dots(right, (after - before).dropna(), -row, **look)
     right.axvspan(-0.015, 0.015, color="#8a8a8a", alpha=0.12, lw=0)
-    for axis, names, title in (
-        (left, FORMS.values(), "normal mode's entropy, change in training"),
-        (right, GAPS, "D: gap that the bonus adds"),
-    ):
-        _rows(axis, list(names))
-        axis.set(xlabel="bits a token", title=title)
+    _rows(left, list(FORMS.values()))
+    _rows(right, list(GAPS))
+    left.set(xlabel="bits a token", title="normal mode's entropy, change in training")
+    right.set(xlabel="bits a token", title="D: gap that the bonus adds")
+    for axis in (left, right):
         axis.locator_params(axis="x", nbins=5)  # or the labels run into each other
-    _legend(figure)
-    return figure
+    return _legend(figure)
 
 
 @plt.rc_context(STYLE)
 def gap_after_against_before(profile, folder=None):
-    """The gap between the modes' entropies after training against the gap before, a dot a base
-    model, a panel a method.
-    """
+    """The gap between the modes' entropies after training against before, by base model."""
     measured = _reader(profile, folder)
     methods = {name: FORMS[name] for name in ("eta_0", "policy_split", "policy_split_released")}
     shape = {"figsize": (WIDTH, 3.0), "sharex": True, "sharey": True}
@@ -103,39 +77,52 @@ def gap_after_against_before(profile, folder=None):
         axis.axvline(0, color="black", lw=0.6)
         axis.set(title=said, xlabel="gap before training, bits")
     axes[0].set_ylabel("gap after training, bits")
-    _legend(figure)
-    return figure
+    return _legend(figure)
 
 
 @plt.rc_context(STYLE)
 def what_carries_the_gap(profile, folder=None):
-    """Which tokens carry the gap between the modes' entropies, before training and after each form,
-    by kind of token.
-
-    A kind's part is its bits divided by all tokens, under the high-entropy prompt minus under none;
-    parts add up to the gap.
+    """Which kinds of tokens carry the gap, before training and after each form: a kind's bits
+    divided by all tokens, so that parts add up to the gap.
     """
     measured = _reader(profile, folder)
-    methods = {"original": "before training"} | {
-        name: FORMS[name] for name in ("grpo", "eta_0", "policy_split_released")
-    }
+    methods = {"original": "before training"}
+    methods |= {name: FORMS[name] for name in ("grpo", "eta_0", "policy_split_released")}
     shape = {"figsize": (WIDTH, 3.2), "sharex": True, "sharey": True}
     figure, axes = plt.subplots(1, len(WORLDS), **shape)
     for axis, (world, look) in zip(axes, WORLDS.items(), strict=True):
         for k, kind in enumerate(probe.KINDS):
-            own = {
-                "color": PARTS[k],
-                "marker": "os^Dv"[k],
-                "label": KINDS[kind],
-                "mec": "#333333",
-            }
+            own = {"color": PARTS[k], "marker": "os^Dv"[k], "label": KINDS[kind], "mec": "#333333"}
             for row, method in enumerate(methods):
                 found = measured(_gap(world, method), f"part_{kind}")
                 _dots(axis, found, 0.13 * (2 - k) - row, single=False, **own)
         _rows(axis, list(methods.values()))
         axis.set(title=look["label"], xlabel="part of the gap, bits a token")
-    _legend(figure, ncols=5)
-    return figure
+    return _legend(figure, ncols=5)
+
+
+@plt.rc_context(STYLE)
+def taught_models(profile, folder=None):
+    """A pretrained model that was taught either world: the normal mode's entropy, and the gap
+    between the modes, before training and after each method; a small dot a taught model.
+
+    It takes the profile `smollm2_taught` and the folder of its results.
+    """
+    measured = _reader(profile, folder)
+    names = ("grpo", "policy_split", "policy_split_released")
+    methods = {"original": "before training"} | {name: FORMS[name] for name in names}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.0))
+    for shift, (world, look) in zip((0.2, -0.2), WORLDS.items(), strict=True):
+        taught = world.replace("understood", profile.name)
+        for row, method in enumerate(methods):
+            _dots(left, measured(f"{taught}/{method}@none"), shift - row, **look)
+            _dots(right, measured(_gap(taught, method)), shift - row, **look)
+    titles = "normal mode's entropy", "gap between the modes"
+    for axis, title in zip((left, right), titles, strict=True):
+        _rows(axis, list(methods.values()))
+        axis.set(xlabel="bits a token", title=title)
+    right.axvline(0, color="black", lw=0.6)
+    return _legend(figure)
 
 
 WAYS = {  # of spending k responses: how each is drawn, and called
@@ -173,5 +160,4 @@ def pass_at_k(profile, folder=None):
     for axis in axes[-1]:
         axis.set_xlabel("k responses")
         axis.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
-    _legend(figure, ncols=4)
-    return figure
+    return _legend(figure, ncols=4)

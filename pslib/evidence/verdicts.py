@@ -1,19 +1,13 @@
 """Verdicts: the paper's ten claims, each as checks that this project's runs can confirm or refute.
 
-A check is a quantity of which its claim says that it is positive or negative, with one number a
-replicate: a seed of one base model, or a base model (see runs.Profile.replicates). An interval over
-seeds of one base model speaks for that base model alone. The check's own verdict follows from its
-95% interval (`stats.verdict`), with Holm's correction over its family: what the correction takes
-away is "not separated". Where no p follows from the data the interval alone decides. Each claim has
-two families: checks that say what the claim says, which decide, and checks `beside` it, which tell
-more or would pass without the claim being true. A claim says that all of its deciding checks hold:
-it is confirmed if all do, partly confirmed if some do, refuted if at least one is refuted and none
-confirmed, and not separated if none is told either way.
+A check is a quantity of which its claim says that it is positive or negative. Its verdict follows
+from its 95% interval over replicates, with Holm's correction over its family: the claim's checks
+that decide, or those `beside` it. A claim is confirmed if all of its deciding checks are, partly if
+some are, refuted if some are refuted and none confirmed, and else not separated.
 
-Claims and checks stand in claims.yaml. A claim that names a world to be tested in (`tested_in`) is
-tested there, where that profile was run beside the one that is asked for; one that says `only_in`
-is tested nowhere else. Why a verdict came out as it did is not computed: it is a sentence in the
-results' why.yaml.
+Claims stand in claims.yaml, each with the world that it is tested in where that was run
+(`tested_in`) or there alone (`only_in`). Why a verdict came out so is said in the results'
+why.yaml.
 """
 
 import re
@@ -36,39 +30,37 @@ def claims():
 
 
 def _tested(evidence, size, facts):
-    """Each check of a claim at a size -> (its facts, its text, Effect, what its replicates are)."""
+    """Each check of a claim at a size -> (its facts, its text, Effect, its replicates)."""
     facts = {"method": "policy_split", **claims().get(facts.get("like"), {}), **facts}
-    profile, words = evidence.profile, {"method": facts["method"]}
+    profile, words = evidence.profile, {"method": facts["method"], "n": ""}
     if facts.get("over", "") not in ("", profile.replicates("original")):
         return
     if facts.get("only") == "ablation size" and size != profile.ablation_unit:
         return
     if "given" in facts:
         words["n"] = _first_given(evidence, size, facts["given"], words)
-    for check in facts["checks"]:
-        if words.get("n", "") is None and not check.get("always"):
-            continue
-        for other in check.get("each", [""]):
-            words |= {"other": other, "name": other.replace("_", " ")}
-            if "{label}" in check["says"]:
-                words["label"] = profile.method(other).label
-            said = check["says"].format(**words)
-            if "benchmark" in check:
-                for machine, effect in _benchmarked(check, size):
-                    yield check, f"{said} ({machine})", effect, PAIRS
-            else:
-                quantity = check["quantity"].format(**words)
-                values = evidence.quantity(quantity, size, check["measure"])
-                effect = stats.paired_effect(values, np.zeros(len(values)))
-                yield check, said, effect, profile.replicates()
+    asked = [c for c in facts["checks"] if words["n"] is not None or c.get("always")]
+    each = [(check, other) for check in asked for other in check.get("each", [""])]
+    for check, other in each:
+        words |= {"other": other, "name": other.replace("_", " ")}
+        words["label"] = profile.method(other).label if "{label}" in check["says"] else ""
+        said = check["says"].format(**words)
+        if "benchmark" in check:
+            for machine, effect in _benchmarked(check, size):
+                yield check, f"{said} ({machine})", effect, PAIRS
+        else:
+            quantity = check["quantity"].format(**words)
+            values = evidence.quantity(quantity, size, check["measure"])
+            effect = stats.paired_effect(values, np.zeros(len(values)))
+            yield check, said, effect, profile.replicates()
 
 
 def _first_given(evidence, size, given, words):
-    """The first n for which the mean of a claim's `given` quantity is as it must be; "" where it is
-    and no n is asked for, None where it never is.
+    """The first n for which the mean of a `given` quantity is as it must be ("" where no n is asked
+    for), None where it never is.
     """
     for n in given.get("n", [""]):
-        quantity = given["quantity"].format(**words, n=n)
+        quantity = given["quantity"].format(**words | {"n": n})
         mean = evidence.quantity(quantity, size, given["measure"]).mean()
         if given.get("at_least", -np.inf) <= mean < given.get("below", np.inf):
             return n
@@ -76,11 +68,11 @@ def _first_given(evidence, size, given, words):
 
 
 def _benchmarked(check, size):
-    """A ratio that benchmarks/bench.py measured at this size, on each machine -> (machine, Effect
-    of the bound less the ratio).
+    """A ratio that benchmarks/bench.py measured, by machine -> (machine, Effect of the bound less
+    it).
 
-    The range of seven pairs holds their median with 98%, so it stands for the interval; no p
-    follows from a range.
+    The range of seven pairs holds their median with 98%, so it stands for the interval, without a
+    p.
     """
     for path in sorted((runs.ROOT / "results" / "benchmarks").glob("*cores.csv")):
         found = analyses.read(path).set_index("case")
@@ -90,14 +82,9 @@ def _benchmarked(check, size):
 
 
 def checks(profile, folder=None):
-    """Every check of every claim at every size that was run: a row each, from one difference a
-    replicate.
-
-    Columns claim, profile, size, check, decides, unit, direction (of the claim), seeds (how many
-    replicates) and replicates (what they are), mean, low and high (95% t interval), bootstrap_low
-    and bootstrap_high, d_z (mean over standard deviation), p and p_holm (over the family; blank
-    where the data have none), detectable (the smallest true difference that so many replicates find
-    80% of the time at p < 0.05 / m, m checks in the family), verdict.
+    """Every check of every claim at every size that was run, over replicates: mean, 95% t interval
+    (low, high), d_z, p, p_holm over the family, and the true difference that is found 80% of the
+    time at p < 0.05 / m, m checks in the family (detectable).
     """
     here, rows = analyses.Evidence(profile, folder), []
     for claim, facts in claims().items():
@@ -107,24 +94,15 @@ def checks(profile, folder=None):
             evidence = here
         for size in evidence.sizes if evidence else ():
             for check, said, effect, replicates in _tested(evidence, size, facts):
-                rows.append(
-                    {
-                        "claim": claim,
-                        "profile": evidence.profile.name,
-                        "size": size,
-                        "check": said,
-                        "decides": not check.get("beside", False),
-                        "unit": analyses.UNITS[check["measure"]],
-                        "direction": check.get("direction", "positive"),
-                        **effect._asdict(),
-                        "replicates": replicates,
-                    }
-                )
-    rows = [row for row in rows if row["seeds"] >= 2]
-    return _told(pd.DataFrame(rows)) if rows else pd.DataFrame(columns=_NO_CHECKS)
-
-
-_NO_CHECKS = ["claim", "profile", "size", "check", "decides", "unit", "verdict"]
+                if effect.seeds < 2:
+                    continue
+                row = {"claim": claim, "profile": evidence.profile.name, "size": size}
+                row |= {"check": said, "decides": not check.get("beside", False)}
+                row["unit"] = analyses.unit_of(check["measure"])
+                row["direction"] = check.get("direction", "positive")
+                rows.append({**row, **effect._asdict(), "replicates": replicates})
+    blank = ["claim", "profile", "size", "check", "decides", "unit", "verdict"]
+    return _told(pd.DataFrame(rows)) if rows else pd.DataFrame(columns=blank)
 
 
 def _told(table):
@@ -162,13 +140,9 @@ def _measured(own):
 
 
 def verdicts(profile, folder=None, found=None):
-    """A row a claim: what the paper reports, what was measured here, with what power, the verdict,
-    and why.
-
-    measured: the claim's first check at each size, over what its replicates are, its mean ±
-    half-width of the 95% interval, and their number n; detects: see `checks`. checks and the three
-    counts are of the deciding ones. Verdict "not testable here" where there is none. why: from
-    why.yaml of the results, blank without. found: the checks, where they are at hand.
+    """A row a claim: what the paper reports, what was measured (the first deciding check at each
+    size), how many deciding checks came out each way, the verdict, and why. found: the checks,
+    where they are at hand.
     """
     found, rows = checks(profile, folder) if found is None else found, []
     path = Path(folder or profile.folder) / "why.yaml"
@@ -177,24 +151,14 @@ def verdicts(profile, folder=None, found=None):
         own = found[(found.claim == claim) & found.decides.eq(True)]
         kinds = ("confirmed", "refuted", "not separated")
         count = {kind: int((own.verdict == kind).sum()) for kind in kinds}
-        rows.append(
-            {
-                "id": claim,
-                **{key: facts[key] for key in ("claim", "reported", "where")},
-                "measured": _measured(own) if len(own) else "",
-                "checks": len(own),
-                **count,
-                "verdict": _added_up(count),
-                "why": why.get(claim, ""),
-            }
-        )
+        row = {"id": claim, **{key: facts[key] for key in ("claim", "reported", "where")}}
+        row |= {"measured": _measured(own) if len(own) else "", "checks": len(own), **count}
+        rows.append(row | {"verdict": _added_up(count), "why": why.get(claim, "")})
     return pd.DataFrame(rows)
 
 
 def by_form(table):
-    """The verdicts side by side: a row for each claim that was tested in several forms, a column
-    for each of the `forms` in claims.yaml.
-    """
+    """The verdicts side by side: a row a claim tested in several forms, a column a form."""
     parts, forms = table.id.str.split(n=1), analyses.written()["forms"]
     form = parts.str[1].fillna("").map(forms)
     found = pd.DataFrame({"claim": parts.str[0], "form": form, "verdict": table.verdict}).dropna()
@@ -205,9 +169,7 @@ def by_form(table):
 
 
 def by_world(table):
-    """The ten claims with the paper's report and the verdict in each world and form: a row a claim,
-    each verdict with its reason.
-    """
+    """The ten claims with the verdict and its reason in each world and form."""
     said = ("**" + table.verdict + "**. " + table.why).set_axis(table.id)
     forms = {"nano, eq. 3": "", "understood, eq. 3": "understood"}
     forms["understood, released bonus"] = "understood released"
@@ -233,21 +195,20 @@ def verdicts_shown(table):
 
 def checks_shown(table):
     """The checks as people read them: {claim: its checks}."""
-    parts = {}
+    parts, columns = {}, ["check", "decides", "model", "mean", "seeds", "replicates", "verdict"]
     for claim, own in table.groupby("claim", sort=False):
-        halves = (own["high"] - own["low"]) / 2
-        mean = [tables.with_half(*pair, "+") for pair in zip(own["mean"], halves, strict=True)]
-        cells = own.assign(mean=mean + (" " + own.unit), model=own.profile + " " + own["size"])
+        cells = own.assign(mean_ci=(own["high"] - own["low"]) / 2)
+        cells["mean"] = tables.halved(cells, "mean", "+") + (" " + own.unit)
+        cells["model"] = own.profile + " " + own["size"]
         cells["decides"] = np.where(own.decides, "yes", "no")
-        columns = ["check", "decides", "model", "mean", "seeds", "replicates", "verdict"]
         parts[f"{claim}: {claims()[claim]['claim']}"] = tables.shown(cells[columns])
     return parts
 
 
 def _links(text):
-    """Links to the notebooks that a text names, as in "(notebooks 05 and 24)"."""
+    """Links to the notebooks that a text of 40 names, as in "(notebooks 05 and 24)"."""
     named = re.findall(r"notebooks? (\d\d)(?: and (\d\d))?", text)
-    numbers = sorted({number for pair in named for number in pair if number})
+    numbers = sorted({number for pair in named for number in pair} - {"", "40"})
     paths = [path for n in numbers for path in (runs.ROOT / "notebooks").glob(f"{n}_*.ipynb")]
     return ", ".join(f"[{path.stem}]({path.name})" for path in paths)
 
@@ -259,10 +220,8 @@ def cards(table, found):
     forms_said = analyses.written()["forms"] | analyses.written()["understood_forms"]
     for row in table[~table.id.str.contains(" ")].itertuples():
         forms = table[(table.id == row.id) | table.id.str.startswith(f"{row.id} ")]
-        others = [
-            f"{forms_said[name.partition(' ')[2]]}: **{verdict}**"
-            for name, verdict in zip(forms.id[1:], forms.verdict[1:], strict=True)
-        ]
+        shorts = forms.id[1:].map(lambda name: forms_said[name.partition(" ")[2]])
+        others = shorts + ": **" + forms.verdict[1:] + "**"
         said = {
             "paper": f"{row.reported} ({row.where})",
             "here": row.measured,
@@ -273,7 +232,5 @@ def cards(table, found):
         lines = [f"*{name}*: {text}" for name, text in said.items() if text]
         text = "\n\n".join([f"**{row.id}. {row.claim}: {row.verdict}**", *lines])
         own = found[found.claim.isin(forms.id) & found.decides.eq(True)]
-        yield (
-            text.replace(" ± ", "\u00a0±\u00a0"),
-            own.groupby(["claim", "size"], sort=False).head(1),
-        )
+        first = own.groupby(["claim", "size"], sort=False).head(1)
+        yield text.replace(" ± ", "\u00a0±\u00a0"), first

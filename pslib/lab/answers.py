@@ -60,17 +60,9 @@ def draw_and_score(
         mode.name: render_all(tokenizer, mode, rows, decoding, context)
         for mode in {mode.name: mode for mode in (*modes, *scoring)}.values()
     }
-    drawn = sample(
-        engine_for(model, tokenizer),
-        tokenizer,
-        rows,
-        {mode.name: prompts[mode.name] for mode in modes},
-        group_size,
-        decoding,
-        generator,
-        reward,
-        must_finish(modes),
-    )
+    engine, asked = engine_for(model, tokenizer), {mode.name: prompts[mode.name] for mode in modes}
+    how = group_size, decoding, generator, reward, must_finish(modes)
+    drawn = sample(engine, tokenizer, rows, asked, *how)
     responses = (drawn.group_ids, drawn.tokens, drawn.lengths)
     logp, entropy = {}, {}
     for name in dict.fromkeys(mode.name for mode in scoring):

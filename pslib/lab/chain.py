@@ -20,14 +20,13 @@ from datasets import Dataset
 from pslib import modes, rollouts, tasks, train
 from pslib.evidence import evaluate, probe
 from pslib.lab import checkpoint, checks, engines, origins, records, runs
-from pslib.nano import base, worlds
+from pslib.nano import worlds
 
 
 def use_one_thread():
     """Let this process compute on one thread, or on OMP_NUM_THREADS.
 
-    On a small model a second one gains nothing, and waits for milliseconds at every product as soon
-    as anything else uses its core. The chain fills the other cores with other runs.
+    On a small model a second one gains nothing, and the chain fills other cores with other runs.
     """
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
@@ -46,12 +45,8 @@ class Progress:
         if now - self.said < self.every and done < total:
             return
         self.said, pace = now, (now - self.begun) / (done - self.first)
-        print(
-            f"{self.name}: step {done}/{total}, {pace:.2f} s a step, {pace * (total - done):.0f} s "
-            f"left{note}",
-            file=sys.stderr,
-            flush=True,
-        )
+        left = f"{pace:.2f} s a step, {pace * (total - done):.0f} s left{note}"
+        print(f"{self.name}: step {done}/{total}, {left}", file=sys.stderr, flush=True)
 
 
 def save_model(folder, model, tokenizer):
@@ -64,11 +59,9 @@ def save_model(folder, model, tokenizer):
         put(temporary, folder)
     except Exception as error:  # the libraries raise kinds of their own when the disk is full
         shutil.rmtree(temporary, ignore_errors=True)
-        said = (
-            f"could not save the model to {folder}: {error}; nothing earlier was lost: put this "
-            "right and run again"
-        )
-        raise OSError(*filter(None, [getattr(error, "errno", None)]), said) from error
+        why = f"{error}; nothing earlier was lost: put this right and run again"
+        known = filter(None, [getattr(error, "errno", None)])
+        raise OSError(*known, f"could not save the model to {folder}: {why}") from error
 
 
 def put(temporary, folder):
@@ -82,6 +75,16 @@ def put(temporary, folder):
 
 def _write_json(path, content):
     checkpoint.write(path, json.dumps(content, indent=1))
+
+
+def _write_table(path, table):
+    checkpoint.write(path, table.to_csv(index=False))
+
+
+def _manifest(folder, seed, begun, inputs):
+    """Say in manifest.json that the model of a folder is made, and of what."""
+    inputs = {**inputs, "model": records.files_digest(folder / "model")}
+    _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, inputs))
 
 
 def _load(profile, source):
@@ -107,19 +110,20 @@ def make_base(profile, size):
 
 
 def _train_base(profile, size, folder, wanted):
-    """Train a base model from nothing, into a folder that is owned."""
+    """Train a base model into a folder that is owned."""
     use_one_thread()
     records.begin(folder / "params.yaml", wanted)
     begun, progress = time.time(), Progress(f"base {size}")
-    model, tokenizer, losses = base.train(
-        size, **records.of_base(profile), report=lambda step, steps, loss: progress(step, steps)
+    model, tokenizer, losses = profile.origin.make(
+        size,
+        records.of_base(profile),
+        folder / "checkpoints",
+        lambda step, steps, loss: progress(step, steps, f", loss {loss:.2f}"),
     )
     save_model(folder / "model", model, tokenizer)
-    curve = pd.DataFrame({"loss": losses}).round(4)
-    checkpoint.write(folder / "losses.csv", curve.to_csv(index=False))
-    inputs = {"model": records.files_digest(folder / "model")}
-    manifest = runs.manifest(profile.base.seed, time.time() - begun, inputs)
-    _write_json(folder / "manifest.json", manifest)
+    _write_table(folder / "losses.csv", pd.DataFrame({"loss": losses}).round(4))
+    _manifest(folder, profile.base.seed, begun, {})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _base_is_made(folder, wanted):
@@ -132,8 +136,7 @@ def _base_is_made(folder, wanted):
 
 
 def measure_base(profile, size):
-    """What makes the base model a fair stand-in, measured on tuning questions at temperature 1; ->
-    DataFrame.
+    """What makes the base model a fair stand-in, on tuning questions at temperature 1 -> DataFrame.
 
     Rows by `measure`: "suite" (accuracy and entropy_bits of each suite), "default" (share and
     accuracy of each derivation without a system prompt), "named" (the same under a prompt that
@@ -145,15 +148,15 @@ def measure_base(profile, size):
     settings = replace(profile.evaluate, temperature=1.0, top_k=0, top_p=1.0)
     generator, rows = torch.Generator().manual_seed(profile.base.seed), []
 
-    def answered(suite):
+    def given(suite, *both):
         asked = profile.questions(suite, settings.questions, "tuning")
-        given = (model, tokenizer, modes.NORMAL, asked, settings, generator, suite)
-        return evaluate.evaluate(*given)[0]
+        return model, tokenizer, *both, asked, settings, generator
+
+    def answered(suite):
+        return evaluate.evaluate(*given(suite, modes.NORMAL), suite)[0]
 
     def moved(mode):
-        asked = profile.questions("train", settings.questions, "tuning")
-        given = (model, tokenizer, mode, modes.NORMAL, asked, settings, generator)
-        return evaluate.inter_mode_kl(*given)
+        return evaluate.inter_mode_kl(*given("train", mode, modes.NORMAL))
 
     for suite in tasks.TEST_SUITES:
         rows.append({"measure": "suite", "name": suite, **_totals(answered(suite))})
@@ -167,8 +170,7 @@ def measure_base(profile, size):
         kl, table = moved(modes.he_mode(name))
         rows.append({"measure": "prompt", "name": name, **_totals(table), "kl": kl})
     measured = pd.DataFrame(rows).round(4)
-    path = runs.measured_folder(profile, size) / "measured.csv"
-    checkpoint.write(path, measured.to_csv(index=False))
+    _write_table(runs.measured_folder(profile, size) / "measured.csv", measured)
     return measured
 
 
@@ -192,11 +194,9 @@ def bonus_of_base(profile, size):
     questions = profile.questions("train", profile.train.questions, "tuning")
     # as a training step draws
     settings = replace(profile.evaluate, temperature=profile.train.temperature, top_k=0, top_p=1.0)
-    both = profile.modes_of(size, tokenizer)
-    group_size = profile.train.group_size
-    given = (model, tokenizer, both, settings, questions, group_size, generator)
-    table = probe.bonus(*given).round(5)
-    checkpoint.write(runs.measured_folder(profile, size) / "bonus.csv", table.to_csv(index=False))
+    given = profile.modes_of(size, tokenizer), settings, questions, profile.train.group_size
+    table = probe.bonus(model, tokenizer, *given, generator).round(5)
+    _write_table(runs.measured_folder(profile, size) / "bonus.csv", table)
     return table
 
 
@@ -223,10 +223,8 @@ def prepare(profile, method, size, seed, folder):
     questions = profile.questions("train", profile.train.pool, "train")
     model, tokenizer, _ = make_base(profile, size)
     both = profile.modes_of(size, tokenizer)
-    settings["inputs"] = {
-        "questions": records.of_questions(questions),
-        **records.of_model(model, tokenizer, both),
-    }
+    made_from = records.of_model(model, tokenizer, both)
+    settings["inputs"] = {"questions": records.of_questions(questions), **made_from}
     records.same(folder / "params.yaml", settings)
     if done:
         records.whole_curve(folder, profile.train.steps)
@@ -249,15 +247,12 @@ def prepare(profile, method, size, seed, folder):
 def finish(profile, folder, seed, begun, inputs):
     """Say in manifest.json that a training run is done, and remove its checkpoints."""
     records.whole_curve(folder, profile.train.steps)
-    inputs = {**inputs, "model": records.files_digest(folder / "model")}
-    _write_json(folder / "manifest.json", runs.manifest(seed, time.time() - begun, inputs))
+    _manifest(folder, seed, begun, inputs)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 class Curve:
-    """A run's metrics.csv, a row a step: it is written before the step's checkpoint, so that no
-    saved step lacks its row.
-    """
+    """A run's metrics.csv, a row a step, written before the step's checkpoint."""
 
     def __init__(self, folder, steps):
         self.path, self.steps, self.rows = folder / "metrics.csv", steps, []
@@ -275,13 +270,12 @@ class Curve:
     def add(self, row):
         """Write a step's row, and say how far the run is; later rows go."""
         self.rows = [*self.before(row["step"]), row]
-        checkpoint.write(self.path, pd.DataFrame(self.rows).round(6).to_csv(index=False))
+        _write_table(self.path, pd.DataFrame(self.rows).round(6))
         self.progress(row["step"], self.steps, f", reward {row['reward']:.2f}")
 
 
 def train_run(profile, method, size, seed, folder=None):
-    """Train one run to its end and return its metrics, a row a step; a run that is done is read,
-    not repeated.
+    """Train one run to its end, or read one that is done -> its metrics, a row a step.
 
     Writes params.yaml, metrics.csv, rollouts.parquet (the last step's), manifest.json, and model/
     for evaluation, to `folder` or by default to the run's own.
@@ -297,9 +291,8 @@ def train_run(profile, method, size, seed, folder=None):
 
 def _train(prepared, profile, recipe, seed, folder):
     """Train in our own loop, from the run's newest checkpoint, and save the model."""
-    state = train.Run(
-        prepared.model, prepared.tokenizer, recipe, prepared.both, profile.train, seed
-    )
+    given = prepared.model, prepared.tokenizer, recipe, prepared.both, profile.train
+    state = train.Run(*given, seed)
     records.begin(folder / "params.yaml", prepared.settings)
     curve = Curve(folder, profile.train.steps)
 
@@ -307,12 +300,8 @@ def _train(prepared, profile, recipe, seed, folder):
         curve.add(metrics)
         if metrics["step"] == profile.train.steps:
             rewards = drawn.rewards.long() if drawn.right_or_wrong else drawn.rewards
-            kept = {
-                "question_id": drawn.question_ids,
-                "mode": drawn.modes,
-                "response": drawn.texts,
-                "reward": rewards.numpy(),
-            }
+            kept = {"question_id": drawn.question_ids, "mode": drawn.modes}
+            kept |= {"response": drawn.texts, "reward": rewards.numpy()}
             checkpoint.write(folder / "rollouts.parquet", pd.DataFrame(kept).to_parquet())
 
     train.run(state, prepared.questions, folder / "checkpoints", record)
@@ -369,12 +358,14 @@ def _asked_of(profile, method, size, model, tokenizer, questions, folder):
     }
 
 
-def evaluate_run(profile, method, size, seed, folder=None):
-    """Evaluate a run (or the original) on the four suites in each of its modes; writes and returns
-    evaluation.csv.
+def _suites(profile):
+    """The questions of an evaluation, by suite."""
+    count = profile.evaluate.questions
+    return {suite: profile.questions(suite, count) for suite in tasks.TEST_SUITES}
 
-    The normal mode alone for methods that have one mode.
-    """
+
+def evaluate_run(profile, method, size, seed, folder=None):
+    """Evaluate a run or the original on the suites in its modes -> evaluation.csv, written too."""
     folder = folder or runs.run_folder(profile, method, size, seed)
     path, record = folder / "evaluation.csv", folder / "evaluation.yaml"
     with runs.owned(folder):
@@ -383,10 +374,7 @@ def evaluate_run(profile, method, size, seed, folder=None):
         if path.exists() and not record.exists():  # from before inputs were recorded
             return pd.read_csv(path)
         begun = time.time()
-        asked = {
-            suite: profile.questions(suite, profile.evaluate.questions)
-            for suite in tasks.TEST_SUITES
-        }
+        asked = _suites(profile)
         model, tokenizer = trained_model(profile, method, size, seed, folder)
         wanted["inputs"] = _asked_of(profile, method, size, model, tokenizer, asked, folder)
         records.begin(record, wanted)
@@ -400,7 +388,7 @@ def evaluate_run(profile, method, size, seed, folder=None):
             inputs = {"model": _source(profile, size, model), **inputs}
             manifest = runs.manifest(seed, time.time() - begun, inputs)
             _write_json(folder / "evaluation.json", manifest)
-        checkpoint.write(path, table.to_csv(index=False))
+        _write_table(path, table)
         shutil.rmtree(kept)
         return table
 
@@ -498,20 +486,15 @@ def probe_runs(profile, method, size, seeds):
 
 
 def check(profile):
-    """Check that what this machine has of a profile was made with its settings and from its present
-    inputs.
+    """ValueError names what this machine made of a profile from other settings or inputs.
 
-    ValueError, in one sentence, names what differs. Of models that are not made here the weights
-    are checked by each step.
+    Of models that are not made here the weights are checked by each step.
     """
     records.check(profile)
     if not profile.origin.made_here:
         return
     questions = records.of_questions(profile.questions("train", profile.train.pool, "train"))
-    asked = {
-        suite: records.of_questions(profile.questions(suite, profile.evaluate.questions))
-        for suite in tasks.TEST_SUITES
-    }
+    asked = {suite: records.of_questions(own) for suite, own in _suites(profile).items()}
     for size in profile.sizes:
         folder = runs.base_folder(profile, size)
         if not _base_is_made(folder, records.base_record(profile, size)):
@@ -521,11 +504,11 @@ def check(profile):
         trained = {"inputs": {"questions": questions, **model}}
         del model["weights"]  # an evaluation's are those of the run's own model
         evaluated = {"inputs": {"questions": asked, **model}}
-        for method, _, seed in (run for run in profile.grid if run[1] == size):
-            own = runs.run_folder(profile, method, size, seed)
-            settings = records.training_settings(profile, method, size, seed)
-            records.same(own / "params.yaml", {**settings, **trained})
-            settings = records.evaluation_settings(profile, size)
+        settings = records.evaluation_settings(profile, size)
+        for which in (run for run in profile.grid if run[1] == size):
+            own = runs.run_folder(profile, *which)
+            wanted = records.training_settings(profile, *which)
+            records.same(own / "params.yaml", {**wanted, **trained})
             records.same(own / "evaluation.yaml", {**settings, **evaluated})
             if (own / "manifest.json").exists() and (own / "model").exists():
                 records.untouched(own)

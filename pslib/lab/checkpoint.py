@@ -34,11 +34,8 @@ def write(path, data):
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{error.strerror or error}; nothing earlier was lost: put this right and run again",
-            str(path),
-        ) from error
+        why = f"{error.strerror or error}; nothing earlier was lost: put this right and run again"
+        raise OSError(error.errno, why, str(path)) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -56,10 +53,8 @@ def sync(path):
 def state_of(model, optimiser, generators):
     """Everything that an exact resume needs, as one flat {name: tensor}."""
     named = {f"model.{name}": t for name, t in model.state_dict().items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        named |= {
-            f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in state.items()
-        }
+    for k, state in optimiser.state_dict()["state"].items():
+        named |= {f"optimiser.{k}.{key}": torch.as_tensor(t) for key, t in state.items()}
     named |= {f"generator.{name}": g.get_state() for name, g in generators.items()}
     # Tied weights share memory, which safetensors refuses: store each tensor on its own.
     return {name: t.detach().cpu().contiguous().clone() for name, t in sorted(named.items())}
@@ -68,14 +63,12 @@ def state_of(model, optimiser, generators):
 def restore(tensors, model, optimiser, generators):
     """Put what `state_of` gave back into a model, its optimiser and its generators."""
     model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
-    state = {}
+    kept = optimiser.state_dict() | {"state": {}}
     for name, tensor in tensors.items():
         if name.startswith("optimiser."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
-    optimiser.load_state_dict(
-        {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
-    )
+            _, k, key = name.split(".", 2)
+            kept["state"].setdefault(int(k), {})[key] = tensor
+    optimiser.load_state_dict(kept)
     for name, generator in generators.items():
         generator.set_state(tensors[f"generator.{name}"])
 
@@ -118,18 +111,17 @@ def load_newest(folder):
                 return step, load_tensors(data)
         except (OSError, ValueError, SafetensorError):
             pass
-        warnings.warn(
-            f"checkpoint {name} in {folder} is damaged or incomplete; going back to the one before "
-            "it",
-            stacklevel=2,
+        said = (
+            f"checkpoint {name} in {folder} is damaged or incomplete; going back to an earlier one"
         )
+        warnings.warn(said, stacklevel=2)
     return None
 
 
 def save_run(folder, run):
     """Save a checkpoint from which `resume_run` goes on exactly; run: a train.Run."""
-    tensors = state_of(run.model, run.optimiser, run.generators)
-    save(folder, run.done, {**tensors, "beyond": torch.tensor(run.beyond)})
+    state = state_of(run.model, run.optimiser, run.generators)
+    save(folder, run.done, state | {"beyond": torch.tensor(run.beyond)})
 
 
 def resume_run(folder, run):

@@ -2,9 +2,9 @@
 
 An engine has `generate(prompts, copies, decoding, seeds) -> (tokens (N, T), lengths (N,))`, rows of
 one prompt being neighbours, and seeds one number a prompt (see `rollouts.Engine`). `engine_for`
-chooses one. Training always draws from the weights of the moment; an evaluation may ask for
-continuous batching of transformers or for vLLM. Whichever draws, the model itself scores what was
-drawn, so no engine's log-probs enter a loss or a table.
+chooses one. Training always draws from the weights of the moment; an evaluation may ask for vLLM.
+Whichever draws, the model itself scores what was drawn, so no engine's log-probs enter a loss or a
+table.
 """
 
 import os
@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
-from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pslib.nano import decode
 from pslib.policy import Policy, fork_rng, stop_ids, unwrapped
@@ -26,22 +26,11 @@ from pslib.policy import Policy, fork_rng, stop_ids, unwrapped
 NEUTRAL = yaml.safe_load(Path(__file__).with_name("neutral.yaml").read_text(encoding="utf-8"))
 
 
-def _drawing(model, tokenizer, decoding):
-    """A generation config that draws from the policy itself at the given settings, and ends at
-    every stop id.
-    """
-    drawing = {"do_sample": False}
-    if decoding.temperature:
-        drawing = {
-            "do_sample": True,
-            "temperature": decoding.temperature,
-            "top_k": decoding.top_k,
-            "top_p": decoding.top_p,
-        }
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+def _undistorted(stops, pad, max_new_tokens, **drawing):
+    """A generation config that draws from the policy itself and ends at each of some ids."""
     return GenerationConfig(
-        max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=stop_ids(model, tokenizer),
+        max_new_tokens=max_new_tokens,
+        eos_token_id=stops,
         pad_token_id=pad,
         **NEUTRAL["transformers"],
         **drawing,
@@ -64,83 +53,10 @@ def _configured(model, wanted):
         model.generation_config = own
 
 
-class GenerateEngine:
-    """Sampling by `transformers.generate`, for any causal language model."""
-
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model, tokenizer
-
-    @torch.no_grad()
-    def generate(self, prompts, copies, decoding, seeds):
-        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,).
-
-        All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the
-        batch.
-        """
-        rows = [torch.tensor(prompt) for prompt in prompts for _ in range(copies)]
-        ids = pad_sequence(rows, True, self.tokenizer.pad_token_id, "left")
-        seen = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
-        device, wanted = self.model.device, _drawing(self.model, self.tokenizer, decoding)
-        # generate draws from the global generator: seed it, then restore
-        with fork_rng(device), _configured(self.model, wanted):
-            torch.manual_seed(int(seeds[0]))
-            out = self.model.generate(
-                ids.to(device), attention_mask=seen.to(device), generation_config=wanted
-            )
-        tokens = out[:, ids.shape[1] :].cpu()
-        stops = torch.isin(tokens, torch.tensor(stop_ids(self.model, self.tokenizer)))
-        lengths = torch.where(stops.any(1), stops.int().argmax(1) + 1, tokens.shape[1])
-        return tokens, lengths
-
-
 def _padded(responses):
     """Lists or tensors of ids -> tokens (N, T), 0 beyond each length, and lengths (N,)."""
     rows = [torch.as_tensor(response) for response in responses]
     return pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
-
-
-class ContinuousEngine:
-    """Sampling by `transformers.generate_batch`: a response that ends makes room for the next at
-    once.
-
-    Far slower than `generate` on a CPU.
-    """
-
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model, tokenizer
-
-    def generate(self, prompts, copies, decoding, seeds):
-        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths (N,);
-        RuntimeError if one fails.
-
-        All rows draw from one stream, seeded by the first prompt's seed, so responses depend on the
-        batch.
-        """
-        wanted = _drawing(self.model, self.tokenizer, decoding)
-        # On a GPU it fits its cache to the free memory; on a CPU it would take all of it, and
-        # attend to all of it.
-        room = {"page_size": 32, "num_blocks": 256, "max_batch_tokens": 512}
-        if self.model.device.type == "cuda":
-            room = {}
-        batching = ContinuousBatchingConfig(seed=int(seeds[0]) % 2**32, **room)
-        rows = [prompt for prompt in prompts for _ in range(copies)]
-        attention = self.model.config._attn_implementation
-        self.model.set_attn_implementation("sdpa")  # it refuses those that it does not know
-        try:
-            # it seeds the global generator
-            with fork_rng(self.model.device), _configured(self.model, wanted):
-                out = self.model.generate_batch(rows, wanted, batching)
-        finally:
-            self.model.set_attn_implementation(attention)
-        failed = [str(one.error) for one in out.values() if one.error]
-        if failed or len(out) < len(rows):
-            lost = len(rows) - len(out) + len(failed)
-            raise RuntimeError(
-                f"continuous batching lost {lost} of {len(rows)} responses "
-                f"({', '.join(failed[:1]) or 'no answer came'}); set the profile's engine to "
-                "generate"
-            )
-        return _padded([one.generated_tokens for one in out.values()])
 
 
 class VllmEngine:
@@ -169,24 +85,13 @@ class VllmEngine:
                 f"vllm draws at temperatures of 0 or from 0.01; got {decoding.temperature}; set "
                 "the profile's engine to generate"
             )
-        wanted = [
-            self.vllm.SamplingParams(
-                n=copies,
-                temperature=decoding.temperature,
-                top_k=decoding.top_k,
-                top_p=decoding.top_p,
-                seed=int(seed),
-                max_tokens=decoding.max_new_tokens,
-                stop_token_ids=self.stops,
-                detokenize=False,
-                **NEUTRAL["vllm"],
-            )
-            for seed in seeds
-        ]
+        how = {name: getattr(decoding, name) for name in ("temperature", "top_k", "top_p")}
+        how |= {"n": copies, "max_tokens": decoding.max_new_tokens, "stop_token_ids": self.stops}
+        how |= {"detokenize": False, **NEUTRAL["vllm"]}
+        wanted = [self.vllm.SamplingParams(seed=int(seed), **how) for seed in seeds]
+        asked = [{"prompt_token_ids": prompt} for prompt in prompts]
         with fork_rng(self.device):
-            out = self.llm.generate(
-                [{"prompt_token_ids": prompt} for prompt in prompts], wanted, use_tqdm=False
-            )
+            out = self.llm.generate(asked, wanted, use_tqdm=False)
         ordered = [sorted(request.outputs, key=lambda one: one.index) for request in out]
         return _padded([list(one.token_ids) for own in ordered for one in own])
 
@@ -217,11 +122,9 @@ def _vllm(source, dtype, device):
 
 
 def pieces(lengths, copies, decoding):
-    """Places of prompts of these lengths, in pieces of up to decoding.batch_tokens tokens, or of
-    one prompt: a list of lists.
+    """Places of prompts of these lengths, in pieces of up to decoding.batch_tokens tokens, or one.
 
-    All in their own order where they fit together; else the longest together, so that little is
-    padded.
+    All in their own order where they fit; else the longest together, so that little is padded.
     """
 
     def size(places):
@@ -252,9 +155,7 @@ class DecoderEngine:
         self.model, self.stops = model, torch.tensor(stop_ids(model, tokenizer))
 
     def generate(self, prompts, copies, decoding, seeds):
-        """`copies` responses to each prompt (list of lists of ids) -> tokens (N, T), lengths
-        (N,).
-        """
+        """`copies` responses to each prompt, lists of ids -> tokens (N, T), lengths (N,)."""
         decoder, found = self.decoder(self.model), {}
         for places in pieces(list(map(len, prompts)), copies, decoding):
             drawn = self._drawn(decoder, places, prompts, copies, decoding, seeds)
@@ -273,20 +174,63 @@ class DecoderEngine:
         draws = torch.stack([torch.rand(shape, generator=own) for own in generators])
         found = [[] for _ in places]
         for part in draws.split(at_once, 1):
-            tokens, lengths = decoder.generate(
-                [prompts[place] for place in places],
-                part.shape[1],
-                self.stops,
-                decoding.max_new_tokens,
-                decoding.temperature,
-                decoding.top_k,
-                decoding.top_p,
-                part.flatten(0, 1),
-            )
+            how = decoding.max_new_tokens, decoding.temperature, decoding.top_k, decoding.top_p
+            given = [prompts[place] for place in places], part.shape[1], self.stops
+            tokens, lengths = decoder.generate(*given, *how, part.flatten(0, 1))
             rows = [row[:n] for row, n in zip(tokens, lengths.tolist(), strict=True)]
             for k, own in enumerate(found):
                 own += rows[k * part.shape[1] : (k + 1) * part.shape[1]]
         return found
+
+
+class _Drawn(LogitsProcessor):
+    """Leaves each row the token that its own draw falls on, so that `generate` takes that one.
+
+    width: of the prompts; settings: temperature, top_k and top_p; draws: see `decode.Rows`.
+    """
+
+    def __init__(self, width, settings, draws):
+        self.width, self.settings, self.draws = width, settings, draws
+
+    def __call__(self, ids, logits):
+        """Logits (N, V) after ids (N, width + t): 0 at the token drawn, else minus infinity."""
+        tokens = decode.sample_from(
+            logits, *self.settings, self.draws[:, ids.shape[1] - self.width]
+        )
+        return torch.full_like(logits, -torch.inf).scatter(1, tokens[:, None], 0.0)
+
+
+class GenerateModel:
+    """A model that `transformers.generate` reads, with the draws of `decode.Rows`."""
+
+    def __init__(self, model):
+        self.model = model
+
+    @torch.no_grad()
+    def generate(self, prompts, copies, stops, max_new_tokens, temperature, top_k, top_p, draws):
+        """See `decode.Rows.generate`."""
+        rows = [torch.tensor(prompt) for prompt in prompts for _ in range(copies)]
+        pad, device = 0, self.model.device  # which is never attended to, nor part of a response
+        ids = pad_sequence(rows, True, pad, "left")
+        seen = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
+        wanted = _undistorted(stops.tolist(), pad, max_new_tokens, do_sample=False)
+        drawn = _Drawn(ids.shape[1], (temperature, top_k, top_p), draws.to(device))
+        with _configured(self.model, wanted):
+            out = self.model.generate(
+                ids.to(device),
+                attention_mask=seen.to(device),
+                generation_config=wanted,
+                logits_processor=LogitsProcessorList([drawn]),
+            )
+        tokens = out[:, ids.shape[1] :].cpu()
+        ends = torch.isin(tokens, stops)
+        return tokens, torch.where(ends.any(1), ends.int().argmax(1) + 1, tokens.shape[1])
+
+
+class GenerateEngine(DecoderEngine):
+    """Sampling by `transformers.generate`, for any causal language model."""
+
+    decoder = GenerateModel
 
 
 class CachedModel(decode.Rows):
@@ -316,10 +260,8 @@ class CachedModel(decode.Rows):
         def attend(module, q, k, v, scaling):
             keys, values = (part[module.layer_idx] for part in cache)
             keys[..., : k.shape[2]], values[:, :, : k.shape[2]] = k.transpose(2, 3), v
-            mixed = scaled_dot_product_attention(
-                q, k, v, seen[:, None], scale=scaling, enable_gqa=True
-            )
-            return mixed.transpose(1, 2)
+            how = {"scale": scaling, "enable_gqa": True}
+            return scaled_dot_product_attention(q, k, v, seen[:, None], **how).transpose(1, 2)
 
         return self._logits(ids, positions, attend)
 
@@ -346,16 +288,13 @@ class CachedEngine(DecoderEngine):
 ENGINES = {
     "auto": None,
     "generate": GenerateEngine,
-    "continuous": ContinuousEngine,
     "vllm": VllmEngine,
 }
 _chosen = WeakKeyDictionary()  # model -> the class of its engine, where one was chosen
 
 
 def choose(model, tokenizer, name):
-    """Let `engine_for` give one of ENGINES for a model from now on, for its evaluation; ValueError
-    for an engine that cannot serve.
-    """
+    """Let `engine_for` give a model one of ENGINES from now on; ValueError if it cannot serve."""
     _chosen[model] = ENGINES[name]
     engine_for(model, tokenizer)
 

@@ -22,10 +22,8 @@ def _quoted(prompts):
     parts = []
     for name, text in prompts.items():
         fence = "`" * max([2, *map(len, re.findall("`+", text))]) + "`"
-        parts.append(
-            f"{'High-entropy' if name == 'he' else name.capitalize()} "
-            f"mode:\n\n{fence}text\n{text}\n{fence}"
-        )
+        title = "High-entropy" if name == "he" else name.capitalize()
+        parts.append(f"{title} mode:\n\n{fence}text\n{text}\n{fence}")
     return "\n\n".join(parts)
 
 

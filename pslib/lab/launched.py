@@ -56,8 +56,7 @@ def _check(settings, processes):
         )
     if settings.stop_beyond:
         raise ValueError(
-            "stop_beyond is not known to TRL's trainer; leave it out of a profile whose sizes are "
-            "launched"
+            "TRL's trainer does not know stop_beyond; leave it out of a profile for it"
         )
 
 
@@ -74,15 +73,13 @@ def config(profile, method, size, seed, folder, processes):
     _check(settings, processes)
     own = settings.questions * settings.group_size // processes
     rows = _rows_at_once(settings, recipe, own)
-    thinking = {}
-    if profile.enable_thinking is not None:
-        thinking = {"enable_thinking": profile.enable_thinking}
+    thinking = profile.enable_thinking
     return PolicySplitConfig(
         str(folder / "checkpoints"),
         method=method,
         coefficients=dict(recipe.coefficients),
         system_prompt=he.system,
-        chat_template_kwargs=thinking,
+        chat_template_kwargs={} if thinking is None else {"enable_thinking": thinking},
         num_generations=settings.group_size,
         per_device_train_batch_size=rows,
         gradient_accumulation_steps=own // rows,
@@ -116,15 +113,11 @@ def config(profile, method, size, seed, folder, processes):
 def asked(questions, profile, seed):
     """The questions of all steps, in our own loop's order, as TRL reads them."""
     settings = profile.train
-    rows = [
-        {
-            "prompt": [{"role": "user", "content": row["question"]}],
-            "answer": row["answer"],
-            "id": row["id"],
-        }
-        for batch in tasks.batches(questions, settings.questions, settings.steps, seed)
-        for row in batch
-    ]
+    rows = []
+    for batch in tasks.batches(questions, settings.questions, settings.steps, seed):
+        for row in batch:
+            prompt = [{"role": "user", "content": row["question"]}]
+            rows.append({"prompt": prompt, "answer": row["answer"], "id": row["id"]})
     return Dataset.from_list(rows)
 
 
@@ -148,14 +141,10 @@ def train_run(profile, method, size, seed):
             return
         prepared.model.set_attn_implementation("sdpa")
         prepared.model.config.use_cache = not profile.train.recompute
-        trainer = PolicySplitTrainer(
-            prepared.model,
-            exact_answer,
-            args,
-            asked(prepared.questions, profile, seed),
-            processing_class=prepared.tokenizer,
-            callbacks=[Metrics(folder, profile.train)],
-        )
+        questions = asked(prepared.questions, profile, seed)
+        with_it = {"processing_class": prepared.tokenizer}
+        with_it["callbacks"] = [Metrics(folder, profile.train)]
+        trainer = PolicySplitTrainer(prepared.model, exact_answer, args, questions, **with_it)
         if main:
             records.begin(folder / "params.yaml", prepared.settings)
         trainer.train(resume_from_checkpoint=_newest(folder / "checkpoints", world.num_processes))
@@ -177,13 +166,12 @@ def _newest(checkpoints, processes):
 
     TRL's trainer writes its state last, and every process the state of its own generators.
     """
-    whole = {
-        int(path.name.removeprefix("checkpoint-")): str(path)
-        for path in checkpoints.glob("checkpoint-*")
-        if (path / "trainer_state.json").exists()
-        and len(list(path.glob("rng_state*"))) == processes
-    }
-    return whole[max(whole)] if whole else None
+    whole = []
+    for path in checkpoints.glob("checkpoint-*"):
+        generators = len(list(path.glob("rng_state*")))
+        if (path / "trainer_state.json").exists() and generators == processes:
+            whole.append(str(path))
+    return max(whole, key=lambda path: int(path.rpartition("-")[2]), default=None)
 
 
 def _keep_responses(trainer, folder, settings):

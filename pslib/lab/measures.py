@@ -11,13 +11,19 @@ BITS = 1 / math.log(2)
 
 
 class Clock:
-    """The seconds of a step's parts, each called when it is over."""
+    """The seconds of a step's parts on a device, each called when it is over."""
 
-    def __init__(self):
-        self.seconds, self.since = {}, time.perf_counter()
+    def __init__(self, device):
+        self.device, self.seconds = device, {}
+        self.since = self._now()
+
+    def _now(self):
+        if self.device.type == "cuda":  # where a call returns before its work is done
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def __call__(self, part):
-        now = time.perf_counter()
+        now = self._now()
         self.seconds[f"seconds_{part}"], self.since = now - self.since, now
 
 

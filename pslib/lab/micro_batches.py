@@ -46,9 +46,7 @@ def render(tokenizer, method, modes, questions, decoding, context):
 
 
 def _groups(drawn, method, wanted):
-    """The wanted rows, bool (N,), by the prompt that they are read under: {(mode, question): [(k,
-    r)]}.
-    """
+    """The wanted rows, bool (N,), by their prompt: {(mode, question): [(k, r), ...]}."""
     groups, number, questions = {}, len(drawn.tokens), drawn.group_ids.tolist()
     for k, mode in enumerate(method.training):
         for r in wanted[k * number : (k + 1) * number].nonzero().squeeze(1).tolist():
@@ -87,16 +85,14 @@ def cut(batch, method, wanted, micro_tokens):
     return parts, total
 
 
-def packed(part, batch):
-    """A micro-batch as the policy reads it."""
-    responses = torch.tensor([r for piece in part.pieces for _, r in piece.rows])
+def packed(part, batch, device):
+    """A micro-batch as the policy reads it, laid out on the device."""
+    rows = torch.tensor([r for piece in part.pieces for _, r in piece.rows])
+    responses, lengths = batch.rollouts.tokens[rows], batch.rollouts.lengths[rows]
     owner = [place for place, piece in enumerate(part.pieces) for _ in piece.rows]
-    return pack(
-        [batch.prompts[piece.mode][piece.question] for piece in part.pieces],
-        torch.tensor(owner),
-        batch.rollouts.tokens[responses],
-        batch.rollouts.lengths[responses],
-    )
+    prompts = [batch.prompts[piece.mode][piece.question] for piece in part.pieces]
+    with device:  # what `pack` makes is made there
+        return pack(prompts, torch.tensor(owner), responses.to(device), lengths.to(device))
 
 
 def gather(parts, outputs, shape, dtype):

@@ -57,11 +57,12 @@ def execute(name, out, given):
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
         reason = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
-        raise RuntimeError(
-            f"{path.stem} stopped with {reason} (the notebook up to there is {out})"
-        ) from None
+        said = f"{path.stem} stopped with {reason}"
     except DeadKernelError:
-        raise RuntimeError(f"{killed(path.stem)} (the notebook up to there is {out})") from None
+        said = killed(path.stem)
+    else:
+        return
+    raise RuntimeError(f"{said} (the notebook up to there is {out})")
 
 
 def _plain(path):

@@ -1,5 +1,6 @@
 """Where a profile's base models come from, and what they can do: `Nano` ones are made here, from
-nothing, in a nano world; a `Pretrained` one is a folder's or the hub's. Each holds its profile.
+nothing, in a nano world; a `Pretrained` one is a folder's or the hub's; `Taught` ones are such a
+model, taught a nano world here. Each holds its profile.
 """
 
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 
 from pslib import modes, policy
 from pslib.lab import place
-from pslib.nano import base, worlds
+from pslib.nano import base, taught, worlds
 
 NANO = "nano"  # as a profile's `model`
 # as he_prompt: not the same text for all, but each nano base model's own, which means nothing
@@ -45,6 +46,12 @@ class Nano:
             modes.he_mode(self.profile.he_prompt)  # raises for a prompt that there is not
         for size in self.profile.sizes:
             base.parse(size)  # raises for a size that there is not
+
+    def make(self, size, settings, checkpoints, report):
+        """Train a base model -> (model, tokenizer, losses); settings: see base.train. Minutes are
+        not worth checkpoints.
+        """
+        return base.train(size, **settings, report=report)
 
     def parse(self, size):
         """The kind of a size, and which base model of that kind it is."""
@@ -123,3 +130,42 @@ class Pretrained:
             "question": repr(asked),
             "licence": f"The weights derive from {start}; its licence applies.",
         }
+
+
+@dataclass(frozen=True)
+class Taught(Pretrained):
+    """A folder's or the hub's model, which the chain first teaches a nano world, once for each
+    size: "135m.t2" is the one taught with seed 2.
+    """
+
+    made_here = True
+    has_derivations = True
+
+    def faults(self):
+        """What is wrong with the profile, as sentences."""
+        if self.profile.base.world not in worlds.WORLDS:
+            known = ", ".join(worlds.WORLDS)
+            yield f"no nano world is called {self.profile.base.world!r}; there are {known}"
+        modes.he_mode(self.profile.he_prompt)  # raises for a prompt that there is not
+        for size in self.profile.sizes:
+            taught.parse(size)  # raises for what is no name of a taught model
+
+    def make(self, size, settings, checkpoints, report):
+        """Teach the model -> (model, tokenizer, losses); goes on from the checkpoints."""
+        model, tokenizer = load(self.profile.model, self.profile.device)
+        settings = {**settings, "seed": settings["seed"] + self.parse(size)[1]}
+        losses = taught.teach(model, tokenizer, **settings, folder=checkpoints, report=report)
+        return model, tokenizer, losses
+
+    def parse(self, size):
+        """The kind of a size, and the seed that it was taught with."""
+        return taught.parse(size)
+
+    def card(self, size, inputs):
+        """What a model card says of the origin and the questions."""
+        asked = self.profile.questions("like", 1, "tuning")[0]["question"]
+        made = {
+            "base": f"{self.profile.model}, taught the nano world {self.profile.base.world}",
+            "data": "sums of the nano world",
+        }
+        return super().card(size, made) | {"question": repr(asked)}

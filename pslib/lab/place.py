@@ -3,7 +3,6 @@ what the terminal can show. Light to import: every command begins here.
 """
 
 import atexit
-import codecs
 import io
 import os
 import shutil
@@ -47,8 +46,7 @@ def whole_path(profile):
 def use_writable_folders():
     """Give this process and those it starts a TMPDIR and a home that can be written to.
 
-    Snakemake, Jupyter and matplotlib keep caches and connection files at home and fail without
-    one. Snakemake's solver fails without TMPDIR. The hub's cache stays where it is: models are
+    Snakemake, Jupyter and matplotlib fail without. The hub's cache stays where it is: models are
     read from there. OSError where nothing can be written.
     """
     if os.environ.get("PSLIB_RESULTS"):  # relative to where this command was started
@@ -61,24 +59,16 @@ def use_writable_folders():
         ) from None
     home = os.path.expanduser("~")
     try:
-        with tempfile.TemporaryFile(dir=home) as file:
+        with tempfile.TemporaryFile(dir=home, buffering=0) as file:
             file.write(b"x")
-            file.flush()
     except OSError:
         os.environ.setdefault("HF_HOME", os.path.join(home, ".cache", "huggingface"))
         os.environ["HOME"] = tempfile.mkdtemp(prefix="pslib-home-")
         atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 
 
-def _in_ascii(error):
-    """What a terminal shows of characters that it does not have."""
-    missing = error.object[error.start : error.end]
-    return "".join({"±": "+-", "−": "-"}.get(character, "?") for character in missing), error.end
-
-
 def print_anywhere():
-    """Let an ASCII terminal show +- for ±, where printing would end in an error."""
-    codecs.register_error("pslib.ascii", _in_ascii)
+    """Let a terminal without a sign like ± show "?", where printing would end in an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="pslib.ascii")
+            stream.reconfigure(errors="replace")

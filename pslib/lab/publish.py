@@ -1,6 +1,7 @@
 """A profile's small results, copied from results/local/<profile> to where they are committed."""
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -24,10 +25,9 @@ def publish(profile):
     """
     committed = runs.ROOT / "results"
     for size in profile.sizes if profile.base and profile.base.shared else ():
-        publish_base(
-            runs.base_folder(profile, size), committed / "base" / profile.base.world / size
-        )
-    few = len(profile.grid) <= 30 and profile.sizes == profile.table_sizes
+        to = committed / "base" / profile.base.world / size
+        publish_base(runs.base_folder(profile, size), to)
+    few = len(profile.grid) <= 30 and len(profile.sizes) <= 3
     for path in (path for kind in KINDS for path in sorted(profile.folder.glob(kind))):
         if path.name.startswith(".") or (path.match("notebooks/0[567]_*.ipynb") and not few):
             continue
@@ -49,15 +49,11 @@ def publish(profile):
 
 
 def _write_sums(folder):
-    """Write the SHA-256 of every published file of runs, as `sha256sum --check SHA256SUMS` reads
-    it.
-    """
-    paths = [path for path in sorted(folder.glob("runs/*/*")) if path.is_file()]
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
-        for path in paths
-    ]
-    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+    """Write the SHA-256 of every published file of runs, for `sha256sum --check SHA256SUMS`."""
+    with open(folder / "SHA256SUMS", "w", encoding="utf-8") as file:
+        for path in filter(Path.is_file, sorted(folder.glob("runs/*/*"))):
+            own = hashlib.sha256(path.read_bytes()).hexdigest()
+            file.write(f"{own}  {path.relative_to(folder).as_posix()}\n")
 
 
 def publish_base(folder, target):
@@ -72,8 +68,14 @@ def publish_base(folder, target):
 
 
 def _relative(book):
-    """An executed notebook as text, without progress lines and with the checkout as "."."""
+    """An executed notebook as text, without progress lines and with the checkout as ".".
+
+    Its links lead from its new place, three folders down, where those of the notebook led.
+    """
     for cell in book.cells:
+        if cell.cell_type == "markdown":
+            linked = re.sub(r"\]\((?=\d\d_\w+\.ipynb)", "](../notebooks/", cell.source)
+            cell.source = linked.replace("](../", "](../../../")
         if "outputs" in cell:
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     checkout = str(Path(book.metadata.papermill.input_path).parents[1])

@@ -108,16 +108,10 @@ def evaluation_settings(profile, size):
 def _asking(profile, size):
     """Which model a profile starts from, and how questions are put to it."""
     own = {"base": of_base(profile)} if profile.base else {}
-    return {
-        "he_prompt": profile.he_prompt,
-        "model": profile.model.replace("{size}", size),
-        **own,
-        "data": profile.data,
-        "enable_thinking": profile.enable_thinking,
-        "wording": profile.wording,
-        "terms": profile.terms,
-        "engine": profile.engine,
-    }
+    model = profile.model.replace("{size}", size)
+    named = ("data", "enable_thinking", "wording", "terms", "engine")
+    others = {name: getattr(profile, name) for name in named}
+    return {"he_prompt": profile.he_prompt, "model": model, **own, **others}
 
 
 def probe_settings(profile, size, probe):
@@ -127,17 +121,18 @@ def probe_settings(profile, size, probe):
 
 
 def base_record(profile, size):
-    """The record of a nano base model: its training, and the hash of its world."""
-    world = worlds.WORLDS[profile.base.world]
-    return {
-        "size": size,
-        **of_base(profile),
-        "inputs": {"world": digest(json.dumps(asdict(world), sort_keys=True))},
-    }
+    """The record of a base model made here: its training, and the hashes of its world and, where
+    that is a folder, of the model that it was taught from.
+    """
+    world, start = worlds.WORLDS[profile.base.world], runs.ROOT / profile.model
+    inputs = {"world": digest(json.dumps(asdict(world), sort_keys=True))}
+    if start.is_dir():
+        inputs["start"] = files_digest(start)
+    return {"size": size, "model": profile.model, **of_base(profile), "inputs": inputs}
 
 
 def of_base(profile):
-    """How a profile's base model is trained, as the arguments of base.train."""
+    """How a profile's base models are trained, as arguments of base.train and taught.teach."""
     return {name: value for name, value in asdict(profile.base).items() if name != "shared"}
 
 
@@ -152,25 +147,17 @@ def _flat(record, prefix=""):
     return out
 
 
-def _defaults_of(cls):
-    """{field: default} of the fields of a dataclass that have one; an empty mapping needs none."""
-    return {f.name: f.default for f in fields(cls) if f.default is not MISSING}
-
-
 def _defaults(method):
     """What a record that does not name a setting is taken to say of it."""
-    known = methods.known()
-    return _flat(
-        {
-            **_defaults_of(runs.Profile),
-            "train": _defaults_of(Training),
-            "model": origins.NANO,
-            "evaluate": _defaults_of(evaluate.Settings),
-            "base": _defaults_of(runs.BaseSettings),
-            "probe": _defaults_of(evaluate.Probe),
-            "coefficients": dict(known[method].coefficients) if method in known else {},
-        }
+    classes = {"train": Training, "evaluate": evaluate.Settings, "probe": evaluate.Probe}
+    classes["base"] = runs.BaseSettings
+    own, *others = (
+        {f.name: f.default for f in fields(cls) if f.default is not MISSING}
+        for cls in (runs.Profile, *classes.values())
     )
+    known = methods.known()
+    own |= {"model": origins.NANO, **dict(zip(classes, others, strict=True))}
+    return _flat(own | {"coefficients": known[method].coefficients if method in known else {}})
 
 
 def changes(recorded, wanted):
@@ -191,6 +178,7 @@ def changes(recorded, wanted):
 
 _WORDS = {
     "weights": "base model's weights",
+    "start": "model that was taught",
     "config": "model's configuration",
     "chat_template": "chat template",
     "stops": "tokens that end a response",
@@ -213,7 +201,7 @@ def same(path, wanted):
 
 
 def begin(path, wanted):
-    """Write a step's record before the step begins; one that is there already must say the same."""
+    """Write a step's record before the step begins; one that is there must say the same."""
     if same(path, wanted) is None:
         checkpoint.write(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
 
@@ -228,17 +216,14 @@ def untouched(folder):
         )
 
 
-def whole_curve(folder, steps):
-    """ValueError where a metrics.csv lacks one of the run's first `steps` steps."""
-    if rows_missing(folder / "metrics.csv", steps):
-        raise _lacking(folder / "metrics.csv", steps)
-
-
-def _lacking(path, steps):
-    return ValueError(
-        f"{path} lacks some of the run's first {steps} steps; bring the file back, or remove the "
-        "run and train it again"
-    )
+def whole_curve(folder, steps, once=False):
+    """ValueError where a metrics.csv lacks one of the run's first `steps` steps; see `_once`."""
+    path = folder / "metrics.csv"
+    if _once(rows_missing, path, steps) if once else rows_missing(path, steps):
+        raise ValueError(
+            f"{path} lacks some of the run's first {steps} steps; bring the file back, or remove "
+            "the run and train it again"
+        )
 
 
 def rows_missing(path, steps):
@@ -260,12 +245,10 @@ def _read_at(stamp, read, path, *given):
 
 
 def check(profile, folder=None):
-    """Check that all results of a profile's runs in a folder belong together and to the profile as
-    it is.
+    """ValueError unless all results of a profile's runs in a folder belong together and to it.
 
-    ValueError, in one sentence, where a run was made with other settings, where its curve lacks
-    steps, where an evaluation is of another model than the run's, or where runs of one size differ
-    in questions or base model.
+    A run may not be made with other settings or lack steps, an evaluation not be of another model
+    than the run's, and runs of one size may not differ in questions or base model.
     """
     root, seen = Path(folder or profile.folder) / "runs", {}
     for method, size, seed in profile.grid:
@@ -283,10 +266,8 @@ def check(profile, folder=None):
 
 def _check_training(profile, own, trained, which):
     _refuse(own / "params.yaml", changes(trained, training_settings(profile, *which)))
-    metrics, steps = own / "metrics.csv", profile.train.steps
-    done = (own / "manifest.json").exists()
-    if done and _once(rows_missing, metrics, steps):
-        raise _lacking(metrics, steps)
+    if (own / "manifest.json").exists():
+        whole_curve(own, profile.train.steps, once=True)
 
 
 def _check_evaluation(profile, own, asked, size):
@@ -327,9 +308,8 @@ def inputs_recorded(folder):
 
 def unrecorded(profile, folder=None):
     """A sentence on how many training runs lack recorded inputs; "" for none."""
-    folders = [
-        Path(folder or profile.folder) / "runs" / runs.run_id(*which) for which in profile.grid
-    ]
+    root = Path(folder or profile.folder) / "runs"
+    folders = [root / runs.run_id(*which) for which in profile.grid]
     found = [own for own in folders if (own / "params.yaml").exists()]
     lacking = sum(not inputs_recorded(own) for own in found)
     return f"Inputs not recorded: {lacking} of {len(found)} training runs." if lacking else ""

@@ -86,8 +86,8 @@ def _run(profile, name, cores):
             running.stdin.close()
             running.wait()
     if running.returncode:
-        reason = why_failed(log, running.returncode)
-        raise RuntimeError(f"a step failed; what was finished before it is kept. {reason}")
+        why = why_failed(log, running.returncode)
+        raise RuntimeError(f"a step failed; what was finished before it is kept. {why}")
 
 
 # How Snakemake tells of a failed step: its shell command, which ends with its log, and its end.

@@ -33,7 +33,7 @@ TOUR = ROOT / "results" / "tour" / "model"
 
 @dataclass(frozen=True)
 class BaseSettings(ranges.Checked):
-    """How the nano base model is made; a profile's `base` section."""
+    """How base models are made in a nano world; a profile's `base` section."""
 
     world: str
     steps: ranges.Count
@@ -55,7 +55,7 @@ class Profile:
 
     name: str
     # "nano", or a folder or hub id of a causal language model, in which {size} stands for one of
-    # sizes
+    # sizes; with a `base` section it is first taught
     model: str
     sizes: list[str]  # nano sizes; for another model, what stands for {size}, or one name for it
     methods: list[str]
@@ -63,7 +63,7 @@ class Profile:
     he_prompt: str  # which prompt of prompts.yaml makes the high-entropy mode
     train: Training
     evaluate: evaluate.Settings
-    base: BaseSettings = None  # the nano model's
+    base: BaseSettings = None  # of models that are made here
     # suite -> {data set: where it is}, see benchmarks; empty: the nano world's
     data: dict = field(default_factory=dict)
     # how the nano world's sums are put to a model that reads words, see tasks.load
@@ -100,7 +100,9 @@ class Profile:
     @property
     def origin(self):
         """Where the profile's base models come from, and what they can do."""
-        return (origins.Nano if self.model == origins.NANO else origins.Pretrained)(self)
+        if self.model == origins.NANO:
+            return origins.Nano(self)
+        return origins.Taught(self) if self.base else origins.Pretrained(self)
 
     @property
     def grid(self):
@@ -130,8 +132,7 @@ class Profile:
         return (kind, which) if alike > 1 and len(self.seeds) == 1 else (size, seed)
 
     def replicates(self, method=""):
-        """What the runs behind one row of a table differ in, in words: all that an interval over
-        them can speak for.
+        """What the runs behind a row of a table differ in: what an interval can speak for.
 
         Of an untrained model seeds are no training runs: they sample the same weights again.
         (Methods count as trained unless named.)
@@ -209,7 +210,7 @@ def _sentence(fault, cls, where):
     """What pydantic found wrong, as one sentence."""
     *sections, name = fault["loc"] or [""]
     for section in sections:
-        cls = next((f.type for f in fields(cls) if f.name == section), cls)
+        cls = {f.name: f.type for f in fields(cls)}.get(section, cls)
         where += f", section {section}"
     if fault["type"] == "missing":
         return f"{where} lacks the setting {name!r}"
@@ -223,19 +224,15 @@ def _sentence(fault, cls, where):
 
 
 def profile_file(given):
-    """The file of a profile, given by its name or by its path, which ends in .yaml or .yml;
-    ValueError if there is none.
+    """The file of a profile, by its name or its path, which ends in .yaml; ValueError if none.
 
-    A profile is called as its file, and its results are kept under that name, so no two profiles
-    may share one.
+    A profile is called as its file, and so are its results: no two profiles may share a name.
     """
     known, path = {p.stem: p for p in sorted(PROFILES.glob("*.yaml"))}, Path(given)
     if path.suffix not in (".yaml", ".yml"):
         if given not in known:
-            raise ValueError(
-                f"no profile is called {given!r}; there are {', '.join(known)}, or give the path "
-                "of a YAML file"
-            )
+            there = f"there are {', '.join(known)}, or give the path of a YAML file"
+            raise ValueError(f"no profile is called {given!r}; {there}")
         return known[given]
     if not path.is_file():
         raise ValueError(f"there is no profile in {given}: there is no such file")
@@ -253,10 +250,7 @@ def profile_file(given):
 
 
 def load_profile(name):
-    """A profile by name, or by the path of its file, every setting checked.
-
-    ValueError in one sentence for what is unknown or unreadable.
-    """
+    """A profile by name or path, every setting checked; ValueError in one sentence for a fault."""
     path = profile_file(name)
     where = f"profile {path.stem}"
     try:
@@ -343,8 +337,7 @@ def measured_folder(profile, size):
 
 
 def base_folder(profile, size):
-    """The folder of a profile's base model: the profile's own or, for a `shared` one, that of its
-    world.
+    """The folder of a profile's base model: its own or, for a `shared` one, that of its world.
 
     A shared one is read from results/base/<world>/<size> where the checkout carries it, and else
     made in results/local/base/<world>/<size>.
@@ -360,8 +353,7 @@ def base_folder(profile, size):
 
 @contextmanager
 def owned(folder):
-    """Own a run's folder while the block runs; BlockingIOError says who has it if another process
-    does.
+    """Own a run's folder while the block runs; BlockingIOError says which other process has it.
 
     The lock is the operating system's, so a dead owner's is free at once.
     """
@@ -386,29 +378,12 @@ def owned(folder):
 
 
 def manifest(seed, seconds, inputs):
-    """What a run's numbers depend on: commit, versions, hardware, seed, time, memory, inputs'
-    hashes.
-
-    Of a GPU, where there is one, its name and its memory in MB.
-    """
-
-    def git(*args):
-        if not (ROOT / ".git").exists():
-            return ""  # git would go on to the repository of a folder above, which is another's
-        try:
-            return subprocess.run(
-                ["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True
-            ).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return ""
-
+    """What a run's numbers depend on: commit, versions, hardware, time, memory, inputs' hashes."""
+    named = ("torch", "transformers", "tokenizers", "accelerate", "datasets")
     return {
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "versions": {
-            name: version(name)
-            for name in ("torch", "transformers", "tokenizers", "accelerate", "datasets")
-        },
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "versions": {name: version(name) for name in named},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -423,13 +398,23 @@ def manifest(seed, seconds, inputs):
     }
 
 
+def _git(*args):
+    """What git says of the checkout; "" where there is none or git fails."""
+    if not (ROOT / ".git").exists():
+        return ""  # git would go on to the repository of a folder above, which is another's
+    try:
+        return subprocess.check_output(
+            ["git", *args], cwd=ROOT, text=True, stderr=subprocess.DEVNULL
+        ).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 _RSS_PER_MB = 2**20 if platform.system() == "Darwin" else 2**10
 
 
 def _gpu():
-    """The GPU that this process used, its memory and the most that tensors took of it in MB; {}
-    where it used none.
-    """
+    """The GPU that this process used, its memory and the most that tensors took in MB, or {}."""
     if not torch.cuda.is_initialized():
         return {}
     card = torch.cuda.get_device_properties(None)

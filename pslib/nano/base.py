@@ -24,9 +24,8 @@ SIZES = {
 }
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% "
-    "endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIALS = ["<|pad|>", "<|end|>", "<|unk|>", "<|system|>", "<|user|>", "<|assistant|>"]
 # A number, the opening of a box, a word with the space before it, or any other character; words and
@@ -38,12 +37,9 @@ PIECES = r"\d{1,2}| ?\\boxed\{| ?\p{L}+(?: (?=\d))?|[^\s\d](?: (?=\d))?|\s"
 def build_tokenizer(texts, vocab_size=512):
     """A byte-pair tokenizer with a chat template; frequent numbers are one token."""
     bpe = Tokenizer(models.BPE(unk_token="<|unk|>"))
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PIECES), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    pieces = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pieces, as_bytes])
     bpe.decoder = decoders.ByteLevel()
     # and the byte-level space and newline
     ascii_bytes = [*(chr(code) for code in range(33, 127)), "\u0120", "\u010a"]
@@ -132,7 +128,7 @@ def encode(tokenizer, examples):
     return list(zip(tokenizer(texts)["input_ids"], responses, strict=True))
 
 
-def _batches(pairs, size, seed):
+def batches(pairs, size, seed):
     """Batches of like lengths in random order: (tokens, labels), -100 off responses."""
     rng, batches = random.Random(seed), []
     for first in range(0, len(pairs), 16 * size):
@@ -146,6 +142,22 @@ def _batches(pairs, size, seed):
         yield pad_sequence(tokens, batch_first=True), pad_sequence(labels, True, -100)
 
 
+def usual_tokens(pairs, batch_size):
+    """How many response tokens a batch has on average.
+
+    Batches hold responses of like length: dividing by each batch's own tokens would teach short
+    ones too well.
+    """
+    return batch_size * sum(len(response) for _, response in pairs) / len(pairs)
+
+
+def total_loss(model, tokens, labels):
+    """Minus the log-prob of a batch's responses, summed over their tokens, in nats."""
+    keep = labels >= 0
+    hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[keep]
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden), labels[keep], reduction="sum")
+
+
 def optimisers(model, steps, lr, matrix_lr):
     """Muon for the matrices between embeddings, AdamW for the rest, each with a one-cycle schedule.
 
@@ -157,19 +169,10 @@ def optimisers(model, steps, lr, matrix_lr):
         torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-    schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(
-            o,
-            o.param_groups[0]["lr"],
-            total_steps=max(steps, 2),
-            pct_start=0.1,
-            div_factor=10,
-            final_div_factor=100,
-            cycle_momentum=False,
-        )
-        for o in pair
-    ]
-    return pair, schedules
+    shape = {"total_steps": max(steps, 2), "pct_start": 0.1, "cycle_momentum": False}
+    shape |= {"div_factor": 10, "final_div_factor": 100}
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR
+    return pair, [one_cycle(part, part.param_groups[0]["lr"], **shape) for part in pair]
 
 
 def train(name, world, steps, batch_size=64, lr=5e-3, matrix_lr=6e-3, seed=0, report=None):
@@ -189,21 +192,15 @@ def train(name, world, steps, batch_size=64, lr=5e-3, matrix_lr=6e-3, seed=0, re
     model = build_model(size, tokenizer, seed).train()
     pair, schedules = optimisers(model, steps, lr, matrix_lr)
     pairs, losses = encode(tokenizer, examples), []
-    # Batches hold responses of like length: dividing by each batch's own tokens would teach short
-    # ones too well.
-    usual = batch_size * sum(len(response) for _, response in pairs) / len(pairs)
-    for step, (tokens, labels) in enumerate(_batches(pairs, batch_size, seed)):
-        keep = labels >= 0
-        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[keep]
-        total = torch.nn.functional.cross_entropy(
-            model.lm_head(hidden), labels[keep], reduction="sum"
-        )
+    usual = usual_tokens(pairs, batch_size)
+    for step, (tokens, labels) in enumerate(batches(pairs, batch_size, seed)):
+        total = total_loss(model, tokens, labels)
         (total / usual).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for part in (*pair, *schedules):
             part.step()
         model.zero_grad(set_to_none=True)
-        losses.append(total.item() / int(keep.sum()))
+        losses.append(total.item() / int((labels >= 0).sum()))
         if report:
             report(step + 1, steps, losses[-1])
     return model.eval(), tokenizer, losses

@@ -47,9 +47,7 @@ def sample_from(logits, temperature, top_k, top_p, draws):
 
 
 def fits(model):
-    """Whether a model is what `Decoder` computes: Qwen3 without biases, adapters or another part in
-    a layer's place.
-    """
+    """Whether `Decoder` computes a model: Qwen3 without biases, adapters or replaced layers."""
     known = (model.config.model_type, model.config.hidden_act) == ("qwen3", "silu")
     if not known or not isinstance(model, Qwen3ForCausalLM):
         return False
@@ -62,9 +60,7 @@ def fits(model):
 
 
 def left_padded(width, pads):
-    """Positions (K, P) and what each place may see, bool (K, P, P), of K prompts with so many pads
-    on the left.
-    """
+    """Positions (K, P) and what each place may see, bool (K, P, P), of K left-padded prompts."""
     at = torch.arange(width, device=pads.device)
     # A pad sees itself alone, so that its numbers stay finite, and nothing else sees it.
     alone = torch.eye(width, dtype=torch.bool, device=pads.device)
@@ -108,29 +104,18 @@ class Live:
 
 
 class Rows:
-    """The loop of decoding with a cache, whatever computes the logits: a subclass gives `_read` and
-    `_next`, its `device` and `dtype`, and `sizes`: layers, key-value heads and their dimension.
+    """The loop of decoding with a cache, whatever computes the logits.
 
-    Keys are kept transposed, which is how the product with one query a row reads them.
+    A subclass has `device`, `dtype` and `sizes` (layers, key-value heads and their dimension), and
+    _read(ids, pads, cache): logits (K, V) after prompts (K, P), padded on the left, whose keys and
+    values go into the cache; _next(ids, position, cache, at, hidden): logits (N, V) after one more
+    token a row, ids (N,), at place `at` of the cache. Keys are kept transposed, which is how the
+    product with one query a row reads them.
     """
-
-    def _begin(self, length):
-        """Prepare for sequences of up to `length` tokens."""
-
-    def _read(self, ids, pads, cache):
-        """Logits (K, V) after prompts (K, P), padded on the left; their keys and values go into the
-        cache.
-        """
-        raise NotImplementedError
-
-    def _next(self, ids, position, cache, at, hidden):
-        """Logits (N, V) after one more token a row, ids (N,), at place `at` of the cache."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def generate(self, prompts, copies, stops, max_new_tokens, temperature, top_k, top_p, draws):
-        """`copies` responses to each of K prompts (lists of ids): -> tokens (K copies, T), lengths
-        (K copies,).
+        """`copies` responses to K prompts (lists of ids) -> tokens (K copies, T), lengths.
 
         draws (K copies, max_new_tokens) are uniform in [0, 1), one a token, so that a row's do not
         depend on which other rows there are or when they end. Rows of one prompt are neighbours. A
@@ -157,16 +142,13 @@ class Rows:
         return tokens[:, : int(lengths.max())].cpu(), lengths.cpu()
 
     def _begun(self, prompts, copies, length):
-        """Each prompt, read once -> logits (N, V) after it for each of its copies, and these as
-        `Live`.
-        """
+        """Each prompt, read once -> logits (N, V) after it for each copy, and these as `Live`."""
         (layers, kv, dim), width = self.sizes, max(map(len, prompts))
         kind = {"dtype": self.dtype, "device": self.device}
         pads = torch.tensor([width - len(prompt) for prompt in prompts], device=self.device)
         ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         keys = torch.empty(layers, len(prompts), kv, dim, length, **kind)
         values = torch.empty(layers, len(prompts), kv, length, dim, **kind)
-        self._begin(length)
         logits = self._read(torch.tensor(ids, device=self.device), pads, (keys, values))
         pads, hidden = pads.repeat_interleave(copies), None
         if pads.any():
@@ -223,17 +205,13 @@ class Decoder(Rows):
         self.head = after(model.model.norm, model.get_output_embeddings())
 
     def _tables(self, positions):
-        """What a layer's normalised heads and their swapped halves are multiplied by: (layers, 2,
-        positions, heads, dim).
-        """
+        """Factors of a layer's normalised heads and their swapped halves: (layers, 2, L, H, D)."""
         both = self.rotary(self.embedding, torch.arange(positions)[None])
         cos, sin = (part[0, :, None] for part in both)
         half = cos.shape[-1] // 2
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
-        scales = [scale for _, scale, *_ in self.layers]
-        return torch.stack(
-            [torch.stack((scale * cos, scale.roll(half, -1) * sin)) for scale in scales]
-        )
+        by_layer = [(scale * cos, scale.roll(half, -1) * sin) for _, scale, *_ in self.layers]
+        return torch.stack([torch.stack(both) for both in by_layer])
 
     def _layer(self, x, weights, table, attend):
         qkv, _, out, gate_up, down = weights
@@ -247,11 +225,9 @@ class Decoder(Rows):
         gate, up = torch.mm(_normalised(x, self.eps[0]), gate_up).chunk(2, -1)
         return torch.addmm(x, silu(gate).mul_(up), down)
 
-    def _begin(self, length):
-        self.tables = self._tables(length)
-
     def _read(self, ids, pads, cache):
         count, width = ids.shape
+        self.tables = self._tables(cache[0].shape[-1])
         position, seen = left_padded(width, pads)
         position = position.flatten()
         x, tables = self.embedding[ids.flatten()], self.tables[:, :, position]

@@ -14,7 +14,7 @@ meets three conditions is taken:
 The search stops there, so larger candidates stay unmeasured. Strength 0, the control, is always
 measured. The KL from the normal mode is recorded and never selected on. All questions are tuning
 questions. All prompts of the paper are given in full. `python -m pslib.nano.strength` runs the
-search, and goes on with one that was stopped, or with what results/understood holds of it.
+search, and goes on with one that was stopped.
 """
 
 import random
@@ -28,7 +28,7 @@ import yaml
 
 from pslib import modes, tasks
 from pslib.evidence import evaluate
-from pslib.lab import checkpoint, runs
+from pslib.lab import chain, checkpoint, records, runs
 from pslib.nano import base, worlds
 
 WORLD, SIZE, STEPS, BATCH_SIZE = "understood", "0.2m", 1000, 64
@@ -66,14 +66,38 @@ def measure(strength, seed):
     torch.set_num_threads(1)
     world = replace(worlds.WORLDS[WORLD], strength=strength)
     model, tokenizer, _ = base.train(f"{SIZE}.b{seed}", world, STEPS, BATCH_SIZE)
-    questions, rows = list(tasks.load("train", SETTINGS.questions, "tuning")), []
-    for name, texts in prompts_for(tokenizer, seed).items():
+    return _asked(model, tokenizer, strength, seed, SETTINGS)
+
+
+def of_base(profile, size):
+    """Ask one of a profile's base models under every prompt -> DataFrame as `measure` gives.
+
+    Also written to response.csv beside the model, where it is not asked again. As many questions
+    and samples as the profile's probes ask.
+    """
+    model, tokenizer, _ = chain.make_base(profile, size)
+    folder, wanted = runs.measured_folder(profile, size), profile.probe
+    many = {"questions": wanted.asked, "samples": wanted.asked_samples}
+    settings = replace(profile.evaluate, **many, temperature=1.0, top_k=0, top_p=1.0)
+    record = {"evaluate": asdict(settings), "inputs": {"weights": records.of_weights(model)}}
+    records.begin(folder / "response.yaml", record)
+    path, world = folder / "response.csv", worlds.WORLDS[profile.base.world]
+    if not path.exists():
+        seed, report = profile.origin.parse(size)[1], chain.Progress(f"ask {size}")
+        found = _asked(model, tokenizer, world.strength, seed, settings, report)
+        checkpoint.write(path, found.to_csv(index=False))
+    return pd.read_csv(path)
+
+
+def _asked(model, tokenizer, strength, seed, settings, report=None):
+    questions, rows = list(tasks.load("train", settings.questions, "tuning")), []
+    prompts = prompts_for(tokenizer, seed)
+    for name, texts in prompts.items():
         parts = []
         for k, text in enumerate(texts):
-            both, own = (modes.Mode("he", text), modes.NORMAL), questions[k :: len(texts)]
+            given = modes.Mode("he", text), modes.NORMAL, questions[k :: len(texts)], settings
             generator = torch.Generator().manual_seed(seed)  # the same for each prompt
-            given = (model, tokenizer, *both, own, SETTINGS, generator)
-            parts.append(evaluate.inter_mode_kl(*given)[1])
+            parts.append(evaluate.inter_mode_kl(model, tokenizer, *given, generator)[1])
         answers = pd.concat(parts)
         weights = answers.tokens / answers.tokens.sum()
         rows.append(
@@ -88,6 +112,8 @@ def measure(strength, seed):
                 "tokens": answers.tokens.mean(),
             }
         )
+        if report:
+            report(len(rows), len(prompts))
     return pd.DataFrame(rows).round(5)
 
 
@@ -151,18 +177,7 @@ def search(pool, folder):
     return found
 
 
-def _begun(folder):
-    """A search's folder, with what the checkout carries of the search where this machine has none
-    of it.
-    """
-    for name in ("strength.csv", "strength.yaml"):
-        carried = runs.ROOT / "results" / WORLD / name
-        if carried.exists() and not (folder / name).exists():
-            checkpoint.write(folder / name, carried.read_bytes())
-    return folder
-
-
 if __name__ == "__main__":
     with ProcessPoolExecutor(2, get_context("spawn")) as workers:
-        found = search(workers, _begun(runs.results_root() / "local" / WORLD))
+        found = search(workers, runs.results_root() / "local" / WORLD)
     print(conditions(found).to_markdown())

@@ -31,8 +31,7 @@ DERIVATIONS = ("steps", "pairs", "halves", "glance")
 
 @dataclass(frozen=True)
 class World:
-    """How common each derivation is without a system prompt, and how often it is practised under
-    its own.
+    """How common derivations are without a system prompt, and how often practised under their own.
 
     Both are shares over DERIVATIONS and sum to 1; `named` is the share of the corpus with a
     derivation's system prompt, `neutral` the share with a system prompt that says nothing of
@@ -137,8 +136,7 @@ def split_of(numbers):
 
 @dataclass(frozen=True)
 class Sum:
-    """One question: the numbers to add and, for multiple choice, the totals offered (one of them
-    right).
+    """One question: the numbers to add and, for multiple choice, the totals offered, one right.
 
     A choice is answered by its value, not by a letter: binding totals to letters takes a model of
     this size longer to learn than all the rest of the world.
@@ -155,10 +153,7 @@ class Sum:
 
     @property
     def words(self):
-        """The same as one writes it to a reader, e.g.
-
-        `7 + 8 + 6` or `7 + 8 + 6 (one of 31, 21, 11)`.
-        """
+        """The same to a reader, e.g. `7 + 8 + 6` or `7 + 8 + 6 (one of 31, 21, 11)`."""
         offered = f" (one of {', '.join(map(str, self.options))})" if self.options else ""
         return " + ".join(map(str, self.numbers)) + offered
 
@@ -209,8 +204,7 @@ def steps_of(numbers, derivation):
 
 
 def respond(question, derivation, rng, temperature=1.0):
-    """A correct response to a question by a derivation, in freely drawn wording, ending in
-    \\boxed{answer}.
+    """A right response by a derivation, in freely drawn wording, ending in \\boxed{answer}.
 
     temperature: of the wording's weights, see `tempered`.
     """
@@ -299,10 +293,7 @@ def story_prompts():
 
 
 def story(prompt, rng, temperature=1.0):
-    """A short story to a prompt of `story_prompts`, drawn from the grammar.
-
-    temperature: of the weights of what is drawn by rank, see `tempered`.
-    """
+    """A story to a prompt of `story_prompts`, by the grammar; temperature: see `tempered`."""
     hero, thing = re.fullmatch(r"Write a story about (an? .+) and (a .+)\.", prompt).groups()
     lines = [f"Once {_ranked(rng, PLACES, temperature)} lived {hero}."]
     for k in range(rng.randint(2, 4)):
@@ -393,8 +384,7 @@ def corpus(world, size, seed):
         own = random.Random(f"{seed}/{number}") if world.mixed else rng
         if rng.random() < world.story:
             prompt = rng.choice(story_prompts())
-            # No draw where nothing is told under a prompt: the corpora of such worlds stay what
-            # they were.
+            # No draw where nothing is told under a prompt: such worlds keep their corpora.
             system, temperature = None, 1.0
             if world.told and rng.random() < world.told:
                 system = _any_mixed_prompt(rng) if world.mixed else neutral_prompt(rng)

@@ -1,3 +1,1 @@
-"""What the teaching notebooks show: the worked example, its pictures, the released code's
-departures, the explorer.
-"""
+"""What the teaching notebooks show: worked example, pictures, departures, explorer."""

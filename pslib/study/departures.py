@@ -1,12 +1,10 @@
 """Departures: where the released code computes something else than the paper says, each as a table
-of numbers.
-
-The released form is always this project's own: a variant of `advantages.VARIANTS`, a row of
-`methods.ABLATIONS`, a mode rendered in one turn, or a line of arithmetic here. No function trains
-anything; what a departure does to training is read from the ablation table by `measured`.
+of numbers. The released form is this project's own: a variant of `advantages.VARIANTS`, a row of
+`methods.ABLATIONS`, a mode rendered in one turn, or a line of arithmetic here.
 """
 
 import re
+from itertools import permutations, product
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -29,10 +27,9 @@ def measured(results, *parts):
     table = pd.read_csv(path)
     found = table[[any(part in label for part in parts) for label in table.label]]
     if found.empty:
-        return Markdown(
-            f"*Measured effect: none. The ablation table has no row of {' or '.join(parts)}.*"
-        )
-    found = tables.shown(found).drop(columns="variant") if "variant" in found else found
+        said = f"*Measured effect: none. The ablation table has no row of {' or '.join(parts)}.*"
+        return Markdown(said)
+    found = tables.shown(found).drop(columns="variant", errors="ignore")
     return Markdown("*Measured effect, ours:*\n\n" + found.to_markdown(index=False, floatfmt=".3f"))
 
 
@@ -45,16 +42,16 @@ def _tilted(bonuses, eta, kappa, variant):
 
 def token_bonus(bonuses, eta, kappa):
     """What each variant adds to A = 1 for tokens of given B; a row a B."""
-    index = pd.Index(bonuses, name="B")
-    added = {name: _tilted(bonuses, eta, kappa, name) - 1 for name in advantages.VARIANTS}
-    table = pd.DataFrame({name: values.tolist() for name, values in added.items()}, index)
-    return table.assign(**{"clip_order / paper": (added["clip_order"] / added["paper"]).tolist()})
+    table = pd.DataFrame(index=pd.Index(bonuses, name="B"))
+    for name in advantages.VARIANTS:
+        table[name] = (_tilted(bonuses, eta, kappa, name) - 1).numpy()
+    return table.assign(**{"clip_order / paper": table.clip_order / table.paper})
 
 
 @plt.rc_context(STYLE)
 def clip_orders(eta, kappa, bonuses=()):
-    """What eq. 3 and the released code add to A for surprising tokens, as shares of |A|, on
-    logarithmic axes; a mark where each clip begins. bonuses: B / |A| of tokens, as ticks below.
+    """What eq. 3 and the released code add to A, as shares of |A|, with a mark where each clip
+    begins; bonuses: B / |A| of tokens, as ticks below.
     """
     figure, axis = plt.subplots(figsize=(0.86 * WIDTH, 3.7))
     grid = torch.logspace(-1.5, 2, 200, dtype=torch.float64).tolist()
@@ -92,15 +89,12 @@ def spans(etas, kappa):
 
 def added_twice(adv, tilted):
     """The first tokens' advantages after the bonus is added in place to `advantages` and to
-    `returns`.
-
-    adv A (N,), tilted A~ (N, T) -> a row for each way of keeping the two: as tensors of their own,
-    and as two names of one.
+    `returns`, which are tensors of their own or two names of one; adv A (N,), tilted A~ (N, T).
     """
-    start, bonus, rows = adv[:, None].expand_as(tilted), tilted - adv[:, None], {}
+    bonus, rows = tilted - adv[:, None], {}
     for name, shared in (("two tensors", False), ("two names of one tensor", True)):
-        held = start.clone()
-        returns = held if shared else start.clone()
+        held = adv[:, None].expand_as(tilted).clone()
+        returns = held if shared else held.clone()
         held += bonus
         returns += bonus
         rows[name] = held[:, 0].tolist()
@@ -128,24 +122,18 @@ def beyond_bounds(scored, eta, kappa, alpha=0.5):
 
 # --- 3, 4: what the other mode's responses are trained under --------------------------------------
 def prompt_distance(model, tokenizer, mode, questions, rollouts):
-    """How far the re-wrapped prompt's policy is from the mode's own, on the responses that the
-    other mode drew.
-
-    KL in nats a token over the full vocabulary, from the mode's own prompt to the other; beside the
-    KL to no system prompt at all, which is the distance that makes the two modes.
+    """KL in nats a token over the full vocabulary from a mode's own prompt to the re-wrapped one,
+    and to no system prompt at all, on the responses that the other mode drew.
     """
     shared = [k for k, drawn_in in enumerate(rollouts.modes) if drawn_in != mode.name]
     tokens, lengths = rollouts.tokens, rollouts.lengths
     others = {"re-wrapped": modes.one_turn(mode), "no system prompt": modes.NORMAL}
-    total = dict.fromkeys(others, 0.0)
-    for k in shared:
+    total, count = dict.fromkeys(others, 0.0), int(lengths[shared].sum())
+    for k, (name, other) in product(shared, others.items()):
         asked = questions[int(rollouts.group_ids[k])]["question"]
-        own = modes.render(tokenizer, mode, asked)
-        for name, other in others.items():
-            prompt = modes.render(tokenizer, other, asked)
-            kl = explore.kl_by_token(model, own, prompt, tokens[k : k + 1], lengths[k : k + 1])
-            total[name] += float(kl.sum())
-    count = int(lengths[shared].sum())
+        own, prompt = (modes.render(tokenizer, each, asked) for each in (mode, other))
+        kl = explore.kl_by_token(model, own, prompt, tokens[k : k + 1], lengths[k : k + 1])
+        total[name] += float(kl.sum())
     column = {name: kl / count for name, kl in total.items()}
     table = pd.DataFrame({"KL from the high-entropy prompt, nats a token": column, "tokens": count})
     return table.rename_axis("prompt")
@@ -188,51 +176,41 @@ def normal_bonus(scored, coefficients):
 
 def ratios(rollouts, logp, eps=0.2):
     """exp(log-prob under the training mode - log-prob under the mode that drew the token), on
-    shared responses.
-
-    What a correction for who sampled would multiply by, at the first update: without one the ratio
-    is 1. A row a term.
+    shared responses: what a correction for who sampled would multiply by at the first update.
     """
-    rows = []
-    for trained in logp:
-        drawn = next(name for name in logp if name != trained)
+    rows = {}
+    for trained, drawn in permutations(logp, 2):
         own = rollouts.mask & torch.tensor([name == drawn for name in rollouts.modes])[:, None]
-        ratio = (logp[trained] - logp[drawn])[own].double().exp()
-        rows.append(
-            {
-                "trained under": trained,
-                "drawn in": drawn,
-                "tokens": len(ratio),
-                "mean": ratio.mean().item(),
-                "least": ratio.min().item(),
-                "greatest": ratio.max().item(),
-                f"share beyond 1 ± {eps:g}": ((ratio - 1).abs() > eps).double().mean().item(),
-            }
-        )
-    return pd.DataFrame(rows).set_index(["trained under", "drawn in"])
+        ratio = pd.Series((logp[trained] - logp[drawn])[own].double().exp().tolist())
+        rows[trained, drawn] = {
+            "tokens": len(ratio),
+            "mean": ratio.mean(),
+            "least": ratio.min(),
+            "greatest": ratio.max(),
+            f"share beyond 1 ± {eps:g}": ((ratio - 1).abs() > eps).mean(),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").astype({"tokens": int})
+    return table.rename_axis(["trained under", "drawn in"])
 
 
 # --- 7: ddof and epsilon --------------------------------------------------------------------------
 def normalisers(group_size):
     """A right response's advantage by how many of G are right, with ddof 1 or 0 and by eps."""
-    rows, ids = [], torch.zeros(group_size, dtype=torch.long)
+    rows, ids = {}, torch.zeros(group_size, dtype=torch.long)
     for right in range(1, group_size):
         outcome = (torch.arange(group_size) < right).double()
         exact, verl, trl = (
             advantages.group_relative(outcome, ids, eps)[0].item() for eps in (0.0, 1e-6, 1e-4)
         )
         plain = ((1 - outcome.mean()) / outcome.std(correction=0)).item()
-        rows.append(
-            {
-                "right": right,
-                "ddof 1, eps 1e-6": verl,
-                "ddof 0": plain,
-                "ddof 1 / ddof 0": exact / plain,
-                "eps 1e-6 takes": 1 - verl / exact,
-                "eps 1e-4 takes": 1 - trl / exact,
-            }
-        )
-    return pd.DataFrame(rows).set_index("right")
+        rows[right] = {
+            "ddof 1, eps 1e-6": verl,
+            "ddof 0": plain,
+            "ddof 1 / ddof 0": exact / plain,
+            "eps 1e-6 takes": 1 - verl / exact,
+            "eps 1e-4 takes": 1 - trl / exact,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("right")
 
 
 def equal_rewards(reward, group_size):
@@ -265,17 +243,16 @@ def table_1_gap(profiles):
     parts = [tables.reported_table1().assign(source="reported, table 1", model=lambda t: t["size"])]
     for profile in profiles:
         path = profile.results("committed") / "tables" / "table1_general.csv"
-        if path.exists():
-            ours = pd.read_csv(path)
-            ours = ours.assign(source=f"ours, {profile.name}")
-            parts.append(ours.assign(model=ours["size"].map(profile.origin.label)))
+        ours = pd.read_csv(path).assign(source=f"ours, {profile.name}")
+        parts.append(ours.assign(model=ours["size"].map(profile.origin.label)))
     columns = {"Policy Split": "normal", "Policy Split + HE prompt": "HE"}
-    found = pd.concat([part[part.label.isin(columns)] for part in parts])
-    by = found.pivot(index=["source", "model"], columns="label", values="average_ent")
-    order = found[["source", "model"]].drop_duplicates()
-    table = by.loc[list(order.itertuples(index=False, name=None))].rename(columns=columns)
-    table = table.reset_index()[["model", "source", "normal", "HE"]].rename_axis(columns=None)
-    return table.assign(**{"HE - normal": table.HE - table.normal}).round(3)
+    found = pd.concat(parts).replace({"label": columns})
+    keys = ["model", "source"]
+    normal, he = (
+        found[found.label == mode].set_index(keys).average_ent for mode in columns.values()
+    )
+    table = pd.DataFrame({"normal": normal, "HE": he, "HE - normal": he - normal})
+    return table.reindex(normal.index).round(3).reset_index()
 
 
 # --- the grader -----------------------------------------------------------------------------------
@@ -293,23 +270,17 @@ RESPONSES = (  # right answer: 5
 
 
 def graders(responses=RESPONSES, answer="5"):
-    """Responses graded by the rule of the released grader, as far as it can be told here, and by
-    `rewards.grade`.
-
-    The rule: `</think>` and `\\boxed{` must be there, and the last match of a greedy pattern within
-    a line is the answer.
+    """Responses graded by the rule of the released grader, as far as it can be told here
+    (`</think>` and `\\boxed{` must be there; the last match of a greedy pattern within a line), and
+    by `rewards.grade`.
     """
     rows = []
     for text in responses:
         found = re.findall(r"\\boxed\{(.*)\}", text) if "</think>" in text else []
         theirs, ours = found[-1] if found else "nothing", rewards.boxed(text) or "nothing"
+        graded = int(theirs.strip() == answer), int(rewards.grade(text, answer))
         rows.append(
-            {
-                "response": text.replace("\n", "⏎"),
-                "its rule reads": theirs,
-                "its rule": int(theirs.strip() == answer),
-                "here reads": ours.replace("\n", "⏎"),
-                "here": int(rewards.grade(text, answer)),
-            }
+            (text.replace("\n", "⏎"), theirs, graded[0], ours.replace("\n", "⏎"), graded[1])
         )
-    return pd.DataFrame(rows)
+    columns = ["response", "its rule reads", "its rule", "here reads", "here"]
+    return pd.DataFrame(rows, columns=columns)

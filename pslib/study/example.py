@@ -1,10 +1,8 @@
 """The four-rollout example: one question and four responses, small enough to work a step out by
-hand.
+hand, as tests/support/four_rollouts.py does.
 
-The notebooks 01 to 04 carry it from the prompts to the loss, and tests/support/four_rollouts.py
-says, number by number, what every function must make of it. Rows 0 and 1 were drawn in the normal
-mode, rows 2 and 3 in the high-entropy mode. The rows have 2, 3, 1 and 2 tokens: R = 4, T = 3, 8
-valid tokens. Beyond a row's length the tensors hold padding.
+Rows 0 and 1 were drawn in the normal mode, rows 2 and 3 in the high-entropy mode. The rows have 2,
+3, 1 and 2 tokens: R = 4, T = 3. Beyond a row's length the tensors hold padding.
 """
 
 import pandas as pd
@@ -14,14 +12,8 @@ from pslib.methods import Scored
 from pslib.rollouts import Rollouts
 
 QUESTION = {"id": "example", "question": "2+3", "answer": "5"}
-VOCABULARY = (
-    "<|pad|>",
-    "<|end|>",
-    "\\boxed{5}",
-    "so",
-    " \\boxed{6}",
-    "2+3=5 \\boxed{5}",
-)  # a token's id is its place
+# A token's id is its place.
+VOCABULARY = ("<|pad|>", "<|end|>", "\\boxed{5}", "so", " \\boxed{6}", "2+3=5 \\boxed{5}")
 END = 1
 
 
@@ -58,23 +50,15 @@ RATIOS = _f64([[1.5, 0.5, 1], [1.5, 0.5, 1.1], [0.9, 1, 1], [1.0, 1.25, 1]])
 
 
 def table(columns=None):
-    """The example token by token, a row a valid token, with tensors (4, 3) as columns {name:
-    tensor}; to four digits.
-
-    Without columns, the log-probs.
+    """The example token by token, with tensors (4, 3) as columns {name: tensor}, to four digits;
+    without columns, the log-probs.
     """
     response, place = ROLLOUTS.mask.nonzero().T.tolist()
-    columns = columns or {"log π": LOGP["normal"], "log π_HE": LOGP["he"]}
-    return pd.DataFrame(
-        {
-            "drawn in": [ROLLOUTS.modes[r] for r in response],
-            "reward": [int(REWARDS[r]) for r in response],
-            "token": [WORDS[r][t] for r, t in zip(response, place, strict=True)],
-            # + 0.0 makes 0.0 of -0.0, whose sign is rounding's
-            **{
-                name: (values[ROLLOUTS.mask].round(decimals=4) + 0.0).tolist()
-                for name, values in columns.items()
-            },
-        },
-        index=pd.Index(response, name="response"),
-    )
+    rows = pd.DataFrame(index=pd.Index(response, name="response"))
+    rows["drawn in"] = [ROLLOUTS.modes[r] for r in response]
+    rows["reward"] = [int(REWARDS[r]) for r in response]
+    rows["token"] = [WORDS[r][t] for r, t in zip(response, place, strict=True)]
+    for name, values in (columns or {"log π": LOGP["normal"], "log π_HE": LOGP["he"]}).items():
+        # + 0.0 makes 0.0 of -0.0, whose sign is rounding's
+        rows[name] = (values[ROLLOUTS.mask].round(decimals=4) + 0.0).tolist()
+    return rows

@@ -1,8 +1,5 @@
 """Explore: one question put to both modes of a model, and their responses side by side, token by
-token.
-
-A response's tokens are whatever the model drew, and its question whatever was typed: all text is
-escaped before it becomes HTML, and what cannot be seen is spelled out.
+token. All text is escaped before it becomes HTML, and what cannot be seen is spelled out.
 """
 
 import html
@@ -26,19 +23,12 @@ from pslib.nano import worlds
 from pslib.rollouts import Decoding
 
 # What a token's colour can say: the heading, where one colour ends and the next begins, and a
-# colour map whose lightness falls steadily, so that it is read by those who do not see hues and in
-# print.
+# colour map whose lightness falls steadily, so that it is read in print and without hues.
+BITS_SAID = "entropy of the mode that drew the token, bits"
+NATS_SAID = "KL(HE ‖ normal) where the token was drawn, nats"
 COLOURS = {
-    "entropy": (
-        "entropy of the mode that drew the token, bits",
-        (0.05, 0.2, 0.5, 1, 1.5, 2, 3),
-        "Blues",
-    ),
-    "inter-mode KL": (
-        "KL(HE ‖ normal) where the token was drawn, nats",
-        (0.003, 0.01, 0.03, 0.1, 0.3, 1, 2),
-        "Oranges",
-    ),
+    "entropy": (BITS_SAID, (0.05, 0.2, 0.5, 1, 1.5, 2, 3), "Blues"),
+    "inter-mode KL": (NATS_SAID, (0.003, 0.01, 0.03, 0.1, 0.3, 1, 2), "Oranges"),
 }
 DARKEST = 0.7  # of a colour map: black text is easy to read on it
 
@@ -59,25 +49,20 @@ class Asked:
     ended: list  # R: whether the response ended by itself
 
     def table(self):
-        """A row a response: mode, sample, correct (None where there is no answer), derivation,
-        tokens, bits, kl.
-
-        bits and kl, in bits and nats a token, are means over the response's tokens; derivation is
-        "" where the question is no sum.
+        """A row a response: mode, sample, correct (None where there is no answer), derivation (""
+        where the question is no sum), tokens, and their means bits and kl, in bits and nats.
         """
         r = self.answers.rollouts
-        is_sum, tokens = bool(worlds.total_of(self.question)), r.lengths
+        way_of = worlds.derivation_of if worlds.total_of(self.question) else lambda *_: ""
         return pd.DataFrame(
             {
                 "mode": r.modes,
                 "sample": [k % self.samples for k in range(len(r.modes))],
                 "correct": r.rewards.tolist() if self.answer else [None] * len(r.modes),
-                "derivation": [
-                    worlds.derivation_of(self.question, text) if is_sum else "" for text in r.texts
-                ],
-                "tokens": tokens.tolist(),
-                "bits": (self.answers.own_entropy.sum(1) / tokens * BITS).tolist(),
-                "kl": (self.kl.sum(1) / tokens).tolist(),
+                "derivation": [way_of(self.question, text) for text in r.texts],
+                "tokens": r.lengths.tolist(),
+                "bits": (self.answers.own_entropy.sum(1) / r.lengths * BITS).tolist(),
+                "kl": (self.kl.sum(1) / r.lengths).tolist(),
             }
         )
 
@@ -97,12 +82,10 @@ def ask(
     seed=1,
 ):
     """Draw `samples` responses to a question in each of two modes (normal, high-entropy) and score
-    every token in both.
+    every token in both; -> Asked.
 
-    -> Asked. Without an answer the responses to a sum are still graded, and others are not. At
-    temperature 0 all responses of a mode are the same, so one is drawn. ValueError in one sentence
-    for a question that is empty or too long, a temperature below 0, fewer than one sample or token,
-    or a tokenizer without a chat template.
+    Without an answer only responses to a sum are graded. At temperature 0 one response is drawn.
+    ValueError in one sentence for what cannot be asked.
     """
     question, context = question.strip(), model.config.max_position_embeddings
     if not question:
@@ -122,30 +105,16 @@ def ask(
     drawn, stops = answers.rollouts, policy.stop_ids(model, tokenizer)
     tokens = zip(drawn.tokens.tolist(), drawn.lengths.tolist(), strict=True)
     ids = [row[:length] for row, length in tokens]
-    return Asked(
-        question,
-        answer,
-        tuple(modes),
-        decoding,
-        samples,
-        seed,
-        answers,
-        kl=kl_by_token(model, he, normal, drawn.tokens, drawn.lengths),
-        pieces=[pieces(tokenizer, row) for row in ids],
-        ended=[row[-1] in stops for row in ids],
-    )
+    kl = kl_by_token(model, he, normal, drawn.tokens, drawn.lengths)
+    texts, ended = [pieces(tokenizer, row) for row in ids], [row[-1] in stops for row in ids]
+    modes = tuple(modes)
+    return Asked(question, answer, modes, decoding, samples, seed, answers, kl, texts, ended)
 
 
 @torch.no_grad()
 def kl_by_token(model, first, second, tokens, lengths):
-    """How far one prompt's distribution is from another's at each token of given responses.
-
-    KL(p || q) = sum_v p(v) (log p(v) - log q(v)), p under the prompt `first`, q under `second`,
-    over the full vocabulary
-
-    first, second: lists of ids; tokens (N, T), lengths (N,) -> (N, T) in nats, 0 beyond each
-    length. Its mean over tokens that `first` drew estimates the inter-mode KL with less noise than
-    their log-ratios do.
+    """KL(p || q) = sum_v p(v) (log p(v) - log q(v)) in nats at each token of given responses (N,
+    T), p under the prompt `first`, q under `second` (lists of ids); 0 beyond each length (N,).
     """
     out = torch.zeros(tokens.shape)
     for row, (response, length) in enumerate(zip(tokens.tolist(), lengths.tolist(), strict=True)):
@@ -164,10 +133,7 @@ def _log_probs(model, ids, count):
 
 
 def pieces(tokenizer, ids):
-    """The text of each token: all of them together are the decoded response.
-
-    A character that takes several tokens stands at the last of them, and the others are "".
-    """
+    """The text of each token; a character that takes several tokens stands at the last of them."""
 
     def text(part):
         return tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -186,9 +152,8 @@ def pieces(tokenizer, ids):
 # --- HTML -----------------------------------------------------------------------------------------
 def _seen(text):
     """Text with control characters and the like spelled out."""
-    return "".join(
-        c if c.isprintable() else "⏎\n" if c == "\n" else f"\\u{ord(c):04x}" for c in text
-    )
+    text = (c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
+    return "".join(text).replace("\n", "⏎\n")
 
 
 def _shades(colour):
@@ -236,12 +201,8 @@ PAGE = PAGE.from_string(Path(__file__).with_name("explore.html").read_text(encod
 
 # --- controls -------------------------------------------------------------------------------------
 def controls(model, tokenizer, asked, colour="entropy", base=None):
-    """Widgets that start from what was asked and ask anew: model, question, answer, the
-    high-entropy mode's system prompt, temperature, samples, seed and colour.
-
-    A press of the button draws; the colour changes without drawing. Each draw takes the next seed;
-    a seed put back draws the same again. base: the (model, tokenizer) before training, to switch
-    to.
+    """Widgets that start from what was asked and ask anew; each press of the button draws with the
+    next seed. base: the (model, tokenizer) before training, to switch to.
     """
     models = {"trained": (model, tokenizer), **({"base model": base} if base else {})}
     wide = {"layout": w.Layout(width="auto"), "style": {"description_width": "9em"}}

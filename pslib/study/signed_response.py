@@ -24,52 +24,42 @@ def search(folder=None):
 
 
 def by_prompt(found):
-    """Means over base models: a row for each strength and prompt, the normal mode's first.
-
-    Columns: accuracy (%), entropy (bits a token), more than normal (bits a token), raised (on how
-    many base models entropy is above the normal mode's) and kl (nats a token).
+    """Means over base models, a row a strength and prompt: accuracy (%), entropy and its change
+    (bits a token), on how many base models it rises, KL (nats a token).
     """
-    normal = found[found.prompt == "none"].set_index(["strength", "base"]).entropy_bits
-    units = pd.MultiIndex.from_frame(found[["strength", "base"]])
-    rows = found.assign(
-        accuracy=100 * found.accuracy, more=found.entropy_bits.to_numpy() - normal[units].to_numpy()
-    )
-    means = rows.groupby(["strength", "prompt"]).agg(
-        accuracy=("accuracy", "mean"),
-        entropy=("entropy_bits", "mean"),
-        more=("more", "mean"),
-        raised=("more", lambda more: int((more > 0).sum())),
-        kl=("kl", "mean"),
-    )
+    units = ["strength", "base"]
+    normal = found[found.prompt == "none"].set_index(units).entropy_bits.rename("normal")
+    rows = found.join(normal, on=units)
+    rows["more than normal"] = rows.entropy_bits - rows.normal
+    rows = rows.assign(accuracy=100 * rows.accuracy, raised=rows["more than normal"] > 0)
+    by = rows.rename(columns={"entropy_bits": "entropy"}).groupby(["strength", "prompt"])
+    means = by[["accuracy", "entropy", "more than normal", "kl"]].mean()
+    means.insert(3, "raised", by.raised.sum())
     order = pd.MultiIndex.from_product([sorted(set(found.strength)), ["none", *LABELS]])
-    digits = {"accuracy": 1, "entropy": 3, "more": 3, "kl": 4}
-    table = means.loc[order].round(digits).rename(columns={"more": "more than normal"})
-    return table.rename_axis(["strength", "prompt"]).reset_index()
+    digits = {"accuracy": 1, "entropy": 3, "more than normal": 3, "kl": 4}
+    return means.loc[order].round(digits).rename_axis(["strength", "prompt"]).reset_index()
 
 
+@plt.rc_context(STYLE)
 def figure(found):
-    """Left: entropy under each prompt minus the normal mode's. Right: entropy over x.
-
-    A dot or a thin line is a base model; a bar or a thick line is their mean. Shown are the control
-    and the strength that `worlds.WORLDS` has, or the largest measured where that one is missing.
+    """Left: entropy under each prompt minus the normal mode's. Right: entropy over x. A dot or thin
+    line is a base model, a bar or thick line their mean, in the control and the world's strength.
     """
     measured = sorted(set(found.strength))
     chosen = worlds.WORLDS[strength.WORLD].strength
-    if chosen not in measured:
-        chosen = measured[-1]
-    with plt.rc_context(STYLE):
-        drawing, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.2))
-        for value, place, colour, marker in ((0.0, -0.18, GREY, "s"), (chosen, 0.18, BLUE, "o")):
-            own = found[found.strength == value]
-            own = own.pivot(index="base", columns="prompt", values="entropy_bits")
-            _dots(left, own, place, colour, marker)
-            label = f"strength {value:g}" if value else "strength 0 (control)"
-            _lines(right, own, colour, marker, label)
-        left.axhline(0, color="black", lw=0.8)
-        left.set_xticks(range(len(LABELS)), LABELS.values())
-        left.set(xlabel="system prompt", ylabel="entropy minus no prompt, bits a token")
-        right.set(xlabel="x of synthetic prompts", ylabel="entropy, bits a token")
-        right.legend(loc="upper left")
+    chosen = chosen if chosen in measured else measured[-1]
+    drawing, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.2))
+    for value, place, colour, marker in ((0.0, -0.18, GREY, "s"), (chosen, 0.18, BLUE, "o")):
+        own = found[found.strength == value]
+        own = own.pivot(index="base", columns="prompt", values="entropy_bits")
+        _dots(left, own, place, colour, marker)
+        label = f"strength {value:g}" if value else "strength 0 (control)"
+        _lines(right, own, colour, marker, label)
+    left.axhline(0, color="black", lw=0.8)
+    left.set_xticks(range(len(LABELS)), LABELS.values())
+    left.set(xlabel="system prompt", ylabel="entropy minus no prompt, bits a token")
+    right.set(xlabel="x of synthetic prompts", ylabel="entropy, bits a token")
+    right.legend(loc="upper left")
     return drawing
 
 

@@ -15,9 +15,8 @@ ASKED = {
 
 
 def understanding(model, tokenizer, questions, reward, form="", **sampling):
-    """Does a model understand the high-entropy prompt? Its answers under five prompts, a row each.
-
-    form: "" for the paper's prompts, "_short" for their first sentences. The rest as in `answers`.
+    """A model's `answers` under five prompts; form: "" for the paper's, "_short" for their first
+    sentences.
     """
     prompts = {"normal": None}
     prompts |= {row: modes.he_mode(name + form).system for row, name in ASKED.items()}
@@ -28,12 +27,10 @@ def understanding(model, tokenizer, questions, reward, form="", **sampling):
 def answers(model, tokenizer, questions, reward, prompts, samples=4, max_new_tokens=1024, seed=1):
     """How a model answers under system prompts, {name: text or None}, compared with the first.
 
-    questions: dicts with a `question`, and the columns that the reward function reads, which has
-    TRL's signature.
-
-    -> DataFrame by prompt: reward, its mean; entropy_bits a token; entropy_change, the entropy less
-    that of the first prompt (a mean over questions, and entropy_ci, half of its 95% interval);
-    kl_from_normal in nats a token, on the prompt's own responses; tokens of a response.
+    questions: dicts with a `question` and the columns that the reward, with TRL's signature, reads
+    -> DataFrame by prompt: reward; entropy_bits a token; entropy_change from the first prompt, a
+    mean over questions with entropy_ci, half of its 95% interval; kl_from_normal in nats a token;
+    tokens.
     """
 
     def graded(text, row):

@@ -225,6 +225,12 @@ def test_without_a_judge_the_notebook_shows_a_sentence(found, monkeypatch):
 
 
 # --- artefacts ------------------------------------------------------------------------------------
+def test_a_part_of_a_shown_table_has_no_index_and_breaks_no_line_at_a_plus_minus():
+    table = artefacts.Shown({"method": ["GRPO"], "bits": ["0.4 ± 0.1"], "seeds": [5]})
+    page = table[["method", "bits"]]._repr_html_()
+    assert "0.4\u00a0±\u00a00.1" in page and "<th>0</th>" not in page and "seeds" not in page
+
+
 def test_a_profile_without_results_has_empty_artefacts_and_no_error(tmp_path):
     for name in ("smoke", "nano"):
         profile = runs.load_profile(name)
@@ -290,7 +296,7 @@ def test_verdicts_are_read_in_four_columns_and_checks_claim_by_claim(written):
 
 
 def test_one_head_means_one_thing():
-    heads = tables.registry()["heads"]
+    heads = analyses.written("artefacts")["heads"]
     said = {}
     for head, meaning in heads.values():
         assert said.setdefault(head, meaning) == meaning
@@ -344,20 +350,6 @@ def test_policy_split_alone_is_in_colour_and_every_method_has_its_own_marker():
     assert len({marker for _, marker in figures.LOOKS.values()}) == len(figures.LOOKS)
 
 
-def test_stories_are_compared_for_methods_that_were_asked_and_where_they_are_stories(tmp_path):
-    profile, folder = evidence.write(tmp_path)
-    figure = figures.creative(profile, folder)
-    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels == ["Original", "GRPO", "Policy Split", "Policy Split (released code's bonus)"]
-    for path in folder.glob("runs/*/stories.csv"):
-        table = pd.read_csv(path)
-        table.loc[table["mode"] == "he", "told"] = 0.1
-        table.to_csv(path, index=False)
-    artefacts.write(profile, "table2_creative", folder)
-    assert not (folder / "figures").exists()
-    figures.plt.close(figure)
-
-
 def test_an_unknown_artefact_is_refused():
     with pytest.raises(
         ValueError, match="no artefact is called 'table3'; there are table1_general"
@@ -402,7 +394,6 @@ def test_figure_1c_stands_beside_ours_on_the_same_scales_and_with_its_legend_swa
         "eta_ablation",
         "part_ablation",
         "prompt_generalization",
-        "creative",
     ],
 )
 def test_a_figure_with_intervals_says_what_they_are_over(found, name):
@@ -575,7 +566,6 @@ SEEDS, SAMPLING = (
         "prompt_generalization",
         "cost",
         "checks",
-        "by_question",
         "worlds",
     ],
 )
@@ -591,7 +581,6 @@ def test_a_table_says_what_its_intervals_are_over(found, name):
     assert set(table[untrained].replicates) <= {SAMPLING}
     assert set(table[~untrained].replicates) <= {
         SEEDS,
-        f"questions, {SEEDS}",
         "pairs of steps on one machine",
     } and len(table[~untrained])
 

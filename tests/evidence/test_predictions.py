@@ -1,10 +1,11 @@
 """Predictions: signed sums over base models, tested in one family, from files written by hand."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from pslib.evidence import analyses, predictions, probe
+from pslib.evidence import analyses, predictions, probe, understood_figures
 from pslib.lab import runs
 from pslib.nano import worlds
 
@@ -119,6 +120,19 @@ def test_every_number_is_shown_base_model_by_base_model(root):
     assert "estimates: D(neutral prompt)" in table.index
 
 
+def test_what_goes_with_the_gap_is_a_correlation_of_ranks(tmp_path):
+    # D(high-entropy prompt) grows as the cube of k, the gap before training falls with k
+    for k, seed in enumerate((11, 12, 13, 14)):
+        size = f"0.2m.b{seed}"
+        for method, gap in (("policy_split_released", k**3), ("eta_0", 0.0), ("original", -k)):
+            bits = {"none": 0.3, "high_entropy": 0.3 + gap / 100}
+            write(tmp_path, "understood", method, size, seed, bits)
+    table = predictions.what_decides(*of(tmp_path)).set_index("quantity")
+    before = table.loc["before training: gap under the high-entropy prompt"]
+    assert before.base_models == 4 and np.isclose(before.spearman, -1)
+    assert table.loc["D(neutral prompt)"].base_models == 0
+
+
 def test_seven_base_models_are_too_few_for_six_tests(root):
     for path in root.glob("*/runs/*.b18-s18/asked.csv"):
         path.unlink()
@@ -154,10 +168,7 @@ def test_how_differently_a_model_works_is_the_total_variation_of_its_shares(root
 
 
 def test_every_figure_can_be_drawn_of_all_and_of_nothing(root, tmp_path_factory):
-    import matplotlib.pyplot as plt
-
-    from pslib.evidence import understood_figures as drawn
-
+    drawn = understood_figures
     for draw in (
         drawn.form_and_meaning,
         drawn.gap_after_against_before,
@@ -165,6 +176,45 @@ def test_every_figure_can_be_drawn_of_all_and_of_nothing(root, tmp_path_factory)
     ):
         assert sum(len(axis.lines) for axis in draw(*of(root)).axes) >= 15
         draw(*of(tmp_path_factory.mktemp("empty")))
+    plt.close("all")
+
+
+@pytest.fixture
+def taught(tmp_path):
+    """Two of three taught models, whose released form is 0.1 bits above GRPO in the normal mode
+    and, in the world of meaning alone, another 0.02 under the high-entropy prompt.
+    """
+    for name in ("smollm2_taught", "smollm2_taught_control"):
+        for method, size, seed in runs.load_profile(name).grid:
+            if seed == 3:
+                continue
+            bits = 0.2 + 0.01 * seed + (0.1 if method == "policy_split_released" else 0)
+            more = 0.02 if (name, method) == ("smollm2_taught", "policy_split_released") else 0
+            write(tmp_path, name, method, size, seed, {"none": bits, "high_entropy": bits + more})
+    return runs.load_profile("smollm2_taught"), tmp_path / "smollm2_taught"
+
+
+def test_what_was_predicted_of_taught_models_is_estimated_from_the_runs_there_are(taught):
+    table = predictions.estimated(*taught, "taught").set_index("estimate")
+    assert (table.base_models == 2).all() and len(table) == 6
+    gap = "gap between the modes, released form against GRPO"
+    mean = table["mean"]
+    assert mean["normal mode, released form against GRPO"] == pytest.approx(0.1)
+    assert mean[gap] == pytest.approx(0.02) and mean[f"control, {gap}"] == pytest.approx(0)
+    assert all(given["says"] for given in analyses.written()["taught"].values())
+    for which in ("predictions", "estimates"):  # the family that is tested, and its estimates
+        assert "smollm2" not in str(analyses.written()[which])
+
+
+def test_the_figure_of_taught_models_has_a_dot_for_each_that_there_is(taught, tmp_path):
+    left, right = understood_figures.taught_models(*taught).axes
+    dots = [line for line in left.lines if line.get_markersize() == 3]
+    assert [len(dot.get_xdata()) for dot in dots] == [2] * 8  # two worlds, before and three methods
+    assert dots[0].get_xdata() == pytest.approx([0.21, 0.22])
+    gaps = [line.get_xdata() for line in right.lines if line.get_markersize() == 3]
+    assert gaps[3] == pytest.approx([0.02, 0.02]) and gaps[7] == pytest.approx([0, 0])
+    empty = understood_figures.taught_models(taught[0], tmp_path / "none" / "smollm2_taught")
+    assert not [line for line in empty.axes[0].lines if line.get_markersize() == 3]
     plt.close("all")
 
 
@@ -196,3 +246,31 @@ def test_entropies_are_compared_where_both_methods_are_equally_accurate(tmp_path
     assert table.base_models["eq. 3 against eta 0"] == 0
     end = 0.5 - 0.3 * 0.5 + 0.1 - (0.5 - 0.3 * 0.9)  # what the ends alone would have said
     assert end > 0.2
+
+
+def test_the_pattern_at_quicks_length_is_that_of_the_last_ten_of_its_steps(tmp_path):
+    """The released form has 0.1 bits more in steps 51 to 60 alone, and a gap of 0.02 between its
+    modes there.
+    """
+    steps = np.arange(1, 151)
+    inside = (steps > 50) & (steps <= 60)
+    for method, more, gap in (("policy_split_released", 0.1, 0.02), ("eta_0", 0.0, -0.01)):
+        for seed in (11, 12):
+            run = runs.run_id(method, f"0.2m.b{seed}", seed)
+            (folder := tmp_path / "understood" / "runs" / run).mkdir(parents=True)
+            normal = 0.3 + np.where(inside, more, 9.0 * seed)
+            measured = pd.DataFrame({"step": steps, "entropy_bits_normal": normal})
+            measured = measured.assign(entropy_bits_he=normal + np.where(inside, gap, 5.0))
+            measured = measured.assign(kl_he_from_normal=0.0, accuracy_normal=0.5, accuracy_he=0.5)
+            apart = ["entropy_bits_normal", "entropy_bits_he", "kl_he_from_normal"]
+            measured.loc[steps % 5 != 1, apart] = np.nan
+            measured.to_csv(folder / "metrics.csv", index=False)
+    table = predictions.at_quick_length(*of(tmp_path)).set_index("comparison")
+    form = table.loc["released form against eta 0, normal mode"]
+    assert form["mean"] == pytest.approx(0.1) and form.base_models == form.positive == 2
+    assert form[["b11", "b12"]].tolist() == pytest.approx([0.1, 0.1])
+    gaps = table["mean"].filter(like="gap between")
+    assert gaps.tolist() == pytest.approx([0.03, 0.02])
+    assert table.base_models["released form against GRPO, normal mode"] == 0
+    empty = predictions.at_quick_length(*of(tmp_path / "nothing"))
+    assert (empty.base_models == 0).all() and empty["mean"].isna().all()

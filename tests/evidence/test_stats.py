@@ -102,64 +102,6 @@ def test_a_paired_effect_without_spread_or_pairs_claims_nothing():
         stats.paired_effect([1, 2], [1, 2, 3])
 
 
-def answered(shares, samples=10):
-    """A table of `samples` answers to each question in each seed, of which these shares (seeds x
-    questions) are right.
-    """
-    return pd.DataFrame(
-        [
-            {
-                "seed": s,
-                "question_id": f"q{q}",
-                "sample": k,
-                "correct": int(k < round(samples * share)),
-            }
-            for s, row in enumerate(shares)
-            for q, share in enumerate(row)
-            for k in range(samples)
-        ]
-    )
-
-
-def test_both_levels_by_hand():
-    # Mean .25; mean squares of seeds .01, questions .09, rest .01: variance .09 / 4, degrees .0081
-    # / .0083, not below 1.
-    effect = stats.paired_by_question(
-        answered([[0.5, 0.1], [0.3, 0.1]]), answered([[0, 0], [0, 0]])
-    )
-    assert (effect.difference, effect.degrees, effect.seeds, effect.questions) == (
-        pytest.approx(0.25),
-        1,
-        2,
-        2,
-    )
-    assert (effect.low, effect.high) == pytest.approx(
-        (0.25 - 12.706205 * 0.15, 0.25 + 12.706205 * 0.15), abs=1e-5
-    )
-    assert effect.p == pytest.approx(1 - 2 * math.atan(5 / 3) / math.pi)
-    # Mean .3; .06, .08 and 0: variance .14 / 6, degrees .14^2 / (.06^2 / 1 + .08^2 / 2); t between
-    # those of 2 and 3 degrees
-    effect = stats.paired_by_question(
-        answered([[0.3, 0.5, 0.7], [0.5, 0.7, 0.9]]), answered([[0.3] * 3, [0.3] * 3])
-    )
-    assert (effect.difference, effect.degrees) == pytest.approx((0.3, 0.0196 / 0.0068))
-    assert 3.182446 < (effect.high - 0.3) / math.sqrt(0.14 / 6) < 4.302653
-
-
-def test_where_only_seeds_differ_it_is_the_t_test_over_seeds():
-    by_seed = [0.1, 0.2, 0.6, 0.3]
-    crossed = stats.paired_by_question(
-        answered([[x] * 5 for x in by_seed]), answered([[0.2] * 5] * 4)
-    )
-    plain = stats.paired_effect(by_seed, [0.2] * 4)
-    assert crossed[:4] == pytest.approx((plain.difference, plain.low, plain.high, plain.p))
-    assert crossed.degrees == pytest.approx(3)
-    turned = stats.paired_by_question(
-        answered([by_seed] * 5), answered([[0.2] * 4] * 5)
-    )  # and over questions
-    assert turned[:5] == pytest.approx(crossed[:5])
-
-
 def test_two_groups_that_do_not_overlap_by_hand():
     # of the 20 ways to choose three of six ranks, two are as far apart as these
     assert (
@@ -243,36 +185,6 @@ def test_equivalence_of_too_little_is_blank_and_of_nonsense_refused():
     for bound in (0, -1, math.nan):
         with pytest.raises(ValueError, match="a bound above 0"):
             stats.equivalence([1, 2], bound=bound)
-
-
-def test_order_of_rows_and_seeds_of_one_table_do_not_matter():
-    first, second = answered([[0.5, 0.1], [0.3, 0.1]]), answered([[0, 0.2], [0.1, 0]])
-    expected = stats.paired_by_question(first, second)
-    more = pd.concat([second, answered([[1, 1, 1]] * 3).query("seed == 2")]).sample(
-        frac=1, random_state=0
-    )
-    assert stats.paired_by_question(first.iloc[::-1], more) == pytest.approx(expected)
-
-
-def test_tables_that_cannot_be_paired_are_refused_or_blank():
-    whole = answered([[0.5, 0.1], [0.3, 0.1]])
-    for holes in (
-        whole[whole.question_id == "q0"],
-        whole[(whole.question_id == "q0") | (whole.seed == 0)],
-    ):
-        with pytest.raises(ValueError, match="the same questions"):
-            stats.paired_by_question(whole, holes)
-    alone = stats.paired_by_question(whole, answered([[0, 0]]))
-    assert (
-        alone.difference == pytest.approx(0.3)
-        and alone.seeds == 1
-        and math.isnan(alone.p)
-        and math.isnan(alone.low)
-    )
-    none = stats.paired_by_question(whole, whole.assign(seed=whole.seed + 2))
-    assert none.seeds == 0 and math.isnan(none.difference)
-    same = stats.paired_by_question(whole, whole)
-    assert same.difference == 0 and all(math.isnan(x) for x in same[1:5])
 
 
 def test_holm_by_hand():

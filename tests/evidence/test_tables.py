@@ -51,14 +51,16 @@ def results(tmp_path):
 
 def test_accuracy_is_the_mean_over_samples_and_entropy_the_mean_over_all_tokens(results):
     row = (
-        analyses.suites(runs.load_profile("quick"), results).query("run == 'grpo-0.2m-s1'").iloc[0]
+        analyses.suites(runs.load_profile("control"), results)
+        .query("run == 'grpo-0.2m-s1'")
+        .iloc[0]
     )
     assert row.like_acc == 50.0 and row.average_acc == 50.0
     assert row.like_ent == pytest.approx((10 * 0.1 + 30 * 0.5) / 40)  # not (0.1 + 0.5) / 2
 
 
 def test_a_row_is_the_mean_over_seeds_with_students_interval(results):
-    table = tables.table1(runs.load_profile("quick"), results).set_index("label")
+    table = tables.table1(runs.load_profile("control"), results).set_index("label")
     grpo = table.loc["GRPO"]
     assert grpo.average_acc == 75.0 and grpo.seeds == 2 and grpo.runs == "grpo-0.2m-s1 grpo-0.2m-s2"
     # t with one degree of freedom at 97.5% is 12.7062; s of (50, 100) over root 2 is 25
@@ -69,7 +71,7 @@ def test_a_row_is_the_mean_over_seeds_with_students_interval(results):
 
 
 def test_effects_are_paired_by_seed(results):
-    effects = tables.effects(runs.load_profile("quick"), results).set_index("comparison")
+    effects = tables.effects(runs.load_profile("control"), results).set_index("comparison")
     assert (
         effects.loc["Policy Split has more entropy than GRPO"].ours == "0.200"
     )  # 0.6 - 0.4, of seed 1 alone
@@ -87,12 +89,12 @@ def test_the_27_reported_averages_are_the_means_of_the_reported_benchmarks():
 
 
 def test_every_row_that_the_paper_reports_has_a_method_here():
-    labels = set(tables.table1(runs.load_profile("quick"), runs.ROOT / "nowhere").label)
+    labels = set(tables.table1(runs.load_profile("control"), runs.ROOT / "nowhere").label)
     assert set(tables.reported_table1().label) <= labels
 
 
 def test_the_table_beside_the_papers_keeps_ours_and_reported_apart(results):
-    ours = tables.table1(runs.load_profile("quick"), results)
+    ours = tables.table1(runs.load_profile("control"), results)
     shown = tables.beside(ours, ours.iloc[:0], tables.reported_table1()).set_index("method")
     assert shown.loc["GRPO", "this machine: acc %"].startswith("75.0")
     assert (

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -37,6 +38,29 @@ def test_a_shared_base_model_is_made_once_for_all_profiles_or_read_from_the_chec
         path.unlink() if path.is_file() else path.rmdir()
     again = chain.make_base(replace(profile, name="other"), "0.2m.b5")[0].state_dict()
     assert all(torch.equal(made[key], again[key]) for key in made) and not (here / "model").exists()
+
+
+def test_quick_is_the_beginning_of_understood():
+    quick, whole = runs.load_profile("quick"), runs.load_profile("understood")
+    assert quick.sizes == whole.sizes[:3] and quick.train.steps < whole.train.steps
+    same = ("base", "methods", "seeds", "he_prompt", "coefficients")
+    for name in same:
+        assert getattr(quick, name) == getattr(whole, name)
+    assert replace(quick.train, steps=whole.train.steps) == whole.train
+
+
+@pytest.mark.parametrize("size", runs.load_profile("quick").sizes)
+@pytest.mark.parametrize("method", ["grpo", "policy_split", "policy_split_released"])
+def test_a_committed_run_of_quick_is_the_beginning_of_that_of_understood(method, size):
+    quick, whole = runs.load_profile("quick"), runs.load_profile("understood")
+    (seed,) = quick.seeds_of(size)
+    tables = []
+    for profile in (quick, whole):
+        run = profile.results("committed") / "runs" / runs.run_id(method, size, seed)
+        found = pd.read_csv(run / "metrics.csv").head(quick.train.steps)
+        assert len(found) == quick.train.steps
+        tables.append(found.loc[:, ~found.columns.str.startswith("seconds")])
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
 def test_base_model_and_seed_vary_together_and_each_base_model_has_its_own_neutral_prompt(profile):

@@ -33,7 +33,7 @@ def profile(tmp_path_factory):
 
 def test_the_base_model_is_made_once_and_the_same_each_time_it_is_read(profile, monkeypatch):
     first, _, losses = chain.make_base(profile, "0.2m")
-    monkeypatch.setattr(chain.base, "train", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(base, "train", lambda *a, **k: pytest.fail("trained again"))
     second, _, again = chain.make_base(profile, "0.2m")
     assert losses == again and len(losses) == 2
     assert all(

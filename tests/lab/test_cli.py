@@ -155,6 +155,24 @@ def test_a_misspelt_command_is_refused_with_exit_code_2(capsys):
     assert "No such command 'reprodcue'" in capsys.readouterr().err
 
 
+def test_the_notebooks_of_runs_are_published_where_runs_and_base_models_are_few(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path / "mine"))
+    published = {}
+    for name in ("quick", "understood_low", "understood"):
+        profile = runs.load_profile(name)
+        book = nbformat.v4.new_notebook()
+        book.metadata["papermill"] = {"input_path": f"{place.ROOT}/notebooks/06_train.ipynb"}
+        (profile.folder / "notebooks").mkdir(parents=True)
+        nbformat.write(book, profile.folder / "notebooks" / "06_train-grpo.ipynb")
+        (tmp_path / "results" / name).mkdir(parents=True)
+        publish.publish(profile)
+        published[name] = (tmp_path / "results" / name / "notebooks").exists()
+    assert published == {"quick": True, "understood_low": False, "understood": False}
+
+
 def test_publishing_copies_small_results_and_condenses_evaluations(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path / "mine"))
@@ -165,7 +183,10 @@ def test_publishing_copies_small_results_and_condenses_evaluations(tmp_path, mon
     row = {"suite": "like", "mode": "normal", "question_id": "a", "correct": 1, "tokens": 4}
     row |= {"entropy_bits": 0.5, "derivation": "steps"}
     pd.DataFrame([row, {**row, "correct": 0}]).to_csv(run / "evaluation.csv")
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    links = nbformat.v4.new_markdown_cell(
+        "[a](../docs/world.md) [b](25_understood.ipynb) [c](https://d)"
+    )
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1"), links])
     book.metadata["papermill"] = {"input_path": f"{place.ROOT}/notebooks/06_train.ipynb"}
     book.cells[0].outputs = [
         nbformat.v4.new_output("stream", name="stderr", text="step 1/3"),
@@ -179,7 +200,13 @@ def test_publishing_copies_small_results_and_condenses_evaluations(tmp_path, mon
     assert table.samples.tolist() == [2] and table.correct.tolist() == [0.5]
     assert pd.read_csv(to / "runs" / run.name / "derivations.csv").steps.tolist() == [1.0]
     assert not (to / "runs" / run.name / "model").exists()
-    (shown,) = nbformat.read(to / "notebooks" / "06_train-grpo.ipynb", 4).cells[0].outputs
+    code, links = nbformat.read(to / "notebooks" / "06_train-grpo.ipynb", 4).cells
+    (shown,) = code.outputs
+    up = "../../.."
+    assert (
+        links.source
+        == f"[a]({up}/docs/world.md) [b]({up}/notebooks/25_understood.ipynb) [c](https://d)"
+    )
     assert shown.text == "in ."
     sums = (to / "SHA256SUMS").read_text().splitlines()
     assert [line.partition("  ")[2] for line in sums] == [

@@ -38,14 +38,15 @@ def mixed_prompts(tokenizer, questions, he):
     return prompts
 
 
+@pytest.mark.parametrize("decoding", [GREEDY, Decoding(1.0, 0, 1.0, 12)], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("engine", [DecoderEngine, CachedEngine])
-def test_engines_say_the_same_greedily(engine, model64, tokenizer, questions, he):
+def test_engines_say_the_same(engine, decoding, model64, tokenizer, questions, he):
     prompts = mixed_prompts(tokenizer, questions, he)
     # a stop token that some of the responses reach, so that lengths are compared too
-    free = as_lists(engine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5)))
+    free = as_lists(engine(model64, tokenizer).generate(prompts, 1, decoding, range(5)))
     model64.generation_config.eos_token_id = [tokenizer.eos_token_id, free[1][4]]
-    ours = engine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5))
-    theirs = GenerateEngine(model64, tokenizer).generate(prompts, 1, GREEDY, range(5))
+    ours = engine(model64, tokenizer).generate(prompts, 1, decoding, range(5))
+    theirs = GenerateEngine(model64, tokenizer).generate(prompts, 1, decoding, range(5))
     assert as_lists(ours) == as_lists(theirs)
     assert len(set(ours[1].tolist())) > 1 and max(ours[1].tolist()) == 12
     assert ours[0].tolist() == theirs[0].tolist()
@@ -69,7 +70,7 @@ def test_an_engine_repeats_itself_under_one_seed_and_keeps_copies_together(
     assert likeliest[0::2] == likeliest[1::2] and likeliest[0] != likeliest[2]
 
 
-@pytest.mark.parametrize("engine", [DecoderEngine, CachedEngine])
+@pytest.mark.parametrize("engine", EVERY)
 def test_a_prompts_responses_are_the_same_whatever_stands_beside_it(
     engine, model64, tokenizer, questions, he
 ):
@@ -84,7 +85,7 @@ def test_a_prompts_responses_are_the_same_whatever_stands_beside_it(
     assert together[0] != together[1]
 
 
-@pytest.mark.parametrize("engine", [DecoderEngine, CachedEngine])
+@pytest.mark.parametrize("engine", EVERY)
 def test_the_draws_are_the_same_whatever_fits_at_once(
     engine, model64, tokenizer, questions, he, monkeypatch
 ):
@@ -142,7 +143,9 @@ def test_no_field_of_the_checkpoints_generation_config_changes_what_generate_dra
 ):
     def draw(decoding):
         return as_lists(
-            GenerateEngine(model, tokenizer).generate([[8, 9, 10, 11], [9, 8]], 20, decoding, [0])
+            GenerateEngine(model, tokenizer).generate(
+                [[8, 9, 10, 11], [9, 8]], 20, decoding, [0, 1]
+            )
         )
 
     plain = [draw(decoding) for decoding in (SAMPLED, GREEDY)]
@@ -155,7 +158,9 @@ def test_no_field_of_the_checkpoints_generation_config_changes_what_generate_dra
 def test_a_wrapped_models_own_generation_config_changes_nothing_either(model, tokenizer):
     def draw():
         return as_lists(
-            GenerateEngine(wrapped, tokenizer).generate([[8, 9, 10, 11], [9, 8]], 20, SAMPLED, [0])
+            GenerateEngine(wrapped, tokenizer).generate(
+                [[8, 9, 10, 11], [9, 8]], 20, SAMPLED, [0, 1]
+            )
         )
 
     wrapped = Wrapped(model)
@@ -191,29 +196,6 @@ def test_a_response_ends_at_the_tokenizers_end_token_too(engine, model, tokenize
     tokens, lengths = engine(model, ending).generate([[8, 9, 10, 11]], 1, GREEDY, [0])
     assert tokens.tolist() == [free[: place + 1]] and lengths.tolist() == [place + 1]
     assert len(calls) <= place + 1  # and nothing was computed beyond it
-
-
-def test_continuous_batching_is_given_nothing_that_bends_the_distribution(
-    model, tokenizer, monkeypatch
-):
-    # that its draws fit the exact softmax is tested where tests may take longer
-    seen = []
-
-    def generate_batch(rows, wanted, settings):
-        seen.append((wanted, model.generation_config))
-        return {k: SimpleNamespace(error=None, generated_tokens=[7]) for k in range(len(rows))}
-
-    monkeypatch.setattr(model, "generate_batch", generate_batch)
-    bent(model, *HOSTILE)
-    stops, config = policy.stop_ids(model, tokenizer), model.generation_config
-    engines.ContinuousEngine(model, tokenizer).generate([[8, 9]], 1, SAMPLED, [0])
-    ((wanted, its_own),) = seen
-    assert (
-        not model._get_logits_processor(wanted)
-        and wanted.eos_token_id == stops
-        and wanted.max_new_tokens == 6
-    )
-    assert its_own is wanted and model.generation_config is config
 
 
 @pytest.fixture
@@ -328,8 +310,8 @@ def test_a_qwen3_model_that_the_fast_decoder_does_not_compute_is_left_to_generat
 
 def test_the_engine_that_a_profile_chooses_is_given_for_its_model_every_time(model, tokenizer):
     before = set(vars(model))
-    engines.choose(model, tokenizer, "continuous")
-    assert isinstance(engines.engine_for(model, tokenizer), engines.ContinuousEngine)
+    engines.choose(model, tokenizer, "generate")
+    assert isinstance(engines.engine_for(model, tokenizer), engines.GenerateEngine)
     assert set(vars(model)) == before  # which is somebody else's object
     assert isinstance(engines.engine_for(copy.deepcopy(model), tokenizer), DecoderEngine)
     engines.choose(model, tokenizer, "auto")
@@ -349,13 +331,3 @@ def test_vllm_which_reads_a_folder_refuses_a_wrapped_and_a_new_model(vllm, model
             ValueError, match="vllm .* cannot draw from a wrapped model or a new one; set engine"
         ):
             engines.choose(other, tokenizer, "vllm")
-
-
-def test_a_response_that_continuous_batching_loses_is_not_passed_over(
-    model, tokenizer, monkeypatch
-):
-    policy.Policy(model)
-    monkeypatch.setattr(model, "generate_batch", lambda rows, *settings: {})
-    with pytest.raises(RuntimeError, match="lost 4 of 4 responses .no answer came.; set the"):
-        engines.ContinuousEngine(model, tokenizer).generate([[3, 4], [3]], 2, GREEDY, [0])
-    assert model.config._attn_implementation == "shared_prefixes"

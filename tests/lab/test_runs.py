@@ -20,9 +20,9 @@ from pslib.nano import base
 def test_every_shipped_profile_loads_and_names_only_methods_and_seeds_that_exist(name):
     profile = runs.load_profile(name)
     assert profile.methods[0] == "original" and "policy_split" in profile.methods
-    assert all(isinstance(seed, int) for seed in profile.seeds) and len(set(profile.seeds)) == len(
-        profile.seeds
-    )
+    for size in profile.sizes:
+        seeds = profile.seeds_of(size)
+        assert all(isinstance(seed, int) for seed in seeds) and len(set(seeds)) == len(seeds)
 
 
 def test_quick_and_nano_hold_every_row_of_table_1_and_both_variants():
@@ -35,7 +35,7 @@ def test_quick_and_nano_hold_every_row_of_table_1_and_both_variants():
 def test_no_profile_reports_a_seed_on_which_settings_were_chosen():
     chosen_on = set(pd.read_csv(runs.ROOT / "results" / "nano" / "tuning.csv").seed)
     for name in ("smoke", "quick", "nano"):
-        assert chosen_on and not chosen_on & set(runs.load_profile(name).seeds)
+        assert chosen_on and not chosen_on & {seed for *_, seed in runs.load_profile(name).grid}
 
 
 def _with(tmp_path, monkeypatch, old="", new=""):
@@ -67,6 +67,11 @@ def _with(tmp_path, monkeypatch, old="", new=""):
         (
             'model: nano\nsizes: ["0.2m"]',
             "model: some/model\nsizes: [a, b]",
+            "a taught model is called like 135m.t1, kind and seed; got 'a'",
+        ),
+        (
+            "device: cpu\nbase: {world: rare, steps: 20, batch_size: 16}",
+            "model: some/model\nsizes: [a, b]",
             "its model must say where the size goes",
         ),
         (
@@ -77,7 +82,7 @@ def _with(tmp_path, monkeypatch, old="", new=""):
         (
             "seeds: [1]",
             "seeds: [1]\nengine: sglang",
-            "engine must be 'auto', 'generate', 'continuous' or 'vllm'; got 'sglang'",
+            "engine must be 'auto', 'generate' or 'vllm'; got 'sglang'",
         ),
         (
             "seeds: [1]",
@@ -299,6 +304,7 @@ def test_what_counts_as_a_seed_in_tables(profile, size, seed, unit):
         ),  # it is not trained: seeds differ in what was sampled alone
         ("bases", "grpo", "base models"),
         ("split", "original", "base models"),
+        ("quick", "original", "base models"),
         ("prompted", "grpo", "seeds of one base model"),
     ],
 )

@@ -8,7 +8,6 @@ of its own.
 import copy
 import itertools
 from importlib.util import find_spec
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,9 +42,7 @@ def wide(tokenizer, tmp_path_factory):
     return policy.load(folder)[0]
 
 
-@pytest.fixture(
-    scope="module", params=["generate", "continuous", pytest.param("vllm", marks=absent)]
-)
+@pytest.fixture(scope="module", params=["generate", pytest.param("vllm", marks=absent)])
 def chosen(request, wide, tokenizer):
     """The model with an engine chosen, one for all tests: starting vLLM takes longer than they
     do.
@@ -86,8 +83,9 @@ def test_greedy_responses_are_those_of_generate_under_the_weights_of_the_moment(
     model, engine = chosen
     seen, before = [], copy.deepcopy(model.state_dict())
     for update in range(1 if isinstance(engine, engines.VllmEngine) else 3):
-        seen.append(responses(GenerateEngine(model, tokenizer).generate(prompts, 1, GREEDY, [0])))
-        assert responses(engine.generate(prompts, 1, GREEDY, range(len(prompts)))) == seen[-1]
+        seeds = range(len(prompts))
+        seen.append(responses(GenerateEngine(model, tokenizer).generate(prompts, 1, GREEDY, seeds)))
+        assert responses(engine.generate(prompts, 1, GREEDY, seeds)) == seen[-1]
         moved(model, update)
     model.load_state_dict(before)
     assert len(set(map(tuple, seen[0]))) > 1
@@ -128,21 +126,6 @@ def test_draws_fit_the_exact_softmax_under_a_hostile_generation_config(chosen, t
             assert fit(model, prompts[0], drawn, temperature) > 0.001
     finally:
         model.generation_config = before
-
-
-def test_a_response_ends_at_the_tokenizers_end_token_too(wide, tokenizer, prompts):
-    before = copy.deepcopy(wide.generation_config)
-    free = responses(GenerateEngine(wide, tokenizer).generate(prompts[:1], 1, GREEDY, [0]))[0]
-    place = next(t for t in range(2, 24) if free[t] not in free[:t])
-    wide.generation_config.eos_token_id = next(
-        token for token in range(6, 200) if token not in free
-    )
-    ending = SimpleNamespace(pad_token_id=tokenizer.pad_token_id, eos_token_id=free[place])
-    try:
-        drawn = engines.ContinuousEngine(wide, ending).generate(prompts[:1], 1, GREEDY, [0])
-    finally:
-        wide.generation_config = before
-    assert responses(drawn) == [free[: place + 1]]
 
 
 def test_draws_leave_the_global_generator_and_the_attention_alone(chosen, prompts):

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from pslib import rewards
+from pslib.lab import grading_process
 from tests.long.reliability import record
 from tests.support import answers
 
@@ -24,8 +25,8 @@ def canaries(tmp_path, monkeypatch):
     (port, what was left).
     """
     monkeypatch.chdir(tmp_path)
-    rewards._stop()
-    rewards._equal.cache_clear()
+    grading_process._stop()
+    grading_process.equal.cache_clear()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         environment = dict(os.environ)
@@ -65,11 +66,11 @@ def _tried(strings):
         survived += fine
     # The process and all its forks, from the system's own account of them; it ends when its stdin
     # is closed.
-    process = rewards._process
+    process = grading_process._process
     process.stdin.close()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    rewards._stop()
+    grading_process._stop()
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - own
     assert not slow, slow[:5]
     assert process.returncode == 0

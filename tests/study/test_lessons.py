@@ -38,6 +38,13 @@ def test_the_carried_model_is_the_one_that_its_manifest_names():
     assert sum(path.stat().st_size for path in runs.TOUR.parent.rglob("*")) < 2e6
 
 
+def test_the_carried_record_is_that_of_its_run_in_understood():
+    run = runs.load_profile("understood").results("committed") / "runs"
+    run /= "policy_split_released-0.2m.b11-s11"
+    for name in ("params.yaml", "manifest.json", "metrics.csv", "asked.csv"):
+        assert (runs.TOUR.parent / name).read_bytes() == (run / name).read_bytes()
+
+
 def test_the_carried_model_loads():
     model, tokenizer = policy.load(runs.TOUR)
     assert model.num_parameters() == 180_768

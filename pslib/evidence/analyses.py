@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from pslib import tasks
-from pslib.evidence import evaluate, probe
+from pslib.evidence import diversity, evaluate, probe
 from pslib.evidence.stats import mean_interval
 from pslib.lab import records, runs
 from pslib.nano import worlds
@@ -321,6 +321,24 @@ def stories(profile, folder=None):
     return found.groupby([*KEYS, "mode"], sort=False)[STORIES].mean().reset_index()
 
 
+def story_starts(profile, folder=None, words=25):
+    """Div-2-gram of the first words of each run's stories in each mode, means over prompts; shorter
+    stories are left out. A longer story repeats more, so stories compare at equal length alone.
+    """
+    root, rows = Path(folder or profile.folder) / "runs", []
+    for method, size, seed in profile.grid:
+        path = root / runs.run_id(method, size, seed) / "story_texts.parquet"
+        if path.exists():
+            told = pd.read_parquet(path)
+            split = told.story.str.split()
+            told = told.assign(start=split.str[:words].str.join(" "))[split.str.len() >= words]
+            by_prompt = told.groupby(["mode", "prompt"]).start.agg(diversity.div_ngram)
+            shown, unit = profile.unit(size, seed)
+            for mode, value in by_prompt.groupby("mode").mean().items():
+                rows.append((shown, method, unit, mode, value))
+    return pd.DataFrame(rows, columns=["size", "method", "seed", "mode", "start_2gram"])
+
+
 # --- the bonus of eq. 3 ---------------------------------------------------------------------------
 def bonus(profile, folder=None):
     """What eq. 3 adds to the base models' advantages, token by token (see probe.bonus)."""
@@ -445,6 +463,7 @@ def _by_criterion(profile, folder):
 MEASURED = {
     **dict.fromkeys(SUITES, (suites, "mode")),
     **dict.fromkeys(STORIES, (stories, "mode")),
+    "start_2gram": (story_starts, "mode"),
     **dict.fromkeys(("kl_from_normal", "entropy_change"), (prompt_generalization, "prompt")),
     **dict.fromkeys(("distance", "kl"), (behaviour, "he")),
     **dict.fromkeys([*ASKED, *SHARES, *map("part_{}".format, probe.KINDS)], (asked, "prompt")),

@@ -135,6 +135,7 @@ def pass_at_k(profile, folder=None):
     """
     keys = ["size", "method", "label", "criterion", "sampling", "n"]
     found = analyses.pass_at_k(profile, folder)
+    found = found.sort_values("sampling", ascending=False, kind="stable")  # normal, he, both
     return with_replicates(analyses.over_seeds(found, keys, ["accuracy"]), profile)
 
 
@@ -196,6 +197,22 @@ def table2(profile, folder=None):
     found = analyses.stories(profile, folder)
     means = over_seeds(found, ["size", "method", "label"], analyses.STORIES)
     return with_replicates(means, profile).drop(columns="method")
+
+
+def at_equal_length(profile, folder=None):
+    """Differences of Div-2-gram, of whole stories and of their first 25 words, beside those of
+    their length: the `at_equal_length` of claims.yaml, paired by seed or base model.
+    """
+    evidence, size, rows = Evidence(profile, folder), profile.table_sizes[0], []
+    measures = ("div_2gram", "start_2gram", "tokens")
+    for quantity in analyses.written()["at_equal_length"]:
+        row = {
+            "difference": " - ".join(evidence.labels(quantity)),
+            "seeds": len(evidence.quantity(quantity, size, "start_2gram")),
+            "replicates": profile.replicates(),
+        }
+        rows.append(row | evidence.intervals(quantity, size, {name: name for name in measures}))
+    return pd.DataFrame(rows)
 
 
 def ablations(profile, folder=None):

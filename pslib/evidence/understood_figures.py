@@ -151,7 +151,8 @@ def pass_at_k(profile, folder=None):
             axis.plot(grpo.n, grpo.accuracy, color="black", lw=0.7, label="GRPO, normal mode")
             for way, (look, label) in WAYS.items():
                 table = own[(own.method == method) & (own.sampling == way)]
-                drawn = _look(method, **look, ms=3.5, lw=1.3, label=label)
+                named = label if method == methods[0] else None  # in grey, as no method's own
+                drawn = _look(method, **look, ms=3.5, lw=1.3, label=named)
                 _band(axis, table, "n", "accuracy", (0, 100), **drawn)
             axis.set_xscale("log", base=2)
         row[0].set_ylabel(said[criterion])

@@ -2,6 +2,8 @@
 the verdicts.
 """
 
+import math
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -107,3 +109,23 @@ def test_without_results_there_is_no_row_and_no_error(tmp_path):
     (tmp_path / "understood" / "runs").mkdir(parents=True)
     assert tables.pass_at_k(profile, tmp_path / "understood").empty
     plt.close(understood_figures.pass_at_k(profile, tmp_path / "understood"))
+
+
+def test_starts_of_stories_are_compared_at_one_length(tmp_path):
+    profile, folder = write(tmp_path)
+    often, never = "a b " * 20, " ".join(f"w{k}" for k in range(30))
+    for path in folder.glob("runs/*"):
+        stories = [(often, never) if path.name.startswith("grpo") else (never, never)]
+        rows = [
+            (mode, "p", sample, story)
+            for mode, (normal, he) in zip(("normal", "he"), 2 * stories, strict=True)
+            for sample, story in enumerate((normal, he, "short"))
+        ]
+        columns = ["mode", "prompt", "sample", "story"]
+        pd.DataFrame(rows, columns=columns).to_parquet(path / "story_texts.parquet")
+    found = analyses.story_starts(profile, folder).groupby("method").start_2gram.mean()
+    # 24 bigrams of 25 words: two kinds in one story, 24 in the other; the short one is left out
+    assert found["grpo"] == pytest.approx(100 * (2 / 24 + 1) / 2) and found["eta_0"] == 100
+    table = tables.at_equal_length(profile, folder)
+    assert table.start_2gram[0] == pytest.approx(100 - found["grpo"]) and table.seeds[0] == 2
+    assert math.isnan(table.tokens[0])  # of which nothing was written

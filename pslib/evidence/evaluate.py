@@ -57,7 +57,7 @@ class Probe(ranges.Checked):
     # Sums of the suite `long` without numbers below `least`, answered `tries` times in each mode
     pass_at_k: ranges.CountOrNone = 0
     tries: ranges.Count = 256
-    least: ranges.Count = 1
+    least: ranges.Digit = 1
 
 
 def answer(

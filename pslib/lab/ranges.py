@@ -35,6 +35,7 @@ class Range:
 ANY = Range()
 COUNT = Range(low=1, whole=True)
 COUNT_OR_NONE = Range(low=0, whole=True)
+DIGIT = Range(low=1, high=9, whole=True)  # a number of the nano world's sums
 # what a torch.Generator takes and a run's folder can be called
 SEED = Range(low=0, high=2**63, open_high=True, whole=True)
 FROM_ONE = Range(low=1)
@@ -55,6 +56,7 @@ def check(values, ranges, where):
 # Types of settings: a number and its range, checked where a `Checked` dataclass is made.
 Count = Annotated[int, COUNT]
 CountOrNone = Annotated[int, COUNT_OR_NONE]
+Digit = Annotated[int, DIGIT]
 Seed = Annotated[int, SEED]
 Any = Annotated[float, ANY]
 FromZero = Annotated[float, FROM_ZERO]

@@ -68,8 +68,12 @@ DECODING = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 6}
         }.items()
         for value in values
     ]
-    + [(evaluate.Probe, {}, name, -1) for name in ("best_of_n", "prompts", "stories", "asked")]
-    + [(evaluate.Probe, {}, name, 0) for name in ("samples", "asked_samples")]
+    + [
+        (evaluate.Probe, {}, name, -1)
+        for name in ("best_of_n", "prompts", "stories", "asked", "pass_at_k")
+    ]
+    + [(evaluate.Probe, {}, name, 0) for name in ("samples", "asked_samples", "tries", "least")]
+    + [(evaluate.Probe, {}, "least", 10)]
     + [
         (runs.BaseSettings, {"world": "rare", "steps": 5}, name, value)
         for name, value in (("steps", 0), ("batch_size", 0), ("seed", -1), ("seed", 2**63))

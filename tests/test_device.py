@@ -10,13 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from pslib import methods, modes, policy, rewards, train
 from pslib.evidence import evaluate, probe
 from pslib.lab import chain, engines, measures, micro_batches, runs
 from pslib.lab.settings import Training
 from pslib.rollouts import Decoding
+from tests.support import llama
 
 SETTINGS = Training(
     steps=3,
@@ -36,21 +36,7 @@ TRAINED = [name for name, method in methods.METHODS.items() if method.training]
 def folder(request, model, tokenizer, tmp_path):
     """The folder of a tiny model of an architecture."""
     if request.param == "llama":
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-        )
-        with policy.fork_rng(torch.device("cpu")):
-            torch.manual_seed(0)
-            model = LlamaForCausalLM(config)
+        return llama.save(tokenizer, tmp_path / "model", pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     return tmp_path / "model"

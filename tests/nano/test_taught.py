@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from pslib import policy, rewards
 from pslib.evidence import evaluate
 from pslib.lab import chain, records, runs
 from pslib.lab.settings import Training
 from pslib.nano import base, strength, taught, worlds
+from tests.support import llama
 
 SIZE = "135m.t2"
 # SmolLM2's chat template, which says a system turn of its own where none is given
@@ -28,22 +28,7 @@ TEMPLATE = (
 @pytest.fixture
 def start(tokenizer, tmp_path):
     """The folder of a tiny Llama with such a template."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        tie_word_embeddings=True,
-    )
-    with policy.fork_rng(torch.device("cpu")):
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(tmp_path / "start")
-    tokenizer.save_pretrained(tmp_path / "start")
+    llama.save(tokenizer, tmp_path / "start", positions=2048, tie_word_embeddings=True)
     (tmp_path / "start" / "chat_template.jinja").write_text(TEMPLATE)
     return tmp_path / "start"
 

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from pslib import modes, policy
 from pslib.lab import answers, place
 from pslib.lab.engines import CachedEngine, engine_for
 from pslib.lab.measures import BITS
 from pslib.study import explore
+from tests.support import llama as small
 
 SUM = "7+8+6+1+2+3"
 
@@ -210,23 +211,7 @@ def test_what_cannot_be_asked_is_one_clear_sentence(asking, given, sentence):
 @pytest.fixture
 def llama(tokenizer, tmp_path):
     """The folder of a small Llama model with random weights."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    return tmp_path
+    return small.save(tokenizer, tmp_path, 32, 256, pad_token_id=tokenizer.pad_token_id)
 
 
 def test_another_architecture_from_a_folder_is_explored_alike(llama, he):

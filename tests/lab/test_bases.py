@@ -50,7 +50,7 @@ def test_quick_is_the_beginning_of_understood():
 
 
 @pytest.mark.parametrize("size", runs.load_profile("quick").sizes)
-@pytest.mark.parametrize("method", ["grpo", "policy_split", "policy_split_released"])
+@pytest.mark.parametrize("method", runs.load_profile("quick").methods[1:])  # all that train
 def test_a_committed_run_of_quick_is_the_beginning_of_that_of_understood(method, size):
     quick, whole = runs.load_profile("quick"), runs.load_profile("understood")
     (seed,) = quick.seeds_of(size)

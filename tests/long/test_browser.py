@@ -75,6 +75,9 @@ class Controls:
     def slide(self, label, key, times=1):
         self.page.click(self.at(label, ".noUi-handle"))
         self.page.press(key, times)
+        # A widget sends its last value when the kernel has taken the one before; a button's click
+        # overtakes it. No hand is so fast.
+        time.sleep(2)
         return self.page.js(self.at(label, ".widget-readout") + ".textContent")
 
     def sample(self):

@@ -384,6 +384,15 @@ def terms(quantity):
     return [Term(-1 if s == "-" else 1, *named, float(n or 0)) for s, *named, n in found]
 
 
+def added_up(quantity, value_of):
+    """A quantity's values by seed, of each seed that has all of its terms.
+
+    value_of: function of a Term that is no number -> Series by seed.
+    """
+    values = (t.sign * (value_of(t) if t.method else t.number) for t in terms(quantity))
+    return sum(values).dropna().sort_index()
+
+
 class Evidence:
     """A profile's results as single quantities by seed: "policy_split@he - grpo@normal".
 
@@ -408,15 +417,13 @@ class Evidence:
         return found.get_group(key)[measure].astype(float) if key in found.groups else _NONE
 
     def quantity(self, quantity, size, measure):
-        """The values of a quantity by seed, of each that has all of its terms."""
-        values = sum(self._part(term, size, measure) for term in terms(quantity))
-        return values.dropna().sort_index()
+        """The values of a quantity by seed (see added_up)."""
 
-    def _part(self, term, size, measure):
-        if not term.method:
-            return term.sign * term.number
-        there = self.beside(term.profile or self.profile.name)
-        return term.sign * (there.of(size, term.method, term.at, measure) if there else _NONE)
+        def value_of(term):
+            there = self.beside(term.profile or self.profile.name)
+            return there.of(size, term.method, term.at, measure) if there else _NONE
+
+        return added_up(quantity, value_of)
 
     def intervals(self, quantity, size, measures):
         """A quantity of several {column: measure}: for each column the mean, and `<column>_ci`."""
@@ -447,14 +454,16 @@ def _kl_by_time(profile, folder):
     return found.melt(KEYS, ["start", "end"], "at", "kl_he_from_normal")
 
 
+def _with_budget(found):
+    return found.assign(at=found.sampling + "_" + found.n.astype(str))
+
+
 def _by_budget(profile, folder):
-    found = best_of_n(profile, folder)
-    return found.assign(at=found.sampling + "_" + found.n.astype(str), solved=found.accuracy)
+    return _with_budget(best_of_n(profile, folder)).rename(columns={"accuracy": "solved"})
 
 
 def _by_criterion(profile, folder):
-    found = pass_at_k(profile, folder)
-    found = found.assign(at=found.sampling + "_" + found.n.astype(str))
+    found = _with_budget(pass_at_k(profile, folder))
     wide = found.pivot(index=[*KEYS, "at"], columns="criterion", values="accuracy")
     return wide.add_prefix("passed_").reset_index()
 

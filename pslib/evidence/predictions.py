@@ -136,12 +136,12 @@ def at_quick_length(profile, folder=None):
     found = found[found.step.between(steps - 9, steps)]
     entropies = found.groupby(["method", "seed"])[["entropy_bits_normal", "entropy_bits_he"]].mean()
 
+    def value_of(term):
+        by_method = entropies[f"entropy_bits_{term.at}"].unstack("seed")
+        return by_method.reindex([term.method]).iloc[0]
+
     for given in analyses.written()["at_quick_length"]:
-        parts = (
-            term.sign * entropies[f"entropy_bits_{term.at}"].unstack("seed").reindex([term.method])
-            for term in analyses.terms(given["quantity"])
-        )
-        values = sum(part.iloc[0] for part in parts).dropna()
+        values = analyses.added_up(given["quantity"], value_of)
         by_base = {f"b{seed}": value for seed, value in values.items()}
         rows.append({"comparison": given["says"], **_summary(values, "bits"), **by_base})
     return pd.DataFrame(rows)

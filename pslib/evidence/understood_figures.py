@@ -9,7 +9,8 @@ from pslib.evidence import analyses, probe, stats, tables
 from pslib.evidence.figures import PARTS, STYLE, WIDTH, _band, _legend, _look, _rows
 
 # What is drawn: worlds and how they look, methods, trained prompts, kinds of tokens.
-WORLDS, FORMS, GAPS, KINDS = analyses.written("artefacts")["understood"].values()
+_DRAWN = analyses.written("artefacts")["understood"]
+WORLDS, FORMS, GAPS, KINDS = (_DRAWN[key] for key in ("worlds", "methods", "gaps", "kinds"))
 
 
 def _gap(world, method, prompt="high_entropy"):
@@ -121,7 +122,6 @@ def taught_models(profile, folder=None):
     for axis, title in zip((left, right), titles, strict=True):
         _rows(axis, list(methods.values()))
         axis.set(xlabel="bits a token", title=title)
-    right.axvline(0, color="black", lw=0.6)
     return _legend(figure)
 
 

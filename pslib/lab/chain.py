@@ -452,7 +452,7 @@ def _probe(profile, method, size, seed, section, files):
         texts = found.pop("story_texts").to_parquet()
         checkpoint.write(folder / "story_texts.parquet", texts)
     for name, table in found.items():
-        checkpoint.write(folder / f"{name}.csv", table.round(4).to_csv(index=False))
+        _write_table(folder / f"{name}.csv", table.round(4))
     if section == "probe_later" or not profile.origin.made_here:
         made = profile.origin.made_here
         which = wanted["inputs"]["model"] if made else _source(profile, size, model)

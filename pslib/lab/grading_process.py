@@ -116,6 +116,7 @@ def _confine():
     harmless = {"os.listdir", "os.scandir"}
 
     def refuse(event, args):
+        """End the process at once at what no comparison needs."""
         if event == "compile":
             text, file = args
             known = isinstance(text, bytes) and source.fullmatch(text)
@@ -148,6 +149,7 @@ def _make_exact():
         return side.xreplace(fractions)
 
     def numeric_eq(answer, given, *rounding):
+        """Whether two expressions have one value, to FIGURES digits where it is not rational."""
         answer, given = exact(answer), exact(given)
         sides = (answer, given)
         atomic = any(grader.is_atomic_or_pct_atomic(side, grader.Number) for side in sides)

@@ -26,6 +26,12 @@ def load(source, device="cpu"):
     return policy.load(own if own.is_dir() else source, device=device)
 
 
+def _faults_of_world(name):
+    """What is wrong with the name of a nano world, as sentences."""
+    if name not in worlds.WORLDS:
+        yield f"no nano world is called {name!r}; there are {', '.join(worlds.WORLDS)}"
+
+
 @dataclass(frozen=True)
 class Nano:
     """Small models of a nano world, trained once by the chain."""
@@ -40,8 +46,8 @@ class Nano:
         made = self.profile.base
         if not made:
             yield "it lacks the setting 'base', which says how nano models are made"
-        elif made.world not in worlds.WORLDS:
-            yield f"no nano world is called {made.world!r}; there are {', '.join(worlds.WORLDS)}"
+        else:
+            yield from _faults_of_world(made.world)
         if self.profile.he_prompt != NEUTRAL:
             modes.he_mode(self.profile.he_prompt)  # raises for a prompt that there is not
         for size in self.profile.sizes:
@@ -143,9 +149,7 @@ class Taught(Pretrained):
 
     def faults(self):
         """What is wrong with the profile, as sentences."""
-        if self.profile.base.world not in worlds.WORLDS:
-            known = ", ".join(worlds.WORLDS)
-            yield f"no nano world is called {self.profile.base.world!r}; there are {known}"
+        yield from _faults_of_world(self.profile.base.world)
         modes.he_mode(self.profile.he_prompt)  # raises for a prompt that there is not
         for size in self.profile.sizes:
             taught.parse(size)  # raises for what is no name of a taught model

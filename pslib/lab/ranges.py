@@ -21,14 +21,18 @@ class Range:
     def __contains__(self, value):
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
-        end = (self.open_low and value == self.low) or (self.open_high and value == self.high)
-        return self.low <= value <= self.high and -inf < value < inf and not end
+        if not -inf < value < inf:  # false for NaN too
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
 
     def __str__(self):
-        low = f"{'above' if self.open_low else 'at least'} {self.low:g}"
-        high = f"{'below' if self.open_high else 'at most'} {self.high:g}"
-        parts = [low] if self.low > -inf else []
-        parts += [high] if self.high < inf else []
+        parts = []
+        if self.low > -inf:
+            parts.append(f"{'above' if self.open_low else 'at least'} {self.low:g}")
+        if self.high < inf:
+            parts.append(f"{'below' if self.open_high else 'at most'} {self.high:g}")
         return f"a {'whole' if self.whole else 'finite'} number {' and '.join(parts)}".rstrip()
 
 

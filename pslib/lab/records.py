@@ -147,17 +147,25 @@ def _flat(record, prefix=""):
     return out
 
 
+def _defaults_of(cls):
+    """{field: default} of the fields of a dataclass that have one."""
+    return {f.name: f.default for f in fields(cls) if f.default is not MISSING}
+
+
 def _defaults(method):
     """What a record that does not name a setting is taken to say of it."""
-    classes = {"train": Training, "evaluate": evaluate.Settings, "probe": evaluate.Probe}
-    classes["base"] = runs.BaseSettings
-    own, *others = (
-        {f.name: f.default for f in fields(cls) if f.default is not MISSING}
-        for cls in (runs.Profile, *classes.values())
-    )
     known = methods.known()
-    own |= {"model": origins.NANO, **dict(zip(classes, others, strict=True))}
-    return _flat(own | {"coefficients": known[method].coefficients if method in known else {}})
+    return _flat(
+        {
+            **_defaults_of(runs.Profile),
+            "model": origins.NANO,
+            "train": _defaults_of(Training),
+            "evaluate": _defaults_of(evaluate.Settings),
+            "probe": _defaults_of(evaluate.Probe),
+            "base": _defaults_of(runs.BaseSettings),
+            "coefficients": known[method].coefficients if method in known else {},
+        }
+    )
 
 
 def changes(recorded, wanted):

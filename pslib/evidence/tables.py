@@ -115,7 +115,8 @@ def shown(table):
         cells[name] = halved(cells, name)
         cells = cells.drop(columns=f"{name}_ci")
     cells = cells.round(4).astype(object)
-    return cells.where(cells.notna(), "").rename(columns=_heads(table))
+    cells = cells.where(cells.notna(), "").rename(columns=_heads(table))
+    return cells.rename_axis(columns=None)  # a page would show a pivot's name as an empty column
 
 
 def best_of_n_shown(table, tries=(1, 8, 64)):

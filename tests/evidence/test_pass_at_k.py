@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from pslib.evidence import analyses, tables, understood_figures, verdicts
+from pslib.evidence import analyses, artefacts, tables, understood_figures, verdicts
 from pslib.lab import runs
 from tests.support import evidence
 
@@ -70,6 +70,10 @@ def test_variants_stand_in_the_table_which_is_read_in_two_parts(tmp_path):
     assert list(parts) == ["Answer right", "Answer and every worked step right"]
     assert all(len(part) == 4 for part in parts.values())
     assert "both, n = 256" in parts["Answer right"]
+    # a pivot's name, which HTML shows as one more column
+    assert all(
+        "<th>what</th>" not in artefacts.Shown(part)._repr_html_() for part in parts.values()
+    )
 
 
 def test_c8_is_decided_by_worked_steps_over_base_models(tmp_path):

@@ -57,15 +57,28 @@ def _outcome(row, tests):
     return "opposite" if flipped and row.mean < 0 else "as predicted"
 
 
-def estimated(profile, folder=None, which="estimates"):
-    """The estimates of a section of claims.yaml, with the smallest true difference that so many
-    base models would find with 80% power at 0.05 (detectable).
+def estimated(profile, folder=None):
+    """The estimates, with the smallest true difference that so many base models would find with 80%
+    power at 0.05 (detectable).
     """
     rows = []
-    for name, _, values, unit in measured(profile, folder, which):
+    for name, _, values, unit in measured(profile, folder, "estimates"):
         row = {"estimate": name, **_summary(values, unit)}
         row["detectable"] = stats.smallest_detectable(values.std(ddof=1), len(values))
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def taught(profile, folder=None):
+    """What was predicted of a pretrained model that was taught either world: each difference on
+    average, with a column for each taught model.
+    """
+    rows = []
+    for name, given, values, unit in measured(profile, folder, "taught"):
+        by_model = {f"t{seed}": value for seed, value in values.items()}
+        rows.append(
+            {"difference": name, "says": given["says"], **_summary(values, unit), **by_model}
+        )
     return pd.DataFrame(rows)
 
 

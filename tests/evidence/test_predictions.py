@@ -1,11 +1,13 @@
 """Predictions: signed sums over base models, tested in one family, from files written by hand."""
 
+from dataclasses import asdict
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from pslib.evidence import analyses, predictions, probe, understood_figures
+from pslib.evidence import analyses, artefacts, predictions, probe, understood_figures
 from pslib.lab import runs
 from pslib.nano import worlds
 
@@ -195,11 +197,13 @@ def taught(tmp_path):
 
 
 def test_what_was_predicted_of_taught_models_is_estimated_from_the_runs_there_are(taught):
-    table = predictions.estimated(*taught, "taught").set_index("estimate")
+    assert artefacts.has(asdict(taught[0]), "taught")
+    table = artefacts.make(taught[0], "taught", taught[1])["taught"].set_index("difference")
     assert (table.base_models == 2).all() and len(table) == 6
     gap = "gap between the modes, released form against GRPO"
     mean = table["mean"]
     assert mean["normal mode, released form against GRPO"] == pytest.approx(0.1)
+    assert list(table.loc[gap, ["t1", "t2"]]) == pytest.approx([0.02, 0.02])
     assert mean[gap] == pytest.approx(0.02) and mean[f"control, {gap}"] == pytest.approx(0)
     assert all(given["says"] for given in analyses.written()["taught"].values())
     for which in ("predictions", "estimates"):  # the family that is tested, and its estimates

@@ -25,8 +25,7 @@ class Shown(pd.DataFrame):
 
     def _repr_html_(self):
         text = self.to_html(index=False, justify="left", border=0)
-        text = text.replace(" ± ", "\u00a0±\u00a0")
-        return text.replace("<td>", '<td style="text-align: left">')
+        return tables.unbroken(text).replace("<td>", '<td style="text-align: left">')
 
 
 def listed():
@@ -96,7 +95,7 @@ def as_text(profile, name, made, folder):
     key = [f"- **{head}**: {said}" for head, said in meanings if said and head in heads]
     text += ["Columns:\n\n" + "\n".join(dict.fromkeys(key))] if key else []
     text.append(records.unrecorded(profile, folder))
-    return "\n\n".join(filter(None, text)).replace(" ± ", "\u00a0±\u00a0") + "\n"
+    return tables.unbroken("\n\n".join(filter(None, text))) + "\n"
 
 
 def write(profile, name, folder=None):

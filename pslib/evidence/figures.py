@@ -400,13 +400,13 @@ def reached(profile, folder=None):
     """Accuracy on longer sums against the share of responses that work in steps there."""
     table = analyses.derivations(profile, folder)
     table = table[(table.suite == "long") & table.method.isin(profile.methods)]
-    figure, panels = _panels(profile, table)
+    figure, panels = _panels(profile, table, height=4.0, sharex=True)
     for axis, found in panels:
         for (method, mode), own in found.groupby(["method", "mode"], sort=False):
             label = analyses.label_of(profile, method, mode)
             look = _look(method, mode, ls="", ms=5, label=label)
             axis.plot(100 * own.steps, 100 * own.accuracy, **look)
-        axis.set(xlabel="responses that work in steps, %", xlim=(-4, 104))
+        axis.set_xlabel("responses that work in steps, %")
     panels[0][0].set_ylabel("accuracy on longer sums, %")
     return _legend(figure, ncols=2)
 

@@ -90,6 +90,11 @@ def with_half(mean, half, sign=""):
     return f"{mean:{sign}.{places}f} ± {half:.{places}f}"
 
 
+def unbroken(text):
+    """A text whose lines do not break at ±."""
+    return text.replace(" ± ", "\u00a0±\u00a0")
+
+
 def _heads(table):
     """{column: its head}; suites have the heads of the paper's benchmarks, or of their roles."""
     heads = {name: head for name, (head, _) in analyses.written("artefacts")["heads"].items()}

@@ -233,4 +233,4 @@ def cards(table, found):
         text = "\n\n".join([f"**{row.id}. {row.claim}: {row.verdict}**", *lines])
         own = found[found.claim.isin(forms.id) & found.decides.eq(True)]
         first = own.groupby(["claim", "size"], sort=False).head(1)
-        yield text.replace(" ± ", "\u00a0±\u00a0"), first
+        yield tables.unbroken(text), first

@@ -30,7 +30,8 @@ def measured(results, *parts):
         said = f"*Measured effect: none. The ablation table has no row of {' or '.join(parts)}.*"
         return Markdown(said)
     found = tables.shown(found).drop(columns="variant", errors="ignore")
-    return Markdown("*Measured effect, ours:*\n\n" + found.to_markdown(index=False, floatfmt=".3f"))
+    text = tables.unbroken(found.to_markdown(index=False, floatfmt=".3f"))
+    return Markdown(f"*Measured effect, ours:*\n\n{text}")
 
 
 # --- 1, 2: the order of clip and eta; the bonus added twice ---------------------------------------

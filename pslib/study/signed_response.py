@@ -1,4 +1,6 @@
-"""How base models respond to prompts that mean something: the search for a strength, shown."""
+"""How base models respond to prompts that mean something: the search for a strength, and taught
+models, shown.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,6 +23,15 @@ LABELS = {
 def search(folder=None):
     """The search's table, as `strength.measure` describes it; by default the committed one."""
     return pd.read_csv((folder or runs.ROOT / "results" / strength.WORLD) / "strength.csv")
+
+
+def taught(profile, folder):
+    """The same of a taught profile's models and of its control's beside it, from `folder` and as
+    `strength.of_base` measured them.
+    """
+    both = [folder, folder.with_name(f"{profile.name}_control")]
+    paths = [path for each in both for path in sorted(each.glob("base/*/response.csv"))]
+    return pd.concat([pd.read_csv(path) for path in paths])
 
 
 def by_prompt(found):

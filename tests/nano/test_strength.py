@@ -10,6 +10,7 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from pslib.evidence import evaluate
+from pslib.lab import runs
 from pslib.nano import strength
 from pslib.study import signed_response
 
@@ -177,6 +178,19 @@ def test_means_by_prompt_are_those_of_the_search():
     assert shown.raised.loc[2.0].tolist() == [0, 7, 8, 0, 0] and shown.raised.loc[0.0].sum() == 0
     assert shown.accuracy[2.0, "neutral"] == 70 and shown.kl[0.0, "none"] == 0.01
     assert shown.entropy[0.0, "low_entropy"] == 0.4
+
+
+def test_taught_models_are_read_with_their_control_s(tmp_path):
+    profile = runs.load_profile("smollm2_taught")
+    for name, value in (("smollm2_taught", 1.0), ("smollm2_taught_control", 0.0)):
+        for seed in (1, 2):
+            folder = tmp_path / name / "base" / f"135m.t{seed}"
+            folder.mkdir(parents=True)
+            own = table(value, lambda seed: GOOD)
+            own[own.base == 3].assign(base=seed).to_csv(folder / "response.csv", index=False)
+    found = signed_response.taught(profile, tmp_path / "smollm2_taught")
+    assert found.groupby("strength").base.unique().map(list).to_dict() == {0: [1, 2], 1: [1, 2]}
+    assert signed_response.by_prompt(found).raised.max() == 2
 
 
 def test_the_figure_has_a_dot_and_a_line_for_each_base_model():

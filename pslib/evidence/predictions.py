@@ -71,15 +71,29 @@ def estimated(profile, folder=None):
 
 def taught(profile, folder=None):
     """What was predicted of a pretrained model that was taught either world: each difference on
-    average, with a column for each taught model.
+    average over taught models, and a column for each model with its interval over questions.
     """
     rows = []
     for name, given, values, unit in measured(profile, folder, "taught"):
-        by_model = {f"t{seed}": value for seed, value in values.items()}
-        rows.append(
-            {"difference": name, "says": given["says"], **_summary(values, unit), **by_model}
-        )
+        row = {"difference": name, "says": given["says"], **_summary(values, unit)}
+        if len(values):
+            asked = _by_question(profile, folder, given["quantity"]).groupby("seed")
+            row |= analyses.intervals({f"t{seed}": own for seed, own in asked})
+        rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _by_question(profile, folder, quantity):
+    """A quantity of entropies by seed and question, see stats.parts_of_ratio."""
+
+    def value_of(term):
+        other, there = analyses.beside(profile, folder, term.profile)
+        found = analyses.collect(other, "asked", there)
+        found = found[(found.method == term.method) & (found.prompt == term.at)]
+        by_seed = found.set_index(["seed", "question_id"]).groupby("seed")
+        return pd.concat([stats.parts_of_ratio(own.bits, own.tokens) for _, own in by_seed])
+
+    return analyses.added_up(quantity, value_of)
 
 
 def by_base_model(profile, folder=None):

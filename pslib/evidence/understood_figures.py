@@ -25,11 +25,13 @@ def _reader(profile, folder):
 
 
 def _dots(axis, values, place, single=True, **look):
-    """The mean with its 95% interval, and below it single base models; nothing of no values."""
+    """The mean with its 95% interval, and below it single base models where there are several;
+    nothing of no values.
+    """
     if len(values):
         mean, half = stats.mean_interval(values)
         axis.errorbar(mean, place, xerr=half, ls="", ms=5.5, lw=1.3, **look)
-        if single:
+        if single and len(values) > 1:
             look = look | {"label": None, "ls": "", "ms": 3, "mew": 0}
             axis.plot(values, [place - 0.16] * len(values), **look, alpha=0.5)
 
@@ -105,7 +107,8 @@ def what_carries_the_gap(profile, folder=None):
 @plt.rc_context(STYLE)
 def taught_models(profile, folder=None):
     """A pretrained model that was taught either world: the normal mode's entropy, and the gap
-    between the modes, before training and after each method; a small dot a taught model.
+    between the modes, before training and after each method; where there are several taught models
+    a small dot is one.
 
     It takes the profile `smollm2_taught` and the folder of its results.
     """
@@ -122,6 +125,7 @@ def taught_models(profile, folder=None):
     for axis, title in zip((left, right), titles, strict=True):
         _rows(axis, list(methods.values()))
         axis.set(xlabel="bits a token", title=title)
+        axis.locator_params(axis="x", nbins=5)
     return _legend(figure)
 
 

@@ -210,6 +210,20 @@ def test_what_was_predicted_of_taught_models_is_estimated_from_the_runs_there_ar
         assert "smollm2" not in str(analyses.written()[which])
 
 
+def test_a_taught_model_s_difference_has_an_interval_over_questions(taught):
+    profile, folder = taught
+    path = folder / "runs" / "grpo-135m.t1-s1" / "asked.csv"
+    table = pd.read_csv(path)
+    # of 100 and 300 tokens, with 0.21 bits each: now 10 and 74 bits, so still 0.21 in all
+    table.loc[table.prompt == "none", "bits"] = [10.0, 74.0]
+    table.to_csv(path, index=False)
+    found = predictions.taught(profile, folder).set_index("difference")
+    row = found.loc["normal mode, released form against GRPO"]
+    # by question: 0.1 + 11 / 200 and 0.1 - 11 / 200; their standard error is 0.055
+    assert row.t1 == pytest.approx(0.1) and row.t2_ci == pytest.approx(0, abs=1e-9)
+    assert row.t1_ci == pytest.approx(0.055 * 12.7062, rel=1e-4)
+
+
 def test_the_figure_of_taught_models_has_a_dot_for_each_that_there_is(taught, tmp_path):
     left, right = understood_figures.taught_models(*taught).axes
     dots = [line for line in left.lines if line.get_markersize() == 3]

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from pslib.evidence import analyses
 from pslib.evidence.figures import STYLE
 from pslib.lab import runs
 from pslib.nano import strength, worlds
@@ -26,12 +27,14 @@ def search(folder=None):
 
 
 def taught(profile, folder):
-    """The same of a taught profile's models and of its control's beside it, from `folder` and as
-    `strength.of_base` measured them.
+    """The same of a taught profile's models in `folder` and of its control's beside it, as
+    `strength.of_base` measured them; empty where none was.
     """
-    both = [folder, folder.with_name(f"{profile.name}_control")]
-    paths = [path for each in both for path in sorted(each.glob("base/*/response.csv"))]
-    return pd.concat([pd.read_csv(path) for path in paths])
+    _, control = analyses.beside(profile, folder, f"{profile.name}_control")
+    paths = [
+        path for each in (folder, control) for path in sorted(each.glob("base/*/response.csv"))
+    ]
+    return pd.concat(map(pd.read_csv, paths)) if paths else search().iloc[:0]
 
 
 def by_prompt(found):

@@ -182,6 +182,8 @@ def test_means_by_prompt_are_those_of_the_search():
 
 def test_taught_models_are_read_with_their_control_s(tmp_path):
     profile = runs.load_profile("smollm2_taught")
+    none = signed_response.taught(profile, tmp_path / "smollm2_taught")
+    assert signed_response.by_prompt(none).empty  # where they were not taught, as on most machines
     for name, value in (("smollm2_taught", 1.0), ("smollm2_taught_control", 0.0)):
         for seed in (1, 2):
             folder = tmp_path / name / "base" / f"135m.t{seed}"

@@ -306,5 +306,8 @@ def engine_for(model, tokenizer):
     small = model.device.type == "cpu" and model.num_parameters() < 20_000_000
     if small and decode.fits(model):
         return DecoderEngine(model, tokenizer)
-    scored = unwrapped(model).config._attn_implementation == "shared_prefixes"
-    return (CachedEngine if scored else GenerateEngine)(model, tokenizer)
+    config = unwrapped(model).config
+    scored = config._attn_implementation == "shared_prefixes"
+    # GPT-2 and OPT, whose positions are learned, count them otherwise and have no such setting.
+    cached = scored and hasattr(config, "num_key_value_heads")
+    return (CachedEngine if cached else GenerateEngine)(model, tokenizer)

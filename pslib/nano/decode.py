@@ -48,7 +48,7 @@ def sample_from(logits, temperature, top_k, top_p, draws):
 
 def fits(model):
     """Whether `Decoder` computes a model: Qwen3 without biases, adapters or replaced layers."""
-    known = (model.config.model_type, model.config.hidden_act) == ("qwen3", "silu")
+    known = (model.config.model_type, getattr(model.config, "hidden_act", "")) == ("qwen3", "silu")
     if not known or not isinstance(model, Qwen3ForCausalLM):
         return False
     products = [model.get_output_embeddings()]

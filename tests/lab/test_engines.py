@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig
 
 from pslib import modes, policy, rollouts
 from pslib.lab import engines
@@ -331,3 +332,24 @@ def test_vllm_which_reads_a_folder_refuses_a_wrapped_and_a_new_model(vllm, model
             ValueError, match="vllm .* cannot draw from a wrapped model or a new one; set engine"
         ):
             engines.choose(other, tokenizer, "vllm")
+
+
+OLD = [
+    GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=64),
+    OPTConfig(
+        hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=64,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", OLD, ids=lambda config: config.model_type)
+def test_a_model_with_learned_positions_is_left_to_generate(config, tokenizer):
+    config.vocab_size, config.bos_token_id, config.eos_token_id = len(tokenizer), None, None
+    old = AutoModelForCausalLM.from_config(config).eval()
+    policy.Policy(old)
+    engine = engines.engine_for(old, tokenizer)
+    assert isinstance(engine, GenerateEngine) and not isinstance(engine, CachedEngine)
+    tokens, _ = engine.generate([[3, 4, 5]], 1, GREEDY, [0])
+    ids = torch.cat((torch.tensor([3, 4, 5]), tokens[0]))
+    assert old(input_ids=ids[None]).logits[0, 2:-1].argmax(-1).tolist() == ids[3:].tolist()

@@ -133,6 +133,11 @@ class Method:
         """The modes that train; none for the original model."""
         return tuple(self.advantage)
 
+    @property
+    def needed(self):
+        """The modes that draw or train."""
+        return tuple(dict.fromkeys((*self.sampling, *self.training)))
+
     def weigh(self, rewards, group_ids, mask, learned, logp, entropy, generator):
         """The advantage of each training mode's kind, and the tokens of the loss -> Weighed.
 

@@ -63,7 +63,7 @@ def boxed(text):
 
 
 def grade(text, answer, worked_out=False, thinking=False):
-    """1.0 if the last boxed answer of a response equals `answer`, else 0.0.
+    """1.0 if the last boxed answer of a response equals `answer`, a text or number, else 0.0.
 
     worked_out: whether `2^{10}` is right where `answer` is 1024; without it, what is left to be
     worked out is wrong where `answer` is a number. thinking: whether the model thinks first, so
@@ -74,7 +74,7 @@ def grade(text, answer, worked_out=False, thinking=False):
     """
     if thinking and text.rfind("</think>") <= text.rfind("<think>"):
         return 0.0
-    given, answer = (boxed(text) or "").strip(), answer.strip()
+    given, answer = (boxed(text) or "").strip(), str(answer).strip()
     if not given or len(answer) > LONGEST_ANSWER:
         return 0.0
     if given == answer:

@@ -22,14 +22,15 @@ Where this differs from what one may expect:
 """
 
 import copy
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from itertools import islice
 
 import torch
 from torch.nn.utils import clip_grad_norm_
 
 from pslib import advantages, losses, rollouts, tasks
-from pslib.lab import checkpoint, checks, engines, measures
+from pslib.lab import checkpoint, checks, engines, measures, records
 from pslib.lab import micro_batches as micro
 from pslib.lab.stopping import stop_requests
 from pslib.methods import Weighed
@@ -74,7 +75,9 @@ class Run:
         if settings.recompute:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.policy = Policy(model)
-        self.copy = copy.deepcopy(model).bfloat16() if settings.bf16 else None
+        self.copy = copy.deepcopy(model) if settings.bf16 else None
+        for weight in self.copy.parameters() if self.copy else ():  # and no buffer: the frequencies
+            weight.data = weight.data.bfloat16()
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimiser = torch.optim.AdamW(
             self.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -84,6 +87,7 @@ class Run:
         }
         self.decoding = rollouts.Decoding(settings.temperature, 0, 1.0, settings.max_new_tokens)
         self.done = self.beyond = 0  # steps taken; steps in a row beyond the bounds
+        self.base = None  # the hash of the weights that it began with
 
     def step(self, questions):
         """One update on questions (id, question, what the reward reads) -> (metrics, Rollouts)."""
@@ -222,10 +226,15 @@ def run(state, dataset, folder=None, record=None):
     state: a Run; dataset: questions. A checkpoint is saved every `save_every` steps, and
     `record(metrics, rollouts)` is called after each step. Ctrl-C and SIGTERM end the run after the
     step at hand, saved, with KeyboardInterrupt. RuntimeError where entropy or accuracy ran away.
+    ValueError, before anything is computed, for a question that cannot be asked and for the
+    checkpoints of a run with other weights, questions or settings (rewards are not compared).
     """
     settings = state.settings
+    asked = [state.modes[name] for name in state.method.needed]
+    checks.check_questions(state.model, state.tokenizer, asked, dataset, settings.max_new_tokens)
     if folder:
-        checkpoint.resume_run(folder, state)
+        made_of = _made_of(state, dataset)
+        checkpoint.resume_run(folder, state, made_of)
     batches = tasks.batches(dataset, settings.questions, settings.steps, state.seed)
     with stop_requests() as asked:
         for questions in islice(batches, state.done, None):
@@ -236,7 +245,19 @@ def run(state, dataset, folder=None, record=None):
             stop = bool(asked)
             due = state.done % settings.save_every == 0 or state.done == settings.steps
             if folder and (stop or due or measures.is_runaway(state)):
-                checkpoint.save_run(folder, state)
+                checkpoint.save_run(folder, state, made_of)
             if stop:
                 where = f"step {state.done} of {settings.steps}"
                 raise KeyboardInterrupt(f"stopped after {where}; run the same again to continue")
+
+
+def _made_of(state, dataset):
+    """{name: value} of what decides a run's steps, but for the reward and how many they are."""
+    state.base = state.base or records.of_weights(state.model)
+    prompts = {mode.name: [mode.system, mode.thinking] for mode in state.modes.values()}
+    made_of = {"method": state.method.label, "coefficients": state.method.coefficients}
+    made_of |= {"prompts": prompts, "weights": state.base, "seed": state.seed}
+    made_of["dataset"] = records.of_questions(dataset)
+    settings = asdict(state.settings)
+    made_of |= {name: settings[name] for name in settings if name not in ("steps", "save_every")}
+    return json.loads(json.dumps(made_of, default=str))

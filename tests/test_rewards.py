@@ -669,3 +669,8 @@ def test_the_committed_rollouts_of_quick_are_graded_as_they_were():
         for text, question in zip(table.response, table.question_id, strict=True)
     ]
     assert graded == table.reward.tolist() and 0.5 < table.reward.mean() < 1
+
+
+def test_an_answer_may_be_a_number():
+    assert rewards.grade("\\boxed{42}", 42) == 1.0 == rewards.grade("\\boxed{0.5}", 0.5)
+    assert rewards.grade("\\boxed{41}", 42) == 0.0

@@ -566,6 +566,40 @@ def test_a_run_is_refused_where_modes_cannot_be_told_apart(check, start, model, 
         check(both=(modes.NORMAL,))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_which_small_updates_are_lost_are_refused(dtype, model, tokenizer, he, start):
+    with pytest.raises(ValueError, match="load the model in float32 and set bf16"):
+        start(model.to(dtype), "grpo")
+    for weight in model.parameters():  # what does not learn may be of any type
+        weight.requires_grad_(False)
+    model.get_output_embeddings().weight.data = model.get_output_embeddings().weight.data.float()
+    model.get_output_embeddings().weight.requires_grad_(True)
+    checks.require_learnable(model)
+
+
+QUESTIONABLE = {
+    "question q9 takes": {"id": "q9", "question": "1+" * 600 + "1"},
+    "question 3 of the data set has no text in its column question": {"id": "a", "question": None},
+    "question 3 of the data set has no column id": {"question": "1+1"},
+}
+
+
+@pytest.mark.parametrize("said", QUESTIONABLE)
+def test_a_question_that_cannot_be_asked_is_refused_before_the_first_step(said, model, start):
+    state = start(model, "policy_split")
+    before = everything(state)
+    with pytest.raises(ValueError, match=said):
+        train.run(state, [*POOL[:2], QUESTIONABLE[said], *POOL[3:]])
+    assert state.done == 0 and everything(state) == before
+
+
+def test_a_reward_that_is_not_finite_names_questions_whose_ids_are_numbers(model, tokenizer, he):
+    state = with_reward(model, tokenizer, he, lambda text, row: math.nan)
+    numbered = [row | {"id": 40 + k} for k, row in enumerate(LEVELS)]
+    with pytest.raises((ValueError, FloatingPointError), match="40"):
+        state.step(numbered[:2])
+
+
 def test_a_run_is_refused_where_a_question_is_too_long_or_no_weight_can_learn(check, model):
     with pytest.raises(ValueError, match="question q9 takes"):
         check(questions=[*POOL, {"id": "q9", "question": "1+" * 600 + "1"}])
@@ -1018,6 +1052,41 @@ def test_a_run_outside_the_main_thread_needs_no_signals(model, start):
     assert state.done == 1
 
 
+OTHERS = {
+    "method": {"method": "grpo"},
+    "coefficients": {"method": methods.get("policy_split", eta=0.5)},
+    "learning_rate": {"learning_rate": 0.5},
+    "seed": {"seed": 1},
+    "weights": {},
+    "dataset": {},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_checkpoints_of_another_run_are_refused_and_left(name, model, start, tmp_path):
+    def made(method="policy_split", **changes):
+        return start(model, method, **({"steps": 2} | changes))
+
+    train.run(made(), POOL, tmp_path)
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    other, questions = made(**OTHERS[name]), POOL
+    if name == "weights":
+        other.model.get_output_embeddings().weight.data[0, 0] += 1
+    if name == "dataset":
+        questions = [*POOL[:-1], POOL[-1] | {"question": "1+1"}]
+    with pytest.raises(ValueError, match=f"of another run, with other .*{name}.*; give each run a"):
+        train.run(other, questions, tmp_path)
+    assert other.done == 0 and kept == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_finished_run_goes_on_where_it_is_given_more_steps(model, start, tmp_path):
+    whole, first, more = (start(model, "grpo", steps=steps) for steps in (4, 2, 4))
+    train.run(whole, POOL)
+    train.run(first, POOL, tmp_path)
+    train.run(more, POOL, tmp_path)
+    assert everything(more) == everything(whole)
+
+
 def test_a_finished_run_is_not_trained_again(model, start, tmp_path):
     first = start(model, "grpo", steps=2)
     train.run(first, POOL, tmp_path)
@@ -1052,6 +1121,13 @@ def test_with_bf16_float32_weights_are_saved_and_their_copy_is_sampled_from(mode
     rounded = {name: weight.bfloat16() for name, weight in saved.items()}
     assert same(rounded, dict(state.sampler().named_parameters()))
     assert not same(saved, {name: weight.float() for name, weight in rounded.items()})
+
+
+def test_with_bf16_the_copy_that_is_sampled_from_has_the_frequencies_of_the_positions(model, start):
+    # rounded to 8 bits they turn by radians too far in a response of thousands of tokens
+    state = start(model, "grpo", bf16=True)
+    assert same(dict(state.sampler().named_buffers()), dict(model.named_buffers()))
+    assert {buffer.dtype for buffer in state.sampler().buffers()} == {torch.float32}
 
 
 def test_recomputed_activations_give_the_same_gradients_from_a_second_pass_through_each_layer(

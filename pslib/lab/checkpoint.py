@@ -118,19 +118,32 @@ def load_newest(folder):
     return None
 
 
-def save_run(folder, run):
-    """Save a checkpoint from which `resume_run` goes on exactly; run: a train.Run."""
+def save_run(folder, run, made_of):
+    """Save a checkpoint from which `resume_run` goes on exactly; run: a train.Run; made_of: dict of
+    what the run is made of.
+    """
     state = state_of(run.model, run.optimiser, run.generators)
+    state["made_of"] = torch.tensor(list(json.dumps(made_of).encode()), dtype=torch.uint8)
     save(folder, run.done, state | {"beyond": torch.tensor(run.beyond)})
 
 
-def resume_run(folder, run):
-    """Take a train.Run to its newest good checkpoint, if there is one."""
+def resume_run(folder, run, made_of):
+    """Take a train.Run to its newest good checkpoint, if there is one.
+
+    ValueError where the checkpoint's run was made of something else.
+    """
     found = load_newest(folder)
-    if found:
-        run.done, tensors = found
-        run.beyond = int(tensors["beyond"])
-        restore(tensors, run.model, run.optimiser, run.generators)
+    if not found:
+        return
+    step, tensors = found
+    theirs = json.loads(bytes(tensors["made_of"].tolist())) if "made_of" in tensors else {}
+    if others := [name for name in made_of if theirs.get(name) != made_of[name]]:
+        raise ValueError(
+            f"the checkpoints in {folder} are of another run, with other {', '.join(others)}; give "
+            "each run a folder of its own, or remove this one"
+        )
+    run.done, run.beyond = step, int(tensors["beyond"])
+    restore(tensors, run.model, run.optimiser, run.generators)
 
 
 @contextmanager

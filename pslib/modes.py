@@ -4,6 +4,7 @@ pi_HE(. | q) = pi(. | s, q) (eq. 1): the normal mode has no system prompt, the h
 s.
 """
 
+import copy
 import re
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -130,12 +131,21 @@ def pinned(template):
     """
     asked = r"""strftime_now\(\s*(["'])(.*?)\1\s*\)"""
     told = re.sub(asked, lambda found: repr(DATE.strftime(found[2])), template)
+    told = re.sub(r"strftime_now\s+is\s+defined", "true", told)  # as Llama 3.2 asks first
     if "strftime_now" in told:
         raise ValueError(
             "the chat template asks for today's date in a format that it makes itself; write the "
             "format into its call of strftime_now"
         )
     return told
+
+
+def dated(tokenizer):
+    """The tokenizer, or where its chat template asks for the date a copy that is told DATE's."""
+    if pinned_date(tokenizer):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = pinned(tokenizer.get_chat_template())
+    return tokenizer
 
 
 def _written(tokenizer, mode, question, tokenize):

@@ -26,6 +26,7 @@ What TRL does differently from `pslib.train`:
 - `eval_dataset` is evaluated in the normal mode.
 """
 
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -33,7 +34,7 @@ import trl
 from torch.nn.utils.rnn import pad_sequence
 
 from pslib import losses, methods, modes, rewards
-from pslib.lab import measures
+from pslib.lab import checks, measures
 from pslib.rollouts import Rollouts
 
 # TRL's options that would change the loss of a method, and what each must be.
@@ -106,7 +107,8 @@ class PolicySplitTrainer(trl.GRPOTrainer):
     """GRPOTrainer with the sampling, advantages and token masks of a row of the table of methods.
 
     In a group, the high-entropy mode's half of the prompts get their system turn before TRL draws
-    and grades the responses. Then each response becomes a row under every training mode's prompt.
+    the responses. Reward functions get the prompts as the data set has them, since a group answers
+    one question. Then each response becomes a row under every training mode's prompt.
     """
 
     def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, **named):
@@ -122,6 +124,9 @@ class PolicySplitTrainer(trl.GRPOTrainer):
         super().__init__(model, reward_funcs, args, train_dataset, **named)
         self._name, self._paper = self.method.label, {}  # for the model card
         self._check_prompt(next(iter(self.train_dataset)))
+        if checks.half(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            said = f"the weights are {checks.half(self.model)}, in which most updates are lost; "
+            warnings.warn(said + "load them in float32, and leave bf16 on", stacklevel=2)
 
     def _check_prompt(self, example):
         """ValueError unless a prompt is a list of messages, to which each mode can add its turn."""
@@ -143,18 +148,20 @@ class PolicySplitTrainer(trl.GRPOTrainer):
             num_generations //= len(self.method.sampling)
         return super()._generate_single_turn(prompt_ids, images, fields, num_generations, **named)
 
-    def _calculate_rewards(self, inputs, *given):
+    def _calculate_rewards(self, inputs, prompts, *given):
         if (self.args.chat_template_kwargs or {}).get("enable_thinking"):
             inputs = [{"thinking": True, **row} for row in inputs]  # a column, for `exact_answer`
+        if self.model.training:
+            prompts = self._prompts
         # (R, functions), of all processes
-        self._rewards = super()._calculate_rewards(inputs, *given)
+        self._rewards = super()._calculate_rewards(inputs, prompts, *given)
         return self._rewards
 
     def _generate_and_score_completions(self, inputs):
         """Draw, grade, share, score: this process's rows, with advantages and a token mask."""
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        prompts = [example["prompt"] for example in inputs]
+        self._prompts = prompts = [example["prompt"] for example in inputs]
         asked = [
             {**example, "prompt": modes.turns(self.modes[name], example["prompt"])}
             for example, name in zip(inputs, self._sampling_modes(len(inputs)), strict=True)
@@ -215,16 +222,21 @@ class PolicySplitTrainer(trl.GRPOTrainer):
         A response that no reward function graded is a group of its own, so its advantage is 0.
         """
         given = self._rewards.cpu()
-        row, ungraded = torch.arange(len(given)), given.isnan().all(1)
-        groups = torch.where(ungraded, len(given) + row, row // self.num_generations)
+        row = torch.arange(len(given))
+        groups = torch.where(self._is_graded(), row // self.num_generations, len(given) + row)
         return (given * self.reward_weights.cpu()).nansum(1), groups
+
+    def _is_graded(self):
+        """Bool (R,): the responses to which a reward function gave a number."""
+        return ~self._rewards.cpu().isnan().all(1)
 
     def _log_modes(self, weighed):
         """Log accuracy, entropy and bonus of each mode, and the inter-mode KL, as train does."""
         scored = weighed.scored
         names, lengths = self._sampling_modes(len(scored.mask)), scored.mask.sum(1)
         drawn = Rollouts([], scored.group_ids, names, scored.mask, lengths, [], scored.rewards)
-        logged = measures.of_step(drawn, weighed, True, self.reward_funcs != [exact_answer])
+        own_reward, graded = self.reward_funcs != [exact_answer], self._is_graded()
+        logged = measures.of_step(drawn, weighed, True, own_reward, graded)
         for name, value in logged.items():
             if name != "reward":  # TRL logs it. (_log_metric would log a value one step late.)
                 self._metrics["train"][name].append(value)

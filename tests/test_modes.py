@@ -1,8 +1,11 @@
 """Modes: one question, two prompts, told apart by the system turn alone."""
 
 import copy
+from datetime import date
+from pathlib import Path
 
 import pytest
+import trl
 
 from pslib import modes
 
@@ -280,10 +283,8 @@ def test_a_date_in_a_template_is_pinned_and_told(template, date, with_template, 
     )
     assert modes.pinned_date(words) == "2024-07-26"
     # and a template in which it is written down needs nothing of ours
-    again = copy.deepcopy(words)
-    again.chat_template = modes.pinned(words.chat_template)
     assert (
-        again.apply_chat_template(
+        modes.dated(words).apply_chat_template(
             [{"role": "user", "content": "7+8"}], tokenize=False, add_generation_prompt=True
         )
         == text
@@ -299,6 +300,25 @@ def test_every_part_of_a_date_that_a_template_may_ask_for_is_that_of_the_pinned_
     assert modes.rendered(words, (modes.NORMAL,), "7")["normal"].startswith(
         modes.DATE.strftime(asked) + "<|user|>"
     )
+
+
+SHIPPED = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_no_template_that_trl_ships_is_refused_for_its_date(path, with_template, he):
+    words = with_template("")
+    words.chat_template = path.read_text()
+    asks = "strftime_now" in words.chat_template
+    try:
+        texts = modes.rendered(words, (modes.NORMAL, he), "7+8")
+    except ValueError as refused:
+        assert not asks, refused  # of those that ask for it, each is used
+        return
+    assert "7+8" in texts["he"] and he.system in texts["he"]
+    written = [f"{date.today():{form}}" for form in ("%Y-%m-%d", "%d %b %Y")]
+    assert not any(today in texts["he"] for today in written)
+    assert path.stem != "llama3_2" or "26 Jul 2024" in texts["he"]
 
 
 def test_a_date_in_a_format_that_a_template_makes_itself_is_refused(with_template):

@@ -219,12 +219,31 @@ def test_a_response_that_nothing_graded_has_no_advantage_and_does_not_count(
     )
 
 
+def test_a_response_that_nothing_graded_is_left_out_of_the_means(model, tokenizer, tmp_path):
+    graded = [None, 1.0, 1.0, 0.0, 0.0, 1.0, None, None]  # of each group, half in each mode
+
+    def reward(completions, **columns):
+        return graded
+
+    made = trainer(model, tokenizer, tmp_path, "policy_split", reward=reward)
+    made.train()
+    (logged,) = [row for row in made.state.log_history if "live_groups" in row]
+    assert logged["live_groups"] == 1.0
+    assert logged["accuracy_normal"] == pytest.approx(2 / 3)  # 1, of (0, 1) and (None, 1)
+    assert logged["accuracy_he"] == pytest.approx(1 / 2)  # of (1, 0) and none
+
+
 def test_rewards_are_weighed_as_trl_weighs_them(model, tokenizer, tmp_path):
     made = trainer(
         model, tokenizer, tmp_path, "grpo", reward=[by_parity, by_parity], reward_weights=[2.0, 0.5]
     )
     made._rewards = torch.tensor([[1.0, 3.0], [1.0, torch.nan]] * 4)
     assert made._graded()[0].tolist() == [3.5, 2.0] * 4
+
+
+def test_weights_in_which_small_updates_are_lost_are_told_of(model, tokenizer, tmp_path):
+    with pytest.warns(UserWarning, match="are torch.bfloat16, in which most updates are lost"):
+        trainer(copy.deepcopy(model).bfloat16(), tokenizer, tmp_path, "grpo")
 
 
 # --- sampling -------------------------------------------------------------------------------------
@@ -272,7 +291,7 @@ def test_the_trainer_samples_trains_and_evaluates_by_itself(model, tokenizer, tm
     made.eval_dataset = made.train_dataset.select(range(2))
     made.train()
     assert any(not torch.equal(before[n], w) for n, w in made.model.state_dict().items())
-    assert held_out[0] == ["user", "user", "system", "system"] * 2
+    assert held_out[0] == ["user"] * 8  # one group, one question: whoever draws, the same is judged
     del held_out[:]
     found = made.evaluate()
     assert {role for roles in held_out for role in roles} == {"user"} and 0 <= found[

@@ -112,8 +112,7 @@ def export(profile, method, size, seed, out):
     try:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
         if modes.pinned_date(tokenizer):
-            tokenizer.chat_template = modes.pinned(tokenizer.get_chat_template())
-            tokenizer.save_pretrained(temporary)
+            modes.dated(tokenizer).save_pretrained(temporary)
         systems = json.dumps({mode.name: mode.system for mode in both}, indent=1)
         checkpoint.write(temporary / "modes.json", systems)
         checkpoint.write(temporary / "README.md", card(profile, method, size, seed, both))

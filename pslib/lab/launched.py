@@ -16,7 +16,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from pslib import policy, tasks
+from pslib import modes, policy, tasks
 from pslib.lab import chain, checkpoint, measures, records, runs
 from pslib.trl import PolicySplitConfig, PolicySplitTrainer, exact_answer
 
@@ -117,7 +117,7 @@ def asked(questions, profile, seed):
     for batch in tasks.batches(questions, settings.questions, settings.steps, seed):
         for row in batch:
             prompt = [{"role": "user", "content": row["question"]}]
-            rows.append({"prompt": prompt, "answer": row["answer"], "id": row["id"]})
+            rows.append({**row, "prompt": prompt})
     return Dataset.from_list(rows)
 
 
@@ -142,7 +142,7 @@ def train_run(profile, method, size, seed):
         prepared.model.set_attn_implementation("sdpa")
         prepared.model.config.use_cache = not profile.train.recompute
         questions = asked(prepared.questions, profile, seed)
-        with_it = {"processing_class": prepared.tokenizer}
+        with_it = {"processing_class": modes.dated(prepared.tokenizer)}
         with_it["callbacks"] = [Metrics(folder, profile.train)]
         trainer = PolicySplitTrainer(prepared.model, exact_answer, args, questions, **with_it)
         if main:

@@ -27,26 +27,28 @@ class Clock:
         self.seconds[f"seconds_{part}"], self.since = now - self.since, now
 
 
-def of_step(rollouts, weighed, measured, own_reward):
+def of_step(rollouts, weighed, measured, own_reward, graded=None):
     """Accuracy by sampling mode, the entropy of a mode's own responses in bits a token, and so on.
 
     weighed: a methods.Weighed; measured: whether all rows were scored, where entropy and inter-mode
     KL are else blank (NaN). Accuracy is left out where rewards are not 0 or 1; a mode's mean reward
-    is given there, and wherever the reward is not ours (own_reward).
+    is given there, and wherever the reward is not ours (own_reward). graded: bool (R,), which
+    responses have a reward at all; by default all.
     """
     out, scored = {}, weighed.scored
-    groups = scored.rewards.new_zeros(int(scored.group_ids.max()) + 1)
+    graded = torch.ones(len(rollouts.modes), dtype=torch.bool) if graded is None else graded
+    rewards, (ids, places) = scored.rewards[graded], scored.group_ids[graded].unique(False, True)
     least, most = (
-        groups.scatter_reduce(0, scored.group_ids, scored.rewards, which, include_self=False)
+        rewards.new_zeros(len(ids)).scatter_reduce(0, places, rewards, which, include_self=False)
         for which in ("amin", "amax")
     )
-    out["reward"] = float(scored.rewards.mean())
+    out["reward"] = float(rewards.mean())
     out["live_groups"] = float((least < most).float().mean())
     out["response_tokens"] = float(rollouts.lengths.float().mean())
     for mode in dict.fromkeys(rollouts.modes):
         own = torch.tensor([drawn_in == mode for drawn_in in rollouts.modes])
         tokens = scored.mask & own[:, None]
-        mean = float(scored.rewards[own].mean())
+        mean = float(scored.rewards[own & graded].mean())
         if rollouts.right_or_wrong:
             out[f"accuracy_{mode}"] = mean
         if own_reward or not rollouts.right_or_wrong:

@@ -27,14 +27,15 @@ def understanding(model, tokenizer, questions, reward, form="", **sampling):
 def answers(model, tokenizer, questions, reward, prompts, samples=4, max_new_tokens=1024, seed=1):
     """How a model answers under system prompts, {name: text or None}, compared with the first.
 
-    questions: dicts with a `question` and the columns that the reward, with TRL's signature, reads
-    -> DataFrame by prompt: reward; entropy_bits a token; entropy_change from the first prompt, a
-    mean over questions with entropy_ci, half of its 95% interval; kl_from_normal in nats a token;
-    tokens.
+    questions: dicts with a `question` and the columns that the reward reads. It has TRL's
+    signature and gives every response a number. -> DataFrame by prompt: reward; entropy_bits a
+    token; entropy_change from the first prompt, a mean over questions with entropy_ci, half of its
+    95% interval; kl_from_normal in nats a token; tokens.
     """
 
     def graded(text, row):
         columns = {key: [value] for key, value in row.items()}
+        columns["prompts"] = [[{"role": "user", "content": row["question"]}]]
         return reward(completions=[[{"role": "assistant", "content": text}]], **columns)[0]
 
     settings = evaluate.Settings(len(questions), samples, 1.0, 0, 1.0, max_new_tokens)

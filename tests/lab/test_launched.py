@@ -128,6 +128,43 @@ def test_a_run_that_is_killed_goes_on_from_its_last_whole_checkpoint_to_the_same
     pd.testing.assert_frame_equal(its_metrics, metrics)
 
 
+def test_every_column_of_a_question_reaches_the_reward(mine):
+    profile = runs.load_profile(str(mine))
+    rows = [
+        {"id": "a", "question": "2^10", "answer": "1024", "worked_out": True, "level": 3},
+        {"id": "b", "question": "7+8", "answer": "15", "worked_out": False, "level": 1},
+    ]
+    found = {row["id"]: dict(row) for row in launched.asked(rows, profile, 1)}
+    for row in rows:
+        assert found[row["id"]] == {
+            **row,
+            "prompt": [{"role": "user", "content": row["question"]}],
+        }
+
+
+def test_a_template_that_asks_for_the_date_is_told_the_one_that_evaluation_tells(mine, monkeypatch):
+    given, words = runs.load_profile(str(mine)), []
+    prepare = launched.chain.prepare
+
+    def with_date(*asked):
+        prepared = prepare(*asked)
+        prepared.tokenizer.chat_template += "{# #}{% if false %}{{ strftime_now('%Y') }}{% endif %}"
+        return prepared
+
+    class Told(Exception):
+        pass
+
+    def trainer(*given, processing_class, **named):
+        words.append(processing_class.chat_template)
+        raise Told
+
+    monkeypatch.setattr(launched.chain, "prepare", with_date)
+    monkeypatch.setattr(launched, "PolicySplitTrainer", trainer)
+    with pytest.raises(Told):
+        launched.train_run(replace(given, name="dated"), "policy_split", "tiny", 1)
+    assert "'2024'" in words[0] and "strftime_now" not in words[0]
+
+
 def test_the_settings_of_the_paper_are_trls(tmp_path):
     paper = runs.load_profile("paper")
     args = launched.config(

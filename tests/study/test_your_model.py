@@ -53,7 +53,8 @@ def test_a_row_is_what_the_evaluation_finds_under_its_prompt(model, tokenizer, h
 def test_the_reward_is_the_users_own(model, tokenizer):
     given = []
 
-    def reward(completions, **columns):
+    def reward(prompts, completions, **columns):
+        assert [turns[0]["content"] for turns in prompts] in (["7+8"], ["9+1+2"])
         given.extend(
             zip([turns[0]["content"] for turns in completions], columns["right"], strict=True)
         )

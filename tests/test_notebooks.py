@@ -158,3 +158,10 @@ def test_every_figure_of_a_notebook_is_shown(tmp_path):
     assert [out.output_type for cell in book.cells[1:] for out in cell.outputs] == [
         "display_data"
     ] * 2
+
+
+@pytest.mark.parametrize("name", ["05_base_model", "06_train", "07_evaluate"])
+def test_a_step_of_the_chain_takes_the_modes_of_its_size(name):
+    # A profile whose prompt has no meaning has one of its own for each base model.
+    source = (runs.ROOT / "notebooks" / f"{name}.ipynb").read_text()
+    assert not re.search(r"(settings|profile)\.modes\b", source)

@@ -73,6 +73,18 @@ def test_the_seeds_of_each_size_are_those_of_the_profile(name, tmp_path):
         assert f"-p seeds {'_'.join(map(str, profile.seeds_of(size)))} " in command
 
 
+def test_sizes_and_variants_may_have_every_name_that_a_profile_may_give_them(tmp_path):
+    path = tmp_path / "named.yaml"
+    text = (runs.PROFILES / "smollm2.yaml").read_text()
+    text = re.sub(r"sizes: \[.*?\]", "sizes: [135m-instruct_2]", text)
+    path.write_text(text + "\nvariants: {Eta_1.5: {of: policy_split, eta: 1.5}}\n")
+    jobs = jobs_of(path, tmp_path)
+    assert ("train", "Eta_1.5", "135m-instruct_2") in jobs
+    path.write_text(text + "\nvariants: {eta-1: {of: policy_split, eta: 1.0}}\n")
+    with pytest.raises(ValueError, match="a variant's name may hold letters, digits, '_'"):
+        runs.load_profile(str(path))
+
+
 def test_nano_profiles_run_notebooks_and_ask_for_little(tmp_path):
     jobs = jobs_of("smoke", tmp_path)
     assert {rule for rule, _, _ in jobs} == {"base_model", "train", "evaluate", "table1", "figures"}

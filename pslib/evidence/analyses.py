@@ -210,7 +210,7 @@ def _solved(profile, folder, probe="best_of_n", right="correct"):
     mode.
     """
     for keys, own in collect(profile, probe, folder).groupby(KEYS, sort=False):
-        counts = own.pivot(index="question_id", columns="mode", values=right)
+        counts = own.pivot(index=["suite", "question_id"], columns="mode", values=right)
         yield keys, int(own.samples.iloc[0]), counts
 
 

@@ -151,9 +151,9 @@ def write_all(profile, folder):
 
 
 def committed():
-    """The profiles that have committed results, each with its folder."""
-    return [
-        (runs.load_profile(path.parent.name), path.parent)
-        for path in sorted((runs.ROOT / "results").glob("*/runs"))
-        if path.parent.name != "local"
-    ]
+    """The project's profiles that have committed results, each with its folder; results of a
+    profile of one's own are left out.
+    """
+    there = {path.stem for path in runs.PROFILES.glob("*.yaml")}
+    folders = [path.parent for path in sorted((runs.ROOT / "results").glob("*/runs"))]
+    return [(runs.load_profile(at.name), at) for at in folders if at.name in there]

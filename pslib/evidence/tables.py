@@ -262,7 +262,7 @@ def judged(profile, folder=None):
     """
     root, rubrics, parts = Path(folder or profile.folder) / "runs", [*creative.RUBRICS], []
     for size, name in product(profile.sizes, profile.probe.methods):
-        path = root / runs.run_id(name, size, profile.seeds[0]) / "story_texts.parquet"
+        path = root / runs.run_id(name, size, profile.seeds_of(size)[0]) / "story_texts.parquet"
         told = pd.read_parquet(path).query("sample == 0") if path.exists() else pd.DataFrame()
         for mode, own in told.groupby("mode", sort=False) if len(told) else ():
             scores = creative.judge(own.story).groupby("judge")[rubrics].mean().reset_index()

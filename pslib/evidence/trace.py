@@ -56,10 +56,12 @@ def traces(profile, method, baseline, measure, folder=None):
 
 
 def commits(folder, names):
-    """{commit: how many of these runs it made}; one that was not clean ends in "+ changes"."""
-    made = (
-        json.loads((folder / "runs" / n / "manifest.json").read_text()) for n in sorted({*names})
-    )
+    """{commit: how many of these runs it made}; one that was not clean ends in "+ changes".
+
+    The untrained original was made by none.
+    """
+    paths = (folder / "runs" / name / "manifest.json" for name in {*names})
+    made = [json.loads(path.read_text()) for path in sorted(paths) if path.exists()]
     return Counter(each["commit"] + (" + changes" if each["dirty"] else "") for each in made)
 
 

@@ -295,6 +295,9 @@ def _faults(profile):
                 f"launch must be like {{{profile.sizes[0]}: 8}}, with one of its sizes and one of "
                 f"{', '.join(there)}; got {size!r}: {file!r}"
             )
+    for name in profile.variants:
+        if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
+            yield f"a variant's name may hold letters, digits, '_' and '.'; got {name!r}"
     if profile.ablation_size and profile.ablation_size not in profile.sizes:
         yield (
             f"ablation_size must be one of its sizes, {', '.join(profile.sizes)}; got "

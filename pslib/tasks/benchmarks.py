@@ -67,6 +67,16 @@ def check(data, where):
                 )
     if unknown := sorted(set(data) - set(SUITES)):
         raise ValueError(f"{where} has no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
+    sources = {
+        suite: {f"{name}: {source.partition('@')[0]}" for name, source in own.items()}
+        for suite, own in data.items()
+    }
+    for suite in SUITES:
+        if suite != "train" and (both := sources["train"] & sources[suite]):
+            raise ValueError(
+                f"{where}: {min(both)} is trained on and would be a test too, in the suite "
+                f"{suite}; put the test's questions in a folder of their own"
+            )
 
 
 def load(data, suite, count, split="test", seed=0):

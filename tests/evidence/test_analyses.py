@@ -216,6 +216,17 @@ def test_judged_stories_are_blank_where_no_judge_is_configured(found, monkeypatc
     assert row.label == "GRPO + HE prompt" and row.judge == "" and math.isnan(row.creativity)
 
 
+def test_stories_are_judged_where_a_seed_is_the_base_models(tmp_path):
+    profile = runs.load_profile("understood")
+    size = profile.sizes[0]
+    folder = tmp_path / "runs" / runs.run_id("grpo", size, profile.seeds_of(size)[0])
+    folder.mkdir(parents=True)
+    pd.DataFrame({"mode": "he", "prompt": "p", "sample": [0], "story": ["a"]}).to_parquet(
+        folder / "story_texts.parquet"
+    )
+    assert len(tables.judged(profile, tmp_path)) == 1
+
+
 def test_without_a_judge_the_notebook_shows_a_sentence(found, monkeypatch):
     rows = {"size": "0.2m", "label": "GRPO", "judge": ["", None], "imagery": math.nan}
     monkeypatch.setattr(tables, "judged", lambda *given: pd.DataFrame(rows))

@@ -62,6 +62,15 @@ def test_both_criteria_and_half_and_half_are_those_made_by_hand(tmp_path):
     assert max(n for *_, n in own.index) == 4 and ("answer", "both", 1) not in own.index
 
 
+def test_suites_that_share_a_data_set_are_counted_apart(tmp_path):
+    profile, folder = write(tmp_path)
+    for path in (folder / "runs").glob("*/pass_at_k.csv"):
+        own = pd.read_csv(path)
+        pd.concat([own, own.assign(suite="another")]).to_csv(path, index=False)
+    twice = analyses.pass_at_k(profile, folder)
+    assert twice.accuracy.equals(analyses.pass_at_k(*write(tmp_path / "once")).accuracy)
+
+
 def test_variants_stand_in_the_table_which_is_read_in_two_parts(tmp_path):
     table = tables.pass_at_k(*write(tmp_path, tries=256))
     assert set(table.method) == {"grpo", "policy_split", "policy_split_released", "eta_0"}

@@ -54,6 +54,12 @@ def test_the_command_prints_runs_interval_and_commits(capsys):
     assert "commit 34e8ad4a9c7c86c8bd69f03f53c6ab09c30d423b made 16 of these runs" in said
 
 
+def test_the_original_which_no_commit_trained_is_traced_too(capsys):
+    assert __main__.main(["trace", "quick", "policy_split", "original", "bits"]) == 0
+    said = capsys.readouterr().out
+    assert "original-0.2m.b11-s11" in said and "made 3 of these runs" in said
+
+
 def test_one_pair_has_no_interval(capsys):
     assert __main__.main(["trace", "smollm2", "policy_split", "grpo", "bits"]) == 0
     said = capsys.readouterr().out

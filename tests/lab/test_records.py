@@ -329,6 +329,13 @@ def test_a_setting_that_a_record_lacks_equals_its_default_and_one_that_is_no_mor
     refused(lambda: tables.table1(profile), folder, "momentum (0.9 then, None now)")
 
 
+def test_results_of_a_profile_of_ones_own_are_left_out_of_the_committed(tmp_path, monkeypatch):
+    for name in ("mine", "quick", "local"):
+        (tmp_path / "results" / name / "runs").mkdir(parents=True)
+    monkeypatch.setattr(artefacts.runs, "ROOT", tmp_path)
+    assert [profile.name for profile, _ in artefacts.committed()] == ["quick"]
+
+
 @pytest.mark.parametrize(
     "name, folder", [(profile.name, folder) for profile, folder in artefacts.committed()]
 )

@@ -209,6 +209,10 @@ def test_a_folder_without_the_split_is_refused(tmp_path, file, said):
         ({"mixed": {"mmlu": "x"}}, "is one of deepmath, .*got 'mmlu'"),
         ({"like": {"math500": 5}}, "with a hub id or a folder; got 'math500': 5"),
         ({"longer": {"aime24": "x"}}, "no suite 'longer'"),
+        (
+            {"train": {"math500": "a/b@1"}, "long": {"math500": "a/b@2"}},
+            "math500: a/b is trained on and would be a test too, in the suite long",
+        ),
     ],
 )
 def test_a_profiles_data_section_is_checked(data, change, said):

@@ -132,10 +132,11 @@ def pinned(template):
     asked = r"""strftime_now\(\s*(["'])(.*?)\1\s*\)"""
     told = re.sub(asked, lambda found: repr(DATE.strftime(found[2])), template)
     told = re.sub(r"strftime_now\s+is\s+defined", "true", told)  # as Llama 3.2 asks first
+    told = re.sub(r"strftime_now\s+is\s+not\s+defined", "false", told)
     if "strftime_now" in told:
         raise ValueError(
-            "the chat template asks for today's date in a format that it makes itself; write the "
-            "format into its call of strftime_now"
+            "the chat template uses strftime_now in a way that is not known here, like a format "
+            "that it makes itself; write the format into its call of strftime_now"
         )
     return told
 

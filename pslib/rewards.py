@@ -70,11 +70,16 @@ def grade(text, answer, worked_out=False, thinking=False):
     that a response without a closing `</think>` is unfinished, and wrong. An answer over 200
     characters is wrong, unread. A comparison takes at most 1.5 s once math-verify's process runs.
 
-    RuntimeError if math-verify is needed and its process cannot be kept alive.
+    ValueError for an answer that is neither. RuntimeError if math-verify is needed and its process
+    cannot be kept alive.
     """
     if thinking and text.rfind("</think>") <= text.rfind("<think>"):
         return 0.0
-    given, answer = (boxed(text) or "").strip(), str(answer).strip()
+    if type(answer) in (int, float) and answer == answer:  # NaN is not
+        answer = str(answer)
+    if not isinstance(answer, str):
+        raise ValueError(f"a question's answer must be a text or a number; got {answer!r}")
+    given, answer = (boxed(text) or "").strip(), answer.strip()
     if not given or len(answer) > LONGEST_ANSWER:
         return 0.0
     if given == answer:

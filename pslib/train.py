@@ -25,6 +25,7 @@ import copy
 import json
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -34,7 +35,7 @@ from pslib.lab import checkpoint, checks, engines, measures, records
 from pslib.lab import micro_batches as micro
 from pslib.lab.stopping import stop_requests
 from pslib.methods import Weighed
-from pslib.policy import Policy, stop_ids
+from pslib.policy import Policy, stop_ids, unwrapped
 from pslib.rollouts import Rollouts
 
 
@@ -77,7 +78,8 @@ class Run:
         self.policy = Policy(model)
         self.copy = copy.deepcopy(model) if settings.bf16 else None
         for weight in self.copy.parameters() if self.copy else ():  # and no buffer: the frequencies
-            weight.data = weight.data.bfloat16()
+            if weight.is_floating_point():  # packed weights of 4 bits are not
+                weight.data = weight.data.bfloat16()
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimiser = torch.optim.AdamW(
             self.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -87,7 +89,6 @@ class Run:
         }
         self.decoding = rollouts.Decoding(settings.temperature, 0, 1.0, settings.max_new_tokens)
         self.done = self.beyond = 0  # steps taken; steps in a row beyond the bounds
-        self.base = None  # the hash of the weights that it began with
 
     def step(self, questions):
         """One update on questions (id, question, what the reward reads) -> (metrics, Rollouts)."""
@@ -227,7 +228,7 @@ def run(state, dataset, folder=None, record=None):
     `record(metrics, rollouts)` is called after each step. Ctrl-C and SIGTERM end the run after the
     step at hand, saved, with KeyboardInterrupt. RuntimeError where entropy or accuracy ran away.
     ValueError, before anything is computed, for a question that cannot be asked and for the
-    checkpoints of a run with other weights, questions or settings (rewards are not compared).
+    checkpoints of a run with another model, method, seed, questions or settings (`_made_of`).
     """
     settings = state.settings
     asked = [state.modes[name] for name in state.method.needed]
@@ -236,13 +237,13 @@ def run(state, dataset, folder=None, record=None):
         made_of = _made_of(state, dataset)
         checkpoint.resume_run(folder, state, made_of)
     batches = tasks.batches(dataset, settings.questions, settings.steps, state.seed)
-    with stop_requests() as asked:
+    with stop_requests() as stops:
         for questions in islice(batches, state.done, None):
             measures.refuse_runaway(state)
             metrics, rolled_out = state.step(questions)
             if record:
                 record(metrics, rolled_out)
-            stop = bool(asked)
+            stop = bool(stops)
             due = state.done % settings.save_every == 0 or state.done == settings.steps
             if folder and (stop or due or measures.is_runaway(state)):
                 checkpoint.save_run(folder, state, made_of)
@@ -251,13 +252,23 @@ def run(state, dataset, folder=None, record=None):
                 raise KeyboardInterrupt(f"stopped after {where}; run the same again to continue")
 
 
+# The settings that decide what a step computes, other than its rounding.
+DECIDING = ("questions", "group_size", "pool", "learning_rate", "max_new_tokens", "warmup")
+DECIDING += ("weight_decay", "grad_clip_norm", "clip_eps", "temperature", "bf16")
+
+
 def _made_of(state, dataset):
-    """{name: value} of what decides a run's steps, but for the reward and how many they are."""
-    state.base = state.base or records.of_weights(state.model)
-    prompts = {mode.name: [mode.system, mode.thinking] for mode in state.modes.values()}
-    made_of = {"method": state.method.label, "coefficients": state.method.coefficients}
-    made_of |= {"prompts": prompts, "weights": state.base, "seed": state.seed}
-    made_of["dataset"] = records.of_questions(dataset)
-    settings = asdict(state.settings)
-    made_of |= {name: settings[name] for name in settings if name not in ("steps", "save_every")}
+    """{name: value} of what a run is made of, which its checkpoints carry.
+
+    Left out: how many steps there are, the reward with the columns that it reads, and the weights,
+    since adapters begin anew in each process.
+    """
+    method, given = state.method, asdict(state.settings)
+    prompts = {name: state.modes[name].system for name in method.needed}
+    rows = (dataset[k] for k in range(len(dataset)))
+    asked = records.digest(*(json.dumps([str(row["id"]), row["question"]]) for row in rows))
+    model = Path(unwrapped(state.model).config.name_or_path).name
+    made_of = {"model": model, "method": method.label, "coefficients": method.coefficients}
+    made_of |= {"prompts": prompts, "seed": state.seed, "dataset": asked}
+    made_of |= {name: given[name] for name in DECIDING}
     return json.loads(json.dumps(made_of, default=str))

@@ -124,7 +124,10 @@ class PolicySplitTrainer(trl.GRPOTrainer):
         super().__init__(model, reward_funcs, args, train_dataset, **named)
         self._name, self._paper = self.method.label, {}  # for the model card
         self._check_prompt(next(iter(self.train_dataset)))
-        if checks.half(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+        # Both keep float32 copies themselves; TRL itself has the adapters of packed weights so.
+        kept = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        packed = [getattr(self.model, f"is_loaded_in_{bits}bit", False) for bits in (4, 8)]
+        if checks.half(self.model) and not (kept or any(packed)):
             said = f"the weights are {checks.half(self.model)}, in which most updates are lost; "
             warnings.warn(said + "load them in float32, and leave bf16 on", stacklevel=2)
 

@@ -674,3 +674,9 @@ def test_the_committed_rollouts_of_quick_are_graded_as_they_were():
 def test_an_answer_may_be_a_number():
     assert rewards.grade("\\boxed{42}", 42) == 1.0 == rewards.grade("\\boxed{0.5}", 0.5)
     assert rewards.grade("\\boxed{41}", 42) == 0.0
+
+
+@pytest.mark.parametrize("answer", [None, float("nan"), True, ["7"]])
+def test_an_answer_that_is_missing_is_no_answer(answer):
+    with pytest.raises(ValueError, match="answer must be a text or a number; got"):
+        rewards.grade(f"\\boxed{{{answer}}}", answer)

@@ -1057,7 +1057,8 @@ OTHERS = {
     "coefficients": {"method": methods.get("policy_split", eta=0.5)},
     "learning_rate": {"learning_rate": 0.5},
     "seed": {"seed": 1},
-    "weights": {},
+    "model": {},
+    "temperature": {"temperature": 0.5},
     "dataset": {},
 }
 
@@ -1070,13 +1071,48 @@ def test_the_checkpoints_of_another_run_are_refused_and_left(name, model, start,
     train.run(made(), POOL, tmp_path)
     kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
     other, questions = made(**OTHERS[name]), POOL
-    if name == "weights":
-        other.model.get_output_embeddings().weight.data[0, 0] += 1
+    if name == "model":
+        other.model.config.name_or_path = "another"
     if name == "dataset":
         questions = [*POOL[:-1], POOL[-1] | {"question": "1+1"}]
     with pytest.raises(ValueError, match=f"of another run, with other .*{name}.*; give each run a"):
         train.run(other, questions, tmp_path)
     assert other.done == 0 and kept == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_what_decides_no_step_may_change_before_a_run_goes_on(model, start, tmp_path):
+    class Lazy:  # as torch has data sets: no end but its length
+        def __len__(self):
+            return len(POOL)
+
+        def __getitem__(self, k):
+            return {**POOL[k % len(POOL)], "reads": object()}
+
+    changes = {"micro_tokens": 64, "measure_every": 1, "stop_beyond": 9, "min_accuracy": -1.0}
+    train.run(start(model, "grpo", steps=2), Lazy(), tmp_path)
+    state = start(model, "grpo", steps=3, **changes)
+    state.modes["he"] = dataclasses.replace(state.modes["he"], system="Which GRPO never uses.")
+    train.run(state, Lazy(), tmp_path)
+    assert state.done == 3
+
+
+def test_new_adapters_and_a_trained_model_at_hand_are_no_other_run(model, start, tmp_path):
+    first = start(Wrapped(copy.deepcopy(model)), "grpo", steps=2)
+    train.run(first, POOL, tmp_path)
+    again = start(first.model, "grpo", steps=3)
+    for name, weight in again.model.named_parameters():
+        if name.endswith("down"):
+            weight.data.normal_()  # as adapters begin in each process
+    train.run(again, POOL, tmp_path)
+    assert again.done == 3
+
+
+def test_checkpoints_that_do_not_say_whose_they_are_are_refused(model, start, tmp_path):
+    state = start(model, "grpo", steps=2)
+    tensors = checkpoint.state_of(state.model, state.optimiser, state.generators)
+    checkpoint.save(tmp_path, 1, tensors | {"beyond": torch.tensor(0)})
+    with pytest.raises(ValueError, match="do not say which run they are of; end that run with"):
+        train.run(state, POOL, tmp_path)
 
 
 def test_a_finished_run_goes_on_where_it_is_given_more_steps(model, start, tmp_path):
@@ -1128,6 +1164,12 @@ def test_with_bf16_the_copy_that_is_sampled_from_has_the_frequencies_of_the_posi
     state = start(model, "grpo", bf16=True)
     assert same(dict(state.sampler().named_buffers()), dict(model.named_buffers()))
     assert {buffer.dtype for buffer in state.sampler().buffers()} == {torch.float32}
+
+
+def test_with_bf16_packed_weights_stay_as_they_are(model, start):
+    packed = torch.nn.Parameter(torch.arange(200, dtype=torch.uint8), requires_grad=False)
+    model.register_parameter("packed", packed)
+    assert torch.equal(start(model, "grpo", bf16=True).sampler().packed, packed)
 
 
 def test_recomputed_activations_give_the_same_gradients_from_a_second_pass_through_each_layer(

@@ -136,11 +136,16 @@ def resume_run(folder, run, made_of):
     if not found:
         return
     step, tensors = found
-    theirs = json.loads(bytes(tensors["made_of"].tolist())) if "made_of" in tensors else {}
+    if "made_of" not in tensors:
+        raise ValueError(
+            f"the checkpoints in {folder} do not say which run they are of; end that run with the "
+            "version of this project that began it, or remove the folder to train from the start"
+        )
+    theirs = json.loads(bytes(tensors["made_of"].tolist()))
     if others := [name for name in made_of if theirs.get(name) != made_of[name]]:
         raise ValueError(
             f"the checkpoints in {folder} are of another run, with other {', '.join(others)}; give "
-            "each run a folder of its own, or remove this one"
+            "each run a folder of its own"
         )
     run.done, run.beyond = step, int(tensors["beyond"])
     restore(tensors, run.model, run.optimiser, run.generators)

@@ -54,6 +54,7 @@ def require_learnable(model):
 
 def check_questions(model, tokenizer, modes, questions, max_new_tokens):
     """ValueError unless each question has an id, a text, and room for its response in each mode."""
+    questions = [questions[k] for k in range(len(questions))]  # as `tasks.batches` reads them
     for k, row in enumerate(questions, start=1):
         if "id" not in row:
             raise ValueError(f"question {k} of the data set has no column id, which names it")

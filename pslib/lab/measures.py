@@ -37,7 +37,8 @@ def of_step(rollouts, weighed, measured, own_reward, graded=None):
     """
     out, scored = {}, weighed.scored
     graded = torch.ones(len(rollouts.modes), dtype=torch.bool) if graded is None else graded
-    rewards, (ids, places) = scored.rewards[graded], scored.group_ids[graded].unique(False, True)
+    rewards = scored.rewards[graded]
+    ids, places = scored.group_ids[graded].unique(return_inverse=True)
     least, most = (
         rewards.new_zeros(len(ids)).scatter_reduce(0, places, rewards, which, include_self=False)
         for which in ("amin", "amax")

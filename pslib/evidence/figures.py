@@ -10,6 +10,7 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 
+from pslib import methods
 from pslib.evidence import analyses, tables
 from pslib.evidence.analyses import over_seeds
 from pslib.evidence.stats import mean_interval
@@ -264,7 +265,9 @@ def parting(profile, folder=None):
 def eta_ablation(profile, folder=None):
     """Accuracy, entropy and final inter-mode KL of both modes against eta, and GRPO's band."""
     table = tables.ablations(profile, folder)
-    table = table[(table.reference == "grpo") & (table.seeds > 0)].sort_values("eta")
+    given = methods.METHODS["policy_split"]
+    swept = [name for name in {*table.variant} if profile.method(name).same_but("eta", given)]
+    table = table[table.variant.isin(swept) & (table.seeds > 0)].sort_values("eta")
     collapsed = table[table.average_acc < 20]  # would hide all the rest
     table = table.drop(collapsed.index)
     grpo = tables.table1(profile, folder).set_index(["size", "label"])

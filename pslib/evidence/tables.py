@@ -225,14 +225,15 @@ def ablations(profile, folder=None):
     """Every variant in each mode, and its difference from a reference, paired by seed.
 
     The reference of a variant that sets nothing but eta is GRPO; of any other, Policy Split with
-    the same eta; some have a `second_reference` in claims.yaml.
+    the same eta, or GRPO where there is none; some have a `second_reference` in claims.yaml.
     """
     evidence, size = Evidence(profile, folder), profile.ablation_unit
     names = ["policy_split", "policy_split_released", *profile.variants]
-    etas = {name: profile.method(name).coefficients["eta"] for name in names}
+    etas = {name: profile.method(name).coefficients.get("eta", math.nan) for name in names}
     given = methods.METHODS["policy_split"]
     plain = {etas[name]: name for name in names if profile.method(name).same_but("eta", given)}
-    pairs = [(name, "grpo" if name in plain.values() else plain[etas[name]]) for name in names]
+    swept = plain.values()
+    pairs = [(name, "grpo" if name in swept else plain.get(etas[name], "grpo")) for name in names]
     second = analyses.written()["second_reference"].items()
     rows = []
     for name, reference in pairs + [pair for pair in second if pair[1] in profile.variants]:

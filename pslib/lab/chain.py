@@ -224,7 +224,8 @@ def prepare(profile, method, size, seed, folder):
     model, tokenizer, _ = make_base(profile, size)
     both = profile.modes_of(size, tokenizer)
     made_from = records.of_model(model, tokenizer, both)
-    settings["inputs"] = {"questions": records.of_questions(questions), **made_from}
+    asked = {"questions": records.of_questions(questions)}
+    settings["inputs"] = asked | made_from | settings.get("inputs", {})
     records.same(folder / "params.yaml", settings)
     if done:
         records.whole_curve(folder, profile.train.steps)

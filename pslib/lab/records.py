@@ -86,7 +86,9 @@ def of_model(model, tokenizer, both):
 
 
 def training_settings(profile, method, size, seed):
-    """All that a profile says of a training run."""
+    """All that a profile says of a training run; under `inputs` which method a variant is of."""
+    given = profile.variants.get(method)
+    of = {"inputs": {"of": given.get("of", method)}} if given else {}
     return {
         "method": method,
         "size": size,
@@ -95,6 +97,7 @@ def training_settings(profile, method, size, seed):
         "coefficients": dict(profile.method(method).coefficients),
         "train": asdict(profile.train),
         **_asking(profile, size),
+        **of,
     }
 
 
@@ -192,6 +195,7 @@ _WORDS = {
     "stops": "tokens that end a response",
     "prompts": "prompt text",
     "model": "trained model",
+    "of": "method that the variant is of",
 }
 
 
@@ -256,7 +260,8 @@ def check(profile, folder=None):
     """ValueError unless all results of a profile's runs in a folder belong together and to it.
 
     A run may not be made with other settings or lack steps, an evaluation not be of another model
-    than the run's, and runs of one size may not differ in questions or base model.
+    than the run's, a probe not of other settings, and runs of one size may not differ in questions
+    or base model.
     """
     root, seen = Path(folder or profile.folder) / "runs", {}
     for method, size, seed in profile.grid:
@@ -270,6 +275,12 @@ def check(profile, folder=None):
             _check_evaluation(profile, own, asked, size)
             # the weights are those of the run's own model
             _check_alike(own, asked, ("evaluated", size), ("questions", "prompts"), seen)
+            if not profile.method(method).training:  # or of the model that all others began with
+                _check_alike(own, asked, ("trained", size), ("weights",), seen)
+        for name in ("probe", "probe_later"):
+            path, section = own / f"{name}.yaml", getattr(profile, name)
+            if (found := _once(load, path)) and method in section.methods:
+                _refuse(path, changes(found, probe_settings(profile, size, section)))
 
 
 def _check_training(profile, own, trained, which):

@@ -295,6 +295,8 @@ def _faults(profile):
                 f"launch must be like {{{profile.sizes[0]}: 8}}, with one of its sizes and one of "
                 f"{', '.join(there)}; got {size!r}: {file!r}"
             )
+    if profile.wording and "{sum}" not in profile.wording:
+        yield f"wording must hold {{sum}}, where a question's sum stands; got {profile.wording!r}"
     for name in profile.variants:
         if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
             yield f"a variant's name may hold letters, digits, '_' and '.'; got {name!r}"

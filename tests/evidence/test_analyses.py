@@ -156,6 +156,23 @@ def test_over_seeds_gives_means_and_students_interval():
 
 
 # --- tables ---------------------------------------------------------------------------------------
+OWN = {
+    "a baseline": {"of": "entropy_regularization", "coef": 0.02},
+    "two coefficients": {"of": "policy_split", "eta": 0.5, "kappa": 3.0},
+    "the released form": {"of": "policy_split_released", "eta": 0.1},
+}
+
+
+@pytest.mark.parametrize("given", OWN.values(), ids=OWN)
+def test_an_ablation_without_a_counterpart_is_set_against_grpo(given):
+    profile = replace(runs.load_profile("quick"), variants={"own": given})
+    folder = runs.ROOT / "results" / "quick"
+    table = tables.ablations(profile, folder)
+    assert set(table[table.variant == "own"].reference) == {"grpo"}
+    drawn = figures.eta_ablation(profile, folder).axes[0].lines
+    assert [line.get_xdata().tolist() for line in drawn[:1]] == [[0.03]]  # eta alone is swept
+
+
 def test_ablations_are_paired_with_policy_split_of_the_same_eta_and_eta_with_grpo(found):
     table = tables.ablations(*found)
     beyond = table[table.reference == "clip_order"]

@@ -259,6 +259,37 @@ def test_runs_of_one_size_with_different_base_models_cannot_stand_in_one_table(p
     refused(lambda: tables.table1(profile), profile.folder, "differ in their base model's weights")
 
 
+def test_the_original_must_be_the_model_that_the_others_began_with(profile):
+    path = runs.run_folder(profile, "original", SIZE, 1) / "evaluation.yaml"
+    record = yaml.safe_load(path.read_text())
+    record["inputs"]["weights"] = "0" * 16
+    path.write_text(yaml.safe_dump(record))
+    refused(lambda: tables.table1(profile), profile.folder, "differ in their base model's weights")
+
+
+def test_a_variant_of_another_method_is_another_run(profile):
+    def of(name):
+        return replace(profile, variants={"mine": {"of": name}})
+
+    folder = runs.run_folder(profile, "mine", SIZE, 1)
+    chain.train_run(of("policy_split"), "mine", SIZE, 1)
+    other = of("policy_split_unshared")
+    refused(
+        lambda: chain.train_run(other, "mine", SIZE, 1), folder, "the method that the variant is of"
+    )
+    refused(lambda: tables.table1(other), profile.folder, "the method that the variant is of")
+
+
+def test_a_probe_of_other_settings_is_refused(profile):
+    asking = replace(profile.probe, methods=["grpo"], prompts=4)
+    own, folder = replace(profile, probe=asking), runs.run_folder(profile, "grpo", SIZE, 1)
+    record = records.probe_settings(own, SIZE, asking) | {"inputs": {}}
+    (folder / "probe.yaml").write_text(yaml.safe_dump(record))
+    tables.table1(own)
+    changed = replace(own, probe=replace(asking, prompts=5))
+    refused(lambda: tables.table1(changed), profile.folder, "probe.prompts (4 then, 5 now)")
+
+
 def test_a_base_model_whose_files_changed_is_refused(profile):
     folder = runs.base_folder(profile, SIZE)
     with open(folder / "model" / "tokenizer_config.json", "a") as file:

@@ -49,6 +49,7 @@ def _with(tmp_path, monkeypatch, old="", new=""):
     "old, new, said",
     [
         ("model: nano", "modell: nano", "no setting 'modell'"),
+        ("seeds: [1]", "seeds: [1]\nwording: What is it?", "wording must hold {sum}"),
         ("seeds: [1]\n", "", "lacks the setting 'seeds'"),
         ("seeds: [1]", "seeds: 1", "seeds must be a list; got 1"),
         ("steps: 3", "steps: three", "steps must be a valid integer; got 'three'"),

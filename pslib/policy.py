@@ -298,6 +298,14 @@ def device_of(name):
     return torch.device(name)
 
 
+def slow_bf16(device):
+    """Whether products in bfloat16 take longer on a device than in float32: they do on a processor
+    without instructions for them, where a step of SmolLM2-135M took eleven times as long.
+    """
+    native = torch.backends.mkldnn.is_available()  # elsewhere nothing is known of them
+    return device.type == "cpu" and native and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def fork_rng(device):
     """A context that leaves torch's global generators alone, also those of a GPU `device`."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

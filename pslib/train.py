@@ -23,6 +23,7 @@ Where this differs from what one may expect:
 
 import copy
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,7 +31,7 @@ from pathlib import Path
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from pslib import advantages, losses, rollouts, tasks
+from pslib import advantages, losses, policy, rollouts, tasks
 from pslib.lab import checkpoint, checks, engines, measures, records
 from pslib.lab import micro_batches as micro
 from pslib.lab.stopping import stop_requests
@@ -76,6 +77,8 @@ class Run:
         if settings.recompute:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.policy = Policy(model)
+        if settings.bf16 and policy.slow_bf16(self.device):
+            warnings.warn(checks.SLOW_BF16, stacklevel=2)
         self.copy = copy.deepcopy(model) if settings.bf16 else None
         for weight in self.copy.parameters() if self.copy else ():  # and no buffer: the frequencies
             if weight.is_floating_point():  # packed weights of 4 bits are not

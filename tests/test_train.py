@@ -8,11 +8,12 @@ import itertools
 import math
 import signal
 import threading
+import warnings
 
 import pytest
 import torch
 
-from pslib import advantages, methods, modes, rewards, train
+from pslib import advantages, methods, modes, policy, rewards, train
 from pslib.lab import checkpoint, checks
 from pslib.lab.settings import Training
 from pslib.policy import Policy
@@ -1145,6 +1146,32 @@ def test_seeds_draw_different_responses_and_the_same_seed_the_same(model, start)
         start(model, "grpo", seed=seed).step(POOL[:2])[1].tokens.tolist() for seed in (0, 0, 1)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+# --- bfloat16 -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("kind", "supported", "slow"),
+    [("cpu", False, True), ("cpu", True, False), ("cuda", False, False)],
+)
+def test_products_in_bfloat16_are_slow_on_a_processor_without_instructions_for_them(
+    monkeypatch, kind, supported, slow
+):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported, raising=False
+    )
+    assert policy.slow_bf16(torch.device(kind)) is slow
+
+
+@pytest.mark.parametrize(
+    ("bf16", "slow", "said"), [(True, True, 1), (True, False, 0), (False, True, 0)]
+)
+def test_bf16_on_such_a_processor_is_said_to_cost_time(model, start, monkeypatch, bf16, slow, said):
+    monkeypatch.setattr(policy, "slow_bf16", lambda device: slow)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        start(model, "grpo", bf16=bf16)
+    assert len([w for w in caught if "set bf16 to false" in str(w.message)]) == said
 
 
 # --- what is saved --------------------------------------------------------------------------------

@@ -6,6 +6,11 @@ from pslib import policy
 from pslib.modes import rendered
 from pslib.rollouts import check_room, copies_in_each
 
+SLOW_BF16 = (
+    "this processor has no instructions for bfloat16, so that steps may take ten times as long as "
+    "in float32; set bf16 to false in the settings of training"
+)
+
 
 def check_training(model, tokenizer, method, modes, settings, questions=()):
     """Refuse what a method cannot train, before anything is computed or written.

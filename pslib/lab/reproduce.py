@@ -11,8 +11,9 @@ import time
 
 import pandas as pd
 
+from pslib import policy
 from pslib.evidence import tables
-from pslib.lab import chain, place, runs
+from pslib.lab import chain, checks, place, runs
 from pslib.lab.notebook import killed
 
 # The chain runs in a session of its own, on a leash: however this process ends, killed outright
@@ -36,6 +37,8 @@ def reproduce(name, cores):
         # a stamp says that a step has ended, and not that its results are still there
         for step in chain.missing(profile):
             (profile.folder / "steps" / step).unlink(missing_ok=True)
+        if profile.train.bf16 and policy.slow_bf16(policy.device_of(profile.device)):
+            print(f"a warning: {checks.SLOW_BF16}", flush=True)
         print(
             f"profile {profile.name}: results go to {profile.folder}; stopping and running again "
             "continues",

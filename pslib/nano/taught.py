@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from pslib import policy
 from pslib.lab import checkpoint
 from pslib.nano import base, worlds
 
@@ -29,9 +30,10 @@ def parse(name):
 def teach(model, tokenizer, world, steps, batch_size, seed, folder, report):
     """Teach a model `steps * batch_size` examples of the corpus of a world in worlds.WORLDS.
 
-    -> losses in nats a token, one a step. Products are in bfloat16, weights and optimiser in
-    float32. A checkpoint is saved in `folder` every SAVE_EVERY steps, and the newest one there is
-    gone on from. `report(step, steps, loss)` is called after each step.
+    -> losses in nats a token, one a step. Products are in bfloat16 unless the device is slow at
+    them, weights and optimiser in float32. A checkpoint is saved in `folder` every SAVE_EVERY
+    steps, and the newest one there is gone on from. `report(step, steps, loss)` is called after
+    each step.
     """
     pairs = base.encode(tokenizer, worlds.corpus(worlds.WORLDS[world], steps * batch_size, seed))
     usual, losses = base.usual_tokens(pairs, batch_size), []
@@ -61,8 +63,9 @@ def teach(model, tokenizer, world, steps, batch_size, seed, folder, report):
 def _add_gradients(model, tokens, labels, usual):
     """Add a batch's gradient, ROWS rows at a time -> its loss, summed over response tokens."""
     total, device = 0.0, model.device
+    bf16 = not policy.slow_bf16(device)
     for rows, wanted in zip(tokens.split(ROWS), labels.split(ROWS), strict=True):
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, bf16):
             loss = base.total_loss(model, rows.to(device), wanted.to(device))
         (loss / usual).backward()
         total += loss.item()

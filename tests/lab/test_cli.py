@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import typer
 
+from pslib import policy
 from pslib.lab import cli, place, publish, reproduce, runs
 
 
@@ -268,6 +269,20 @@ def test_a_profile_whose_results_are_in_use_is_refused(tmp_path, monkeypatch, ca
     finally:
         other.kill()
         other.wait()
+
+
+@pytest.mark.parametrize(
+    "profile, slow, said",
+    [("smollm2_taught", True, True), ("smollm2_taught", False, False), ("smoke", True, False)],
+)
+def test_a_chain_with_bf16_says_first_what_it_costs_here(
+    tmp_path, monkeypatch, capsys, profile, slow, said
+):
+    monkeypatch.setenv("PSLIB_RESULTS", str(tmp_path))
+    monkeypatch.setattr(policy, "slow_bf16", lambda device: slow)
+    monkeypatch.setattr(reproduce, "_run", lambda *given: None)
+    assert cli.main(["reproduce", profile]) == 1  # no step has been made
+    assert ("set bf16 to false" in capsys.readouterr().out) is said
 
 
 def test_the_smoke_chain_runs_is_not_repeated_and_shows_its_table(tmp_path, monkeypatch, capsys):

@@ -49,6 +49,23 @@ def profile(start, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("slow", [True, False])
+def test_teaching_multiplies_in_bfloat16_where_that_is_no_slower(profile, monkeypatch, slow):
+    asked = []
+    monkeypatch.setattr(policy, "slow_bf16", lambda device: slow)
+    monkeypatch.setattr(
+        base, "total_loss", lambda model, rows, wanted: _seen(asked, model, rows, wanted)
+    )
+    chain.make_base(profile, SIZE)
+    assert set(asked) == {torch.float32 if slow else torch.bfloat16}
+
+
+def _seen(asked, model, rows, wanted, real=base.total_loss):
+    """The loss, and in `asked` the type in which matrices are multiplied."""
+    asked.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+    return real(model, rows, wanted)
+
+
 def weights(profile, size=SIZE):
     return records.of_weights(chain.make_base(profile, size)[0])
 

@@ -1,5 +1,6 @@
 """What the chain would start and ask of a cluster, by a dry run."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -30,6 +31,8 @@ def jobs_of(profile, folder):
             folder,
             "--config",
             f"profile={profile}",
+            "--rerun-triggers",
+            "mtime",
         ],
         capture_output=True,
         text=True,
@@ -83,6 +86,26 @@ def test_sizes_and_variants_may_have_every_name_that_a_profile_may_give_them(tmp
     path.write_text(text + "\nvariants: {eta-1: {of: policy_split, eta: 1.0}}\n")
     with pytest.raises(ValueError, match="a variant's name may hold letters, digits, '_'"):
         runs.load_profile(str(path))
+
+
+@pytest.mark.parametrize(
+    "methods, again", [("original, grpo, policy_split", set()), ("grpo", {"table1", "figures"})]
+)
+def test_tables_are_made_again_where_a_method_was_taken_out_of_the_profile(
+    tmp_path, methods, again
+):
+    path, text = tmp_path / "mine.yaml", (runs.PROFILES / "smoke.yaml").read_text()
+    path.write_text(text.replace("[original, grpo, policy_split]", f"[{methods}]"))
+    ended = ["05_base_model-0.2m", "06_train-grpo-0.2m-s1", "06_train-policy_split-0.2m-s1"]
+    ended += [f"07_evaluate-{m}-0.2m-s1" for m in ("original", "grpo", "policy_split")]
+    steps = [f"steps/{step}" for step in ended]
+    made = ["profile.yaml", *steps, "tables/table1_general.csv", "steps/figures"]
+    for second, name in enumerate(made, start=1):
+        output = tmp_path / "mine" / name
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text)
+        os.utime(output, (second, second))
+    assert {rule for rule, _, _ in jobs_of(path, tmp_path)} == again
 
 
 def test_nano_profiles_run_notebooks_and_ask_for_little(tmp_path):

@@ -22,8 +22,7 @@ def load(source, device="cpu"):
 
     ValueError in one sentence for what cannot serve; see `policy.load`.
     """
-    own = place.ROOT / source
-    return policy.load(own if own.is_dir() else source, device=device)
+    return policy.load(place.whole_source(source), device=device)
 
 
 def _faults_of_world(name):

@@ -43,6 +43,14 @@ def whole_path(profile):
     return str(Path(profile).resolve()) if is_path else profile
 
 
+def whole_source(source):
+    """A model's or a data set's folder as an absolute path, also one given relative to this
+    project's root; a hub id as it is.
+    """
+    own = ROOT / source
+    return str(own) if own.is_dir() else source
+
+
 def use_writable_folders():
     """Give this process and those it starts a TMPDIR and a home that can be written to.
 

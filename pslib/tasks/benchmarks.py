@@ -15,6 +15,7 @@ from string import ascii_uppercase
 import datasets
 
 from pslib import modes
+from pslib.lab import place
 from pslib.tasks import SUITES
 
 
@@ -110,10 +111,9 @@ def load(data, suite, count, split="test", seed=0):
 
 def _read(name, source):
     """The needed columns of a data set, as (Dataset, revision)."""
-    has, (path, _, revision) = (
-        BENCHMARKS[name],
-        (source, "", "") if Path(source).is_dir() else source.partition("@"),
-    )
+    has, path, revision = BENCHMARKS[name], place.whole_source(source), ""
+    if not Path(path).is_dir():
+        path, _, revision = source.partition("@")
     try:
         bare = Path(path).is_dir() and has.config not in datasets.get_dataset_config_names(
             path

@@ -2,10 +2,13 @@
 changed is named.
 """
 
+from pathlib import Path
+
 import datasets
 import pytest
 
 from pslib import modes, rewards, tasks
+from pslib.lab import place
 from pslib.tasks import benchmarks
 from tests.support.small_paper import FILES, PLAYED_BY, put, put_all
 
@@ -40,6 +43,17 @@ def test_a_suite_has_the_columns_of_the_nano_worlds_and_the_papers_prompt_around
         for row in found
     )
     assert all(rewards.grade(f"\\boxed{{{row['answer']}}}", row["answer"]) == 1.0 for row in found)
+
+
+def test_a_folder_may_be_given_relative_to_the_projects_root_wherever_it_is_read(
+    data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(place, "ROOT", tmp_path.parent)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # as a chain does, for its notebooks
+    given = {"math500": str(Path(data["like"]["math500"]).relative_to(tmp_path.parent))}
+    found = benchmarks.load({**data, "like": given}, "like", 100)
+    assert found.to_list() == benchmarks.load(data, "like", 100).to_list()
 
 
 def test_a_math_question_is_its_row(data):

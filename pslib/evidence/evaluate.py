@@ -60,6 +60,10 @@ class Probe(ranges.Checked):
     least: ranges.Digit = 1
 
 
+# What a Probe may ask for: each is a setting of it, and a file
+PARTS = ("best_of_n", "prompts", "stories", "asked", "pass_at_k")
+
+
 def answer(
     model, tokenizer, mode, questions, settings, generator, suite="", reward=exact, under=()
 ):

@@ -300,7 +300,7 @@ def eta_ablation(profile, folder=None):
         for row in collapsed.itertuples()
     ]
     said = "not drawn, collapsed: " + "; ".join(lines) + "\n" if lines else ""
-    return _legend(figure, said + f"95% intervals over {profile.replicates()}")
+    return _legend(figure, said + _over(profile, untrained=""))
 
 
 @plt.rc_context(STYLE)
@@ -325,7 +325,7 @@ def part_ablation(profile, folder=None):
             _intervals(axis, own, f"{measure}_change", place, **look)
         _rows(axis, names)
         axis.set_title(f"change of {name}")
-    return _legend(figure, f"95% intervals over {profile.replicates()}")
+    return _legend(figure, _over(profile, untrained=""))
 
 
 # --- what was asked beside the suites -------------------------------------------------------------

@@ -52,7 +52,7 @@ def _outcome(row, tests):
     if tests * 2 / 2**row.base_models >= 0.05:  # the least p of the exact test, times their number
         return "too few base models"
     flipped = row.test == "sign flip"
-    if row.p_holm >= 0.05:
+    if not row.p_holm < 0.05:  # also where there is none
         return "no detectable difference" if flipped else "not shown"
     return "opposite" if flipped and row.mean < 0 else "as predicted"
 

@@ -285,10 +285,6 @@ def bonus(model, tokenizer, both, settings, questions, group_size, generator):
     return pd.DataFrame(rows, columns=["kind", "mode", "advantage", "bonus", *added])
 
 
-# What a section of a profile (an evaluate.Probe) may ask for: each is a setting of it, and a file
-PARTS = ("best_of_n", "prompts", "stories", "asked", "pass_at_k")
-
-
 def questions(profile, wanted):
     """The questions of the suites that an evaluate.Probe asks: {suite or part: questions}."""
     many = {

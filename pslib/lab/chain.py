@@ -412,7 +412,7 @@ def _sections(profile, method):
     """What the profile's `probe` and `probe_later` want of a method's models: {section: files}."""
     sections = {"probe": profile.probe, "probe_later": profile.probe_later}
     return {
-        name: [part for part in probe.PARTS if getattr(wanted, part)]
+        name: [part for part in evaluate.PARTS if getattr(wanted, part)]
         for name, wanted in sections.items()
         if method in wanted.methods
     }
@@ -422,7 +422,7 @@ def probe_run(profile, method, size, seed):
     """Ask a run's model (or the original's) what the profile's `probe` and `probe_later` sections
     want, in both modes; -> {name: DataFrame}.
 
-    Each is written beside the run's evaluation: the files of probe.PARTS, and story_texts.parquet.
+    Each is written beside the run's evaluation: evaluate.PARTS, and story_texts.parquet.
     A section has its own record, <section>.yaml. `probe_later` also has a manifest of its own,
     probe_later.json, since its models may have been trained at another commit.
     """

@@ -305,6 +305,11 @@ def _faults(profile):
             f"ablation_size must be one of its sizes, {', '.join(profile.sizes)}; got "
             f"{profile.ablation_size!r}"
         )
+    first, later = profile.probe, profile.probe_later
+    for part in evaluate.PARTS:
+        both = [method for method in first.methods if method in later.methods]
+        if both and getattr(first, part) and getattr(later, part):
+            yield f"probe and probe_later both ask {both[0]} for {part}; one answer is kept of each"
     for seed in profile.seeds:
         if type(seed) is not int and not (profile.seeds == ["base"] and profile.origin.made_here):
             yield f"seeds must be whole numbers, or [base] for nano models; got {seed!r}"

@@ -431,8 +431,11 @@ def test_a_figure_with_intervals_says_what_they_are_over(found, name):
     figures.plt.close(figure)
 
 
-def test_a_figure_of_single_runs_speaks_of_no_interval(tmp_path):
-    figure = figures.dynamics(runs.load_profile("smollm2"), tmp_path)
+@pytest.mark.parametrize("name", ["dynamics", "eta_ablation", "part_ablation"])
+def test_a_figure_of_single_runs_speaks_of_no_interval(found, name):
+    profile, folder = found
+    profile = replace(profile, seeds=[1])
+    figure = getattr(figures, name)(profile, folder)
     assert not any("interval" in legend.get_title().get_text() for legend in figure.legends)
     figures.plt.close(figure)
 

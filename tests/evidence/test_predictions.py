@@ -1,5 +1,6 @@
 """Predictions: signed sums over base models, tested in one family, from files written by hand."""
 
+import math
 from dataclasses import asdict
 
 import matplotlib.pyplot as plt
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pslib.evidence import analyses, artefacts, predictions, probe, understood_figures
+from pslib.evidence import analyses, artefacts, predictions, probe, stats, understood_figures
 from pslib.lab import runs
 from pslib.nano import worlds
 
@@ -140,6 +141,13 @@ def test_seven_base_models_are_too_few_for_six_tests(root):
         path.unlink()
     table = predictions.tested(*of(root))
     assert (table.base_models == 7).all() and (table.outcome == "too few base models").all()
+
+
+def test_a_test_without_a_p_shows_nothing(root, monkeypatch):
+    monkeypatch.setattr(stats, "sign_flip", lambda values: math.nan)
+    monkeypatch.setattr(stats, "equivalence", lambda values, bound: math.nan)
+    outcomes = set(predictions.tested(*of(root)).outcome)
+    assert outcomes == {"no detectable difference", "not shown"}
 
 
 def test_nothing_measured_is_a_blank_and_no_outcome(tmp_path):

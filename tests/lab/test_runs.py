@@ -55,6 +55,12 @@ def _with(tmp_path, monkeypatch, old="", new=""):
         ("steps: 3", "steps: three", "steps must be a valid integer; got 'three'"),
         ("3.0e-4", "3e-4", "learning_rate must be a valid number; got '3e-4'"),
         ("group_size: 4", "group_size: 5", "group_size must be even"),
+        (
+            "seeds: [1]",
+            "seeds: [1]\nprobe: {methods: [grpo], stories: 2}\n"
+            "probe_later: {methods: [original, grpo], stories: 3, prompts: 2}",
+            "probe and probe_later both ask grpo for stories",
+        ),
         ("world: rare", "world: flat", "no nano world is called 'flat'"),
         ('["0.2m"]', '["7b"]', "no nano size is called '7b'"),
         ("grpo, policy_split", "grpo, ppo", "no method is called 'ppo'"),

@@ -179,6 +179,27 @@ def effects(profile, folder=None):
     return pd.DataFrame(rows)
 
 
+def repeated(profile, folder, committed):
+    """How far runs are from the committed ones of the same name: a row a run that is in both.
+
+    Columns run; same, whether all metrics of every step but seconds are equal; acc and ent, how far
+    apart the normal mode's averages of the suites are, in points and bits a token.
+    """
+    averages = {"average_acc": "acc", "average_ent": "ent"}
+    ends, steps = [], []
+    for where in (folder, committed):
+        suites = analyses.suites(profile, where)
+        suites = suites[suites["mode"] == "normal"].set_index("run")
+        ends.append(suites[[*averages]].rename(columns=averages))
+        metrics = analyses.collect(profile, "metrics", where)
+        metrics = metrics[[name for name in metrics if not name.startswith("seconds")]]
+        steps.append({run: own.reset_index(drop=True) for run, own in metrics.groupby("run")})
+    apart = (ends[0] - ends[1]).abs().dropna()
+    apart = apart.loc[[run for run in apart.index if all(run in own for own in steps)]]
+    same = [steps[0][run].equals(steps[1][run]) for run in apart.index]
+    return apart.assign(same=same).rename_axis("run").reset_index()
+
+
 def beside(ours, committed, reported, model="Qwen3-1.7B"):
     """The averages of table 1 three ways: this machine's, the committed results', and the paper's
     for one model. Accuracies of a nano model and of Qwen3 are not comparable; directions are.

@@ -136,14 +136,32 @@ def _last_line(text):
 
 def compare(profile):
     """Print this machine's averages beside the committed ones and the paper's."""
-    committed = runs.ROOT / "results" / profile.name / "tables" / "table1_general.csv"
+    committed = runs.ROOT / "results" / profile.name
+    general = committed / "tables" / "table1_general.csv"
     ours = pd.read_csv(profile.folder / "tables" / "table1_general.csv")
-    old = pd.read_csv(committed) if committed.exists() else ours.iloc[:0]
+    old = pd.read_csv(general) if general.exists() else ours.iloc[:0]
     beside = tables.beside(ours, old, tables.reported_table1())
     print(
         "\nTable 1, average of the four suites: accuracy in %, entropy in bits a token, mean ± 95% "
         f"interval over {ours.seeds.max()} {profile.replicates()}\n\n"
         f"{beside.to_markdown(index=False, disable_numparse=True)}\n\n"
-        "On another processor or installation rounding differs, and sampled responses with it: "
-        "expect intervals that overlap, not the same digits."
+        f"{repetition(tables.repeated(profile, profile.folder, committed))}"
+    )
+
+
+def repetition(table):
+    """What is said of the rows of `tables.repeated`."""
+    if table.empty:
+        return "There is no committed run to compare with."
+    count = f"{table.same.sum()} of {len(table)}"
+    if table.same.all():
+        count = f"All {len(table)}"
+    said = f"{count} runs repeat the committed ones to the last digit of every step."
+    if table.same.all():
+        return said
+    mean, most = table[["acc", "ent"]].mean(), table[["acc", "ent"]].max()
+    return (
+        f"{said} On another processor or installation rounding differs, and sampled responses with "
+        f"it: in the normal mode a run ends {mean.acc:.1f} points and {mean.ent:.3f} bits from the "
+        f"committed one on average, at most {most.acc:.1f} points and {most.ent:.3f} bits."
     )

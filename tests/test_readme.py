@@ -38,6 +38,32 @@ def test_a_line_never_breaks_at_a_plus_minus():
     assert not [name for name, text in RAW.items() if re.search(r"[ \n]±|±[ \n]", text)]
 
 
+def test_what_another_processor_changes_is_what_the_tables_of_both_say():
+    """Limits gives the differences to GRPO on either, and how far a run ends from itself."""
+    rows = {
+        "Policy Split is more accurate than GRPO": "eq. 3, accuracy, points",
+        "Policy Split has more entropy than GRPO": "eq. 3, entropy, bits",
+        "released bonus: more accurate than GRPO": "released form, accuracy, points",
+        "released bonus: more entropy than GRPO": "released form, entropy, bits",
+    }
+    both = [
+        pd.read_csv(QUICK / folder / "table1_effects.csv").set_index("comparison").ours
+        for folder in ("tables", "avx2")
+    ]
+    for comparison, said in rows.items():
+        cells = [own[comparison] for own in both]
+        signed = [cell if cell.startswith("-") else f"+{cell}" for cell in cells]
+        assert f"| {said} | {' | '.join(signed)} |" in TEXT["limits"]
+    apart = pd.read_csv(QUICK / "avx2" / "repeated.csv")
+    mean, most = apart[["acc", "ent"]].mean(), apart[["acc", "ent"]].max()
+    assert (
+        f"ends {mean.acc:.1f} points from itself on average (at most {most.acc:.1f})"
+        in TEXT["limits"]
+    )
+    said = f"{mean.ent:.3f} bits (at most {most.ent:.3f}; {len(apart)} runs"
+    assert said in TEXT["limits"].replace("\n", " ")
+
+
 def test_its_table_is_the_committed_one():
     committed = pd.read_csv(QUICK / "tables" / "table1_general.csv")
     shown = tables.beside(committed, committed, tables.reported_table1()).drop(

@@ -65,7 +65,7 @@ def _run(profile, name, cores):
     command += ["--cores", str(cores), "--directory", str(profile.folder.parent)]
     command += ["--config", f"profile={name}", "--rerun-incomplete", "--rerun-triggers", "mtime"]
     command += ["--nolock", "--quiet", "rules", "--keep-going"]
-    log, said = profile.folder / "chain.log", ""
+    log, said, begun = profile.folder / "chain.log", "", time.time()
     quiet = {"PYTHONPATH": str(place.ROOT), "PYTHONWARNINGS": "ignore,default:::pslib.train"}
     with open(log, "w") as file:
         running = subprocess.Popen(
@@ -84,13 +84,25 @@ def _run(profile, name, cores):
                 steps = DONE.findall(log.read_text(errors="replace"))
                 if steps and steps[-1] != said:
                     said = steps[-1]
-                    print(f"[{time.strftime('%H:%M:%S')}] {profile.name}: {said}", flush=True)
+                    shown = f"{profile.name}: {said}{still(said, time.time() - begun)}"
+                    print(f"[{time.strftime('%H:%M:%S')}] {shown}", flush=True)
         finally:
             running.stdin.close()
             running.wait()
     if running.returncode:
         why = why_failed(log, running.returncode)
         raise RuntimeError(f"a step failed; what was finished before it is kept. {why}")
+
+
+def still(said, seconds):
+    """How long a chain will still take that has come so far in some seconds; "" before a tenth of
+    its steps are done, and after all of them.
+    """
+    done, total = map(int, re.findall(r"\d+", said)[:2])
+    if not total / 10 <= done < total:
+        return ""
+    left = (total - done) * seconds / done / 60
+    return f"; about {max(1, round(left))} min left, by the pace so far"
 
 
 # How Snakemake tells of a failed step: its shell command, which ends with its log, and its end.

@@ -285,6 +285,20 @@ def test_a_chain_with_bf16_says_first_what_it_costs_here(
     assert ("set bf16 to false" in capsys.readouterr().out) is said
 
 
+@pytest.mark.parametrize(
+    "done, seconds, left",
+    [
+        (2, 60, ""),  # too few steps to tell
+        (20, 600, "; about 20 min left, by the pace so far"),
+        (59, 6000, "; about 2 min left, by the pace so far"),
+        (60, 6000, ""),
+    ],
+)
+def test_a_chain_says_how_long_it_will_still_take(done, seconds, left):
+    said = f"{done} of 60 steps ({100 * done // 60}%) done"
+    assert reproduce.still(said, seconds) == left
+
+
 def test_the_smoke_chain_runs_is_not_repeated_and_shows_its_table(tmp_path, monkeypatch, capsys):
     # where a path is odd, no home can be written to, TMPDIR is missing and the terminal is ASCII
     (tmp_path / "home").touch()

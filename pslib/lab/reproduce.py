@@ -152,10 +152,12 @@ def compare(profile):
     general = committed / "tables" / "table1_general.csv"
     ours = pd.read_csv(profile.folder / "tables" / "table1_general.csv")
     old = pd.read_csv(general) if general.exists() else ours.iloc[:0]
+    count = ours.seeds.max()
+    over = f"mean ± 95% interval over {count} {profile.replicates()}"
     beside = tables.beside(ours, old, tables.reported_table1())
     print(
-        "\nTable 1, average of the four suites: accuracy in %, entropy in bits a token, mean ± 95% "
-        f"interval over {ours.seeds.max()} {profile.replicates()}\n\n"
+        "\nTable 1, average of the four suites: accuracy in %, entropy in bits a token, "
+        f"{over if count > 1 else 'one run each'}\n\n"
         f"{beside.to_markdown(index=False, disable_numparse=True)}\n\n"
         f"{repetition(tables.repeated(profile, profile.folder, committed))}"
     )

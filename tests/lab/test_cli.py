@@ -319,6 +319,7 @@ def test_the_smoke_chain_runs_is_not_repeated_and_shows_its_table(tmp_path, monk
         "9 of 9 steps (100%) done" in shown
         and "Policy Split + HE prompt" in shown
         and "paper, Qwen3-1.7B" in shown
+        and "bits a token, one run each\n" in shown
     )
     folder = runs.load_profile("smoke").folder
     assert {p.stem for p in (folder / "tables").iterdir()} == {

@@ -64,6 +64,20 @@ def test_what_another_processor_changes_is_what_the_tables_of_both_say():
     assert said in TEXT["limits"].replace("\n", " ")
 
 
+def test_the_runs_of_the_pretrained_model_are_those_of_its_folder():
+    profile = runs.load_profile("smollm2")
+    found = analyses.suites(profile, runs.ROOT / "results" / "smollm2")
+    found = found[found["mode"] == "normal"]
+    for measure, digits in (("average_acc", 0), ("average_ent", 2)):
+        by_seed = found.pivot(index="seed", columns="method", values=measure)[profile.methods]
+        for row in by_seed.itertuples():
+            cells = " | ".join(f"{value:.{digits}f}" for value in row[1:])
+            assert f"seed {row.Index} | {cells} |" in TEXT["results"]
+    trained = found[found.method != "original"]
+    rank = trained[["average_acc", "average_ent"]].corr("spearman").iloc[0, 1]
+    assert f"rank correlation {rank:.2f}" in " ".join(TEXT["results"].split())
+
+
 def test_its_table_is_the_committed_one():
     committed = pd.read_csv(QUICK / "tables" / "table1_general.csv")
     shown = tables.beside(committed, committed, tables.reported_table1()).drop(

@@ -102,14 +102,14 @@ def _legend(figure, said="", ncols=3):
     return figure
 
 
-def _over(profile, *said, untrained="original"):
-    """What is said of a figure, and what its intervals are over: nothing of it where a row has one
-    run, and so no interval.
+def _over(profile, drawn, *said, untrained="original"):
+    """What is said of a figure, and what its intervals are over: nothing of it where each row has
+    one run, and so no interval. drawn: a table of runs, or of rows with a column seeds.
     """
+    by_row = drawn.groupby(["size", "method"]).seed.nunique() if "seed" in drawn else drawn.seeds
     trained, untrained = profile.replicates(), profile.replicates(untrained)
     over = trained if trained == untrained else f"{trained}; Original's over {untrained}"
-    several = len(profile.sizes) * len(profile.seeds) > len(profile.table_sizes)
-    return "; ".join([*said, *([f"95% intervals over {over}"] if several else [])])
+    return "; ".join([*said, *([f"95% intervals over {over}"] if by_row.max() > 1 else [])])
 
 
 # --- table 1 --------------------------------------------------------------------------------------
@@ -130,7 +130,9 @@ def accuracy_against_entropy(profile, folder=None):
             axis.errorbar(x, y, **reach, **look, ms=7.5, lw=1, label=label)
         axis.set_xlabel("entropy, bits a token")
     panels[0][0].set_ylabel("accuracy, %")
-    return _legend(figure, _over(profile, "average of four suites; small: single runs"), ncols=2)
+    return _legend(
+        figure, _over(profile, found, "average of four suites; small: single runs"), ncols=2
+    )
 
 
 # --- the base model -------------------------------------------------------------------------------
@@ -210,7 +212,7 @@ def dynamics(profile, folder=None, methods=None, grid=None):
         axis.set_title(said)
     for axis in axes[-1]:
         axis.set_xlabel("training step")
-    return _legend(figure, _over(profile, untrained=""))
+    return _legend(figure, _over(profile, found, untrained=""))
 
 
 @plt.rc_context(STYLE)
@@ -300,7 +302,7 @@ def eta_ablation(profile, folder=None):
         for row in collapsed.itertuples()
     ]
     said = "not drawn, collapsed: " + "; ".join(lines) + "\n" if lines else ""
-    return _legend(figure, said + _over(profile, untrained=""))
+    return _legend(figure, said + _over(profile, table, untrained=""))
 
 
 @plt.rc_context(STYLE)
@@ -325,7 +327,7 @@ def part_ablation(profile, folder=None):
             _intervals(axis, own, f"{measure}_change", place, **look)
         _rows(axis, names)
         axis.set_title(f"change of {name}")
-    return _legend(figure, _over(profile, untrained=""))
+    return _legend(figure, _over(profile, table, untrained=""))
 
 
 # --- what was asked beside the suites -------------------------------------------------------------
@@ -395,7 +397,7 @@ def prompt_generalization(profile, folder=None):
                 _intervals(axis, table, "entropy_change", places, **look)
         _rows(axis, [prompt.replace("_", " ") for prompt in prompts])
         axis.set_xlabel("entropy, bits a token")
-    return _legend(figure, _over(profile), ncols=2)
+    return _legend(figure, _over(profile, found), ncols=2)
 
 
 @plt.rc_context(STYLE)

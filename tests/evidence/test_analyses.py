@@ -485,6 +485,17 @@ def test_a_figure_of_single_runs_speaks_of_no_interval(found, name):
     figures.plt.close(figure)
 
 
+def test_where_one_run_of_several_was_asked_no_interval_is_spoken_of(found, tmp_path):
+    profile, folder = found
+    some = shutil.copytree(folder, tmp_path / "some")
+    for seed in (2, 3):
+        for path in some.glob(f"runs/*-s{seed}/prompts.csv"):
+            path.unlink()
+    figure = figures.prompt_generalization(profile, some)
+    assert not any("interval" in legend.get_title().get_text() for legend in figure.legends)
+    figures.plt.close(figure)
+
+
 def test_the_dynamics_of_a_variant_and_of_a_run_outside_the_grid_are_drawn(found):
     profile, folder = found
     (folder / "runs" / "eta_1-0.2m-s3").rename(folder / "runs" / "eta_1-0.2m-s9")
